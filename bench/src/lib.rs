@@ -1,0 +1,1 @@
+//! Measuring wove: micro-benchmarks of the data plane and of gossip.

@@ -1,0 +1,1 @@
+//! Identity, handshake and session.

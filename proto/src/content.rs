@@ -1,0 +1,156 @@
+//! What a transport datagram carries once opened.
+//!
+//! ```text
+//! control    0x01 | message (postcard)
+//! frame      0x02 | ethernet frame
+//! relay      0x03 | hops:1 source:16 destination:16 | a whole datagram
+//! broadcast  0x04 | hops:1 source:16 sequence:8 | ethernet frame
+//! fragment   0x05 | id:4 index:1 count:1 | part of another content
+//! ```
+
+use crate::{DecodeError, PeerId, codec::Reader};
+
+mod tag {
+    pub(super) const CONTROL: u8 = 1;
+    pub(super) const FRAME: u8 = 2;
+    pub(super) const RELAY: u8 = 3;
+    pub(super) const BROADCAST: u8 = 4;
+    pub(super) const FRAGMENT: u8 = 5;
+}
+
+/// Hops a relayed datagram or a broadcast frame may still take at its source.
+pub const HOP_LIMIT: u8 = 24;
+
+/// Bytes before the frame in [`Content::Frame`].
+pub const FRAME_HEADER: usize = 1;
+/// Bytes before the inner datagram in [`Content::Relay`].
+pub const RELAY_HEADER: usize = 1 + RelayHeader::LEN;
+/// Bytes before the frame in [`Content::Broadcast`].
+pub const BROADCAST_HEADER: usize = 1 + BroadcastHeader::LEN;
+/// Bytes before the part in [`Content::Fragment`].
+pub const FRAGMENT_HEADER: usize = 1 + FragmentHeader::LEN;
+
+/// An opened content.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Content<'a> {
+    /// An encoded [`crate::message::Message`].
+    Control(&'a [u8]),
+    /// A frame for this peer's containers.
+    Frame(&'a [u8]),
+    /// A datagram that this peer passes on, or receives, without reading it.
+    Relay(RelayHeader, &'a [u8]),
+    /// A frame for everybody.
+    Broadcast(BroadcastHeader, &'a [u8]),
+    /// A piece of a content that was larger than the path.
+    Fragment(FragmentHeader, &'a [u8]),
+}
+
+/// Where a relayed datagram comes from and goes to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RelayHeader {
+    /// Hops it may still take.
+    pub hops: u8,
+    /// The peer that sealed the inner datagram.
+    pub source: PeerId,
+    /// The peer that can open it.
+    pub destination: PeerId,
+}
+
+/// Whose broadcast a frame is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BroadcastHeader {
+    /// Hops it may still take.
+    pub hops: u8,
+    /// The peer whose container sent it; the frame follows this peer's tree.
+    pub source: PeerId,
+    /// Rises with every broadcast of the source, over restarts too.
+    pub sequence: u64,
+}
+
+/// Which piece of which content.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FragmentHeader {
+    /// Names the content among those of one session and direction.
+    pub id: u32,
+    /// Position, from 0.
+    pub index: u8,
+    /// How many pieces there are, at least 2.
+    pub count: u8,
+}
+
+impl<'a> Content<'a> {
+    /// Splits an opened plaintext into header and rest.
+    pub fn parse(plaintext: &'a [u8]) -> Result<Self, DecodeError> {
+        let mut r = Reader::new(plaintext);
+        Ok(match r.u8()? {
+            tag::CONTROL => Self::Control(r.rest()),
+            tag::FRAME => Self::Frame(r.rest()),
+            tag::RELAY => {
+                let header = RelayHeader { hops: r.u8()?, source: PeerId(r.array()?), destination: PeerId(r.array()?) };
+                Self::Relay(header, r.rest())
+            }
+            tag::BROADCAST => {
+                let header = BroadcastHeader { hops: r.u8()?, source: PeerId(r.array()?), sequence: r.u64()? };
+                Self::Broadcast(header, r.rest())
+            }
+            tag::FRAGMENT => {
+                let header = FragmentHeader { id: r.u32()?, index: r.u8()?, count: r.u8()? };
+                if header.count < 2 || header.index >= header.count {
+                    return Err(DecodeError::Malformed);
+                }
+                Self::Fragment(header, r.rest())
+            }
+            _ => return Err(DecodeError::Unknown),
+        })
+    }
+}
+
+/// The header of a control content.
+pub const CONTROL: [u8; 1] = [tag::CONTROL];
+/// The header of a frame content.
+pub const FRAME: [u8; 1] = [tag::FRAME];
+
+impl RelayHeader {
+    /// Bytes of the header without the tag.
+    pub const LEN: usize = 1 + 2 * PeerId::LEN;
+
+    /// Writes tag and header.
+    pub fn emit(&self) -> [u8; RELAY_HEADER] {
+        let mut out = [0; RELAY_HEADER];
+        out[0] = tag::RELAY;
+        out[1] = self.hops;
+        out[2..18].copy_from_slice(&self.source.0);
+        out[18..34].copy_from_slice(&self.destination.0);
+        out
+    }
+}
+
+impl BroadcastHeader {
+    /// Bytes of the header without the tag.
+    pub const LEN: usize = 1 + PeerId::LEN + 8;
+
+    /// Writes tag and header.
+    pub fn emit(&self) -> [u8; BROADCAST_HEADER] {
+        let mut out = [0; BROADCAST_HEADER];
+        out[0] = tag::BROADCAST;
+        out[1] = self.hops;
+        out[2..18].copy_from_slice(&self.source.0);
+        out[18..26].copy_from_slice(&self.sequence.to_be_bytes());
+        out
+    }
+}
+
+impl FragmentHeader {
+    /// Bytes of the header without the tag.
+    pub const LEN: usize = 6;
+
+    /// Writes tag and header.
+    pub fn emit(&self) -> [u8; FRAGMENT_HEADER] {
+        let mut out = [0; FRAGMENT_HEADER];
+        out[0] = tag::FRAGMENT;
+        out[1..5].copy_from_slice(&self.id.to_be_bytes());
+        out[5] = self.index;
+        out[6] = self.count;
+        out
+    }
+}

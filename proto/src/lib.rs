@@ -1,0 +1,29 @@
+//! Bytes to values and back: every format wove puts on a wire.
+//!
+//! This crate holds no state, reads no clock and does no I/O. A decoder given
+//! hostile bytes returns a [`DecodeError`]; it neither panics nor allocates
+//! more than a small multiple of its input.
+//!
+//! | module | what it describes |
+//! |---|---|
+//! | [`peer`] | who a peer is: [`PeerId`], [`PublicKeys`] |
+//! | [`datagram`] | the UDP payload: handshake messages and sealed transport |
+//! | [`content`] | what a sealed datagram carries: control, frame, relay, broadcast, fragment |
+//! | [`message`] | control messages between two peers |
+//! | [`record`] | the signed records that gossip replicates |
+//! | [`ethernet`], [`arp`], [`ndp`], [`ip`] | the parts of a container's frame that wove reads |
+
+pub mod arp;
+pub mod codec;
+pub mod content;
+pub mod datagram;
+pub mod ethernet;
+pub mod ip;
+pub mod message;
+pub mod ndp;
+pub mod peer;
+pub mod record;
+
+pub use codec::DecodeError;
+pub use ethernet::MacAddr;
+pub use peer::{PeerId, PublicKeys};

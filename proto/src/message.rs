@@ -1,0 +1,145 @@
+//! Control messages between two peers, inside [`crate::content::Content::Control`].
+
+use std::net::SocketAddr;
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    DecodeError,
+    codec::{decode, encode},
+    record::{Record, RecordKey, Version},
+};
+
+/// No control message makes a datagram larger than this, so it fits any path
+/// that can carry IPv6 (RFC 8200, section 5).
+pub const MAX_MESSAGE: usize = 1130;
+
+/// A control message.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Message {
+    /// For the mesh, over a link.
+    Gossip(GossipMessage),
+    /// About the path between the two ends, over any session.
+    Path(PathMessage),
+}
+
+/// What neighbours say to each other.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum GossipMessage {
+    /// "I am here"; a pong is expected.
+    Ping {
+        /// Echoed in the pong.
+        token: u64,
+    },
+    /// Answers a ping.
+    Pong {
+        /// The ping's token.
+        token: u64,
+    },
+    /// Records the receiver may not have.
+    Push {
+        /// The records.
+        records: Vec<Record>,
+    },
+    /// Fingerprints of parts of the sender's replica, to find differences.
+    Summary {
+        /// Ranges of the key-hash space, disjoint and ascending.
+        ranges: Vec<RangeSummary>,
+    },
+    /// All versions the sender holds in a range; asks the receiver to do its part.
+    Versions {
+        /// First key hash of the range.
+        first: u64,
+        /// Last key hash of the range.
+        last: u64,
+        /// What the sender holds there.
+        held: Vec<(RecordKey, Version)>,
+    },
+    /// Asks for records by key.
+    Want {
+        /// The keys.
+        keys: Vec<RecordKey>,
+    },
+    /// The sender ends the link, on purpose.
+    Bye {
+        /// Why.
+        reason: ByeReason,
+    },
+}
+
+/// Why a peer ends a link.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ByeReason {
+    /// It shuts down.
+    Stopping,
+    /// It prefers other neighbours; the session may stay.
+    Pruned,
+}
+
+/// The fingerprint of a range of key hashes, both ends included.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RangeSummary {
+    /// First key hash.
+    pub first: u64,
+    /// Last key hash.
+    pub last: u64,
+    /// XOR over the hashes of (key, version).
+    pub fingerprint: u64,
+    /// How many records.
+    pub count: u32,
+}
+
+/// What the two ends of a session say about the path.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum PathMessage {
+    /// The first sealed datagram of a session: the responder has the keys.
+    Confirm,
+    /// Asks for an acknowledgement along the way it came. `padding` zero bytes
+    /// make the datagram as large as the path shall be proven for (RFC 8899).
+    Probe {
+        /// Echoed in the acknowledgement.
+        token: u64,
+        /// Zero bytes.
+        padding: Padding,
+    },
+    /// Answers a probe, along the way it came.
+    Ack {
+        /// The probe's token.
+        token: u64,
+        /// The address the probe came from, if it came directly.
+        observed: Option<SocketAddr>,
+    },
+    /// The sender forgets this session.
+    Close,
+}
+
+/// A run of zero bytes of the given length.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct Padding(pub u16);
+
+impl Serialize for Padding {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_bytes(&ZEROS[..usize::from(self.0)])
+    }
+}
+
+impl<'de> Deserialize<'de> for Padding {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let bytes = <&[u8]>::deserialize(deserializer)?;
+        u16::try_from(bytes.len()).map(Self).map_err(serde::de::Error::custom)
+    }
+}
+
+static ZEROS: [u8; u16::MAX as usize] = [0; u16::MAX as usize];
+
+impl Message {
+    /// The message's bytes inside a control content.
+    pub fn encode(&self) -> Vec<u8> {
+        encode(self)
+    }
+
+    /// Reads a message. Records in it are not yet verified.
+    pub fn decode(bytes: &[u8]) -> Result<Self, DecodeError> {
+        decode(bytes)
+    }
+}

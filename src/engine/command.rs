@@ -1,0 +1,158 @@
+//! What an operator can ask of a running daemon, and its answers.
+
+use std::path::PathBuf;
+
+use ipnet::IpNet;
+use proto::MacAddr;
+use serde::{Deserialize, Serialize};
+
+use super::{Status, text};
+
+/// A client's request.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "command", rename_all = "lowercase")]
+pub enum Command {
+    /// Add targets; with `replace`, drop the others.
+    Connect {
+        /// `host[:port]`, `[v6]:port`.
+        peers: Vec<String>,
+        /// Whether the list replaces the present one.
+        replace: bool,
+    },
+    /// Drop targets; links that are up stay.
+    Forget {
+        /// As they were given.
+        peers: Vec<String>,
+    },
+    /// The present state.
+    Status,
+    /// The state with everything that helps a developer.
+    Report,
+    /// Give a network namespace an interface on the overlay.
+    Attach {
+        /// A path the daemon can open, such as `/run/netns/c1` or `/proc/42/ns/net`.
+        netns: PathBuf,
+        /// Name of the interface inside.
+        ifname: String,
+        /// Its addresses, each with a prefix length.
+        addresses: Vec<IpNet>,
+    },
+    /// Take addresses from such an interface; with none given, all, and the interface too.
+    Detach {
+        /// As for `Attach`.
+        netns: PathBuf,
+        /// Name of the interface inside.
+        ifname: String,
+        /// The addresses.
+        addresses: Vec<IpNet>,
+    },
+    /// Give this host addresses on the overlay.
+    Expose {
+        /// Its addresses.
+        addresses: Vec<IpNet>,
+    },
+    /// Take addresses from this host; none given means all.
+    Hide {
+        /// The addresses.
+        addresses: Vec<IpNet>,
+    },
+    /// What is attached and exposed.
+    Ps,
+    /// Show or change the network secrets.
+    Token(TokenCommand),
+    /// Change what is logged.
+    LogLevel {
+        /// A filter such as `info` or `wove::engine=debug`.
+        filter: String,
+    },
+    /// Shut down; containers keep their interfaces.
+    Stop,
+    /// Remove everything wove made on this host, forget the network, shut down.
+    Reset,
+}
+
+/// What to do about network secrets.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "action", rename_all = "lowercase")]
+pub enum TokenCommand {
+    /// Print the token others join with.
+    Show,
+    /// Accept another secret beside the present ones; a new one if none is given.
+    Add {
+        /// A token.
+        token: Option<String>,
+    },
+    /// Make an accepted secret the one to join with and to offer first.
+    Prefer {
+        /// A token.
+        token: String,
+    },
+    /// Accept a secret no longer; sessions that exist stay until their rekey.
+    Remove {
+        /// A token.
+        token: String,
+    },
+}
+
+/// The daemon's answer.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "reply", rename_all = "lowercase")]
+pub enum Reply {
+    /// Done, nothing to say.
+    Done,
+    /// Done, with warnings (a name that does not resolve, for one).
+    Warned {
+        /// One line each.
+        warnings: Vec<String>,
+    },
+    /// The state.
+    Status(Box<Status>),
+    /// The report: free-form.
+    Report {
+        /// Its content.
+        report: serde_json::Value,
+    },
+    /// What was attached, or what is left after a detach.
+    Attached(Attachment),
+    /// Addresses that were given or taken.
+    Addresses {
+        /// The addresses.
+        addresses: Vec<IpNet>,
+    },
+    /// What is attached and exposed.
+    Attachments {
+        /// Containers, and the host itself under `netns` = "host".
+        attachments: Vec<Attachment>,
+    },
+    /// A token.
+    Token {
+        /// The token to join with; none when the network has a password only.
+        token: Option<String>,
+        /// A line to run on another host.
+        join: String,
+        /// How many secrets are accepted.
+        accepted: usize,
+    },
+}
+
+/// An interface on the overlay.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Attachment {
+    /// Path of the namespace, or `host`.
+    pub netns: String,
+    /// The interface inside.
+    pub ifname: String,
+    /// Its MAC address.
+    #[serde(with = "text")]
+    pub mac: MacAddr,
+    /// Its addresses.
+    pub addresses: Vec<IpNet>,
+}
+
+/// Why a command was not done: what, why, what to do, in one line.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[error("{message}")]
+pub struct Failure {
+    /// The line.
+    pub message: String,
+}

@@ -1,0 +1,201 @@
+//! What an operator can see: one serialisable value behind the text tables,
+//! the JSON and the metrics.
+
+use std::net::IpAddr;
+
+use proto::{MacAddr, PeerId};
+use serde::{Deserialize, Serialize};
+
+use super::text;
+
+/// The whole state of a peer, as `wove status -o json` prints it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Status {
+    /// The version of wove.
+    pub version: String,
+    /// This peer.
+    pub router: RouterStatus,
+    /// Every peer with which this one has a session or tries to.
+    pub connections: Vec<ConnectionStatus>,
+    /// The addresses the dialer keeps trying.
+    pub targets: Vec<TargetStatus>,
+    /// Every peer it knows of, itself included.
+    pub peers: Vec<PeerStatus>,
+    /// MAC addresses known in the mesh.
+    pub stations: Vec<StationStatus>,
+    /// What wants a person's attention, newest last: `{what}: {why}; {what to do}`.
+    pub warnings: Vec<String>,
+    /// Counters of this peer.
+    pub counters: CounterStatus,
+}
+
+/// This peer.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct RouterStatus {
+    /// Its id.
+    #[serde(with = "text")]
+    pub peer: PeerId,
+    /// Its label.
+    pub nickname: String,
+    /// UDP port.
+    pub port: u16,
+    /// Whether frames are encrypted.
+    pub encryption: bool,
+    /// Seconds since launch.
+    pub uptime_s: f64,
+    /// Whether it carries frames.
+    pub ready: bool,
+    /// MTU of the overlay, in bytes.
+    pub mtu: u32,
+    /// Name of the bridge.
+    pub bridge: String,
+}
+
+/// How far a connection has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ConnectionState {
+    /// A session with a proven path.
+    Established,
+    /// A session whose path is not proven yet.
+    Pending,
+    /// A handshake is under way.
+    Connecting,
+    /// It failed and will be tried again.
+    Retrying,
+    /// It was refused; trying again needs a change.
+    Failed,
+}
+
+/// How frames reach a peer now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum PathKind {
+    /// Kernel VXLAN.
+    Fastdp,
+    /// Sealed datagrams, directly.
+    Sleeve,
+    /// Sealed end to end, through other peers.
+    Relay,
+    /// Sealed datagrams over TCP.
+    Tcp,
+}
+
+/// One connection.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ConnectionStatus {
+    /// The other peer; all zero while it is not known.
+    #[serde(with = "text")]
+    pub peer: PeerId,
+    /// Its label; empty while it is not known.
+    pub nickname: String,
+    /// `ip:port`, or the next hop's id for a relayed path.
+    pub address: String,
+    /// Whether this peer opened it.
+    pub outbound: bool,
+    /// How far it has come.
+    pub state: ConnectionState,
+    /// How frames travel.
+    pub path: PathKind,
+    /// Why not a better path, or why this state.
+    pub reason: String,
+    /// `AES-256-GCM`, `ChaCha20-Poly1305` or `none`.
+    pub cipher: String,
+    /// Proven path MTU: the largest IP packet that fits, in bytes.
+    pub mtu: u32,
+    /// Round-trip time in microseconds; 0 while unknown.
+    pub rtt_us: u64,
+    /// Bytes of frames received.
+    pub rx_bytes: u64,
+    /// Bytes of frames sent.
+    pub tx_bytes: u64,
+    /// Frames received.
+    pub rx_frames: u64,
+    /// Frames sent.
+    pub tx_frames: u64,
+    /// Seconds since the keys were agreed.
+    pub key_age_s: u64,
+    /// Whether this peer is a neighbour (a link that carries gossip).
+    pub link: bool,
+}
+
+/// How a target is doing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum TargetState {
+    /// A link with the peer behind it is up.
+    Connected,
+    /// A handshake is under way.
+    Connecting,
+    /// It will be tried again.
+    Waiting,
+    /// It was refused.
+    Failed,
+}
+
+/// One target.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct TargetStatus {
+    /// As the operator wrote it, with the port.
+    pub address: String,
+    /// How it is doing.
+    pub state: TargetState,
+    /// The last error, or empty.
+    pub reason: String,
+    /// Seconds until it is tried again; 0 when connected.
+    pub retry_in_s: f64,
+}
+
+/// One known peer.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct PeerStatus {
+    /// Its id.
+    #[serde(with = "text")]
+    pub peer: PeerId,
+    /// Its label.
+    pub nickname: String,
+    /// Whether a route exists.
+    pub reachable: bool,
+    /// Links on the route; 0 for this peer itself.
+    pub hops: u32,
+    /// The first peer on the route; its own id for a neighbour.
+    #[serde(with = "text")]
+    pub next_hop: PeerId,
+    /// Its neighbours, by its own word.
+    #[serde(with = "text::list")]
+    pub links: Vec<PeerId>,
+    /// The version of wove it runs.
+    pub version: String,
+}
+
+/// One station.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct StationStatus {
+    /// The MAC address.
+    #[serde(with = "text")]
+    pub mac: MacAddr,
+    /// The peer it lives behind.
+    #[serde(with = "text")]
+    pub peer: PeerId,
+    /// Its IP addresses.
+    pub ips: Vec<IpAddr>,
+}
+
+/// Counters since launch.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CounterStatus {
+    /// Frames and datagrams dropped, by reason; reasons that never occurred may be absent.
+    pub drops: std::collections::BTreeMap<String, u64>,
+    /// Bytes of control datagrams received.
+    pub control_rx_bytes: u64,
+    /// Bytes of control datagrams sent.
+    pub control_tx_bytes: u64,
+    /// Sessions held.
+    pub sessions: u64,
+    /// Handshakes completed.
+    pub handshakes: u64,
+    /// Records in the replica.
+    pub records: u64,
+    /// Resident memory in bytes; filled in by the shell.
+    pub resident_bytes: u64,
+}

@@ -1,0 +1,2 @@
+//! The wove router as a library.
+pub mod engine;

@@ -1,0 +1,1 @@
+//! Whole meshes in virtual time.

@@ -1,0 +1,1 @@
+//! Conventions checked by a test.

@@ -4,6 +4,7 @@
 //! handshake  kind:1 version:1 reserved:2 sender:4 receiver:4 cookie:16 | noise message
 //! cookie     kind:1 version:1 reserved:2 receiver:4 cookie:16
 //! reject     kind:1 version:1 reason:1 reserved:1 receiver:4
+//! no session kind:1 version:1 reserved:2 receiver:4 counter:8
 //! transport  kind:1 reserved:3 receiver:4 counter:8 | ciphertext | tag:16
 //! ```
 //!
@@ -36,6 +37,7 @@ mod kind {
     pub(super) const COMPLETION: u8 = 0x03;
     pub(super) const COOKIE: u8 = 0x04;
     pub(super) const REJECT: u8 = 0x05;
+    pub(super) const NO_SESSION: u8 = 0x06;
     pub(super) const SEALED: u8 = 0x10;
     pub(super) const CLEAR: u8 = 0x11;
 }
@@ -91,6 +93,14 @@ pub enum Datagram<'a> {
         receiver: SessionIndex,
         /// The reason it gives.
         reason: RejectReason,
+    },
+    /// The sender has no session of that index: it was restarted, perhaps.
+    /// Unauthenticated; the echoed header shows that it saw the datagram.
+    NoSession {
+        /// The index the datagram was sent to.
+        receiver: SessionIndex,
+        /// Its counter.
+        counter: u64,
     },
     /// A sealed datagram, to be opened in place.
     Transport(TransportHeader),
@@ -162,6 +172,11 @@ impl<'a> Datagram<'a> {
                 let datagram = Self::Reject { receiver: r.u32()?, reason };
                 r.rest().is_empty().then_some(datagram).ok_or(DecodeError::Trailing)
             }
+            kind::NO_SESSION => {
+                r.u16()?;
+                let datagram = Self::NoSession { receiver: r.u32()?, counter: r.u64()? };
+                r.rest().is_empty().then_some(datagram).ok_or(DecodeError::Trailing)
+            }
             _ => Err(DecodeError::Unknown),
         }
     }
@@ -221,6 +236,14 @@ pub fn emit_cookie_reply(receiver: SessionIndex, cookie: &Cookie) -> Vec<u8> {
 pub fn emit_reject(receiver: SessionIndex, reason: RejectReason) -> Vec<u8> {
     let mut out = vec![kind::REJECT, VERSION, reason.to_wire(), 0];
     out.extend_from_slice(&receiver.to_be_bytes());
+    out
+}
+
+/// Writes a notice that a session is unknown; shorter than any transport datagram.
+pub fn emit_no_session(receiver: SessionIndex, counter: u64) -> Vec<u8> {
+    let mut out = vec![kind::NO_SESSION, VERSION, 0, 0];
+    out.extend_from_slice(&receiver.to_be_bytes());
+    out.extend_from_slice(&counter.to_be_bytes());
     out
 }
 

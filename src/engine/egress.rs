@@ -1,0 +1,175 @@
+//! A frame of a local container, on its way to a datagram.
+//!
+//! 1. check it, and drop what a bridge must not forward
+//! 2. learn its source, tell the control thread what is new
+//! 3. answer ARP and neighbour discovery here when the answer is known
+//! 4. find the peer behind the destination; else, and for groups, everybody
+//! 5. keep TCP segments inside the path
+//! 6. cut, seal, hand to the socket
+
+use std::{
+    collections::HashMap,
+    net::IpAddr,
+    time::{Duration, Instant},
+};
+
+use proto::{
+    MacAddr, PeerId,
+    content::{self, BroadcastHeader, HOP_LIMIT},
+    ethernet::EthernetFrame,
+};
+
+use super::{
+    counters::DropReason,
+    limiter::TokenBucket,
+    mss, neighbour,
+    output::{Output, Upcall},
+    seal::send_content,
+    snapshot::Snapshot,
+};
+
+/// How often a station that keeps talking is reported again.
+const REFRESH: Duration = Duration::from_secs(60);
+/// How many local stations are remembered before the memory starts afresh.
+const REMEMBERED: usize = 8192;
+/// Broadcasts per second that local containers may send on average, and at once.
+const STORM_RATE: u64 = 20_000;
+const STORM_BURST: u64 = 10_000;
+
+/// The state of one TAP reader.
+pub struct Egress {
+    seen: HashMap<MacAddr, Sighted>,
+    storm: TokenBucket,
+    reply: Vec<u8>,
+}
+
+struct Sighted {
+    reported: Instant,
+    ips: Vec<IpAddr>,
+}
+
+impl Default for Egress {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Egress {
+    /// A reader that has seen nobody.
+    pub fn new() -> Self {
+        Self { seen: HashMap::new(), storm: TokenBucket::new(STORM_RATE, STORM_BURST), reply: Vec::new() }
+    }
+
+    /// Handles one frame from the bridge. `frame` may be rewritten in place.
+    pub fn handle_frame(&mut self, snapshot: &Snapshot, frame: &mut [u8], now: Instant, out: &mut impl Output) {
+        if let Err(reason) = self.forward(snapshot, frame, now, out) {
+            snapshot.shared.counters.count(reason);
+        }
+    }
+
+    fn forward(&mut self, snapshot: &Snapshot, frame: &mut [u8], now: Instant, out: &mut impl Output) -> Result<(), DropReason> {
+        let header = EthernetFrame::new_checked(&*frame).map_err(|_| DropReason::Malformed)?;
+        let (source, destination) = (header.source(), header.destination());
+        if source.is_multicast() {
+            return Err(DropReason::Malformed);
+        }
+        if destination.is_link_local_group() {
+            return Err(DropReason::Stp);
+        }
+        self.learn(snapshot, frame, source, now, out);
+        if self.answer(snapshot, frame, out) {
+            return Ok(());
+        }
+        let home = snapshot.stations.macs.get(&destination);
+        match home {
+            _ if destination.is_multicast() => self.broadcast(snapshot, frame, now, out),
+            None => self.broadcast(snapshot, frame, now, out),
+            Some(peer) if *peer == snapshot.shared.local => Err(DropReason::NotOurs),
+            Some(peer) => unicast(snapshot, *peer, frame, out),
+        }
+    }
+
+    fn learn(&mut self, snapshot: &Snapshot, frame: &[u8], source: MacAddr, now: Instant, out: &mut impl Output) {
+        let ips = neighbour::learn(frame).map(|s| s.ips().collect::<Vec<_>>()).unwrap_or_default();
+        let ours = snapshot.stations.macs.get(&source) == Some(&snapshot.shared.local);
+        let wait = if ours { REFRESH } else { Duration::from_millis(100) };
+        if let Some(seen) = self.seen.get(&source)
+            && now.duration_since(seen.reported) < wait
+            && ips.iter().all(|ip| seen.ips.contains(ip))
+        {
+            return;
+        }
+        if self.seen.len() >= REMEMBERED {
+            self.seen.clear();
+        }
+        let seen = self.seen.entry(source).or_insert_with(|| Sighted { reported: now, ips: Vec::new() });
+        seen.reported = now;
+        if seen.ips.len() > 16 {
+            seen.ips.clear();
+        }
+        seen.ips.extend_from_slice(&ips);
+        out.upcall(Upcall::Station { mac: source, ips });
+    }
+
+    fn answer(&mut self, snapshot: &Snapshot, frame: &[u8], out: &mut impl Output) -> bool {
+        let stations = &snapshot.stations;
+        let remote = |ip: IpAddr| {
+            let mac = stations.ips.get(&ip)?;
+            (stations.macs.get(mac)? != &snapshot.shared.local).then_some(*mac)
+        };
+        self.reply.clear();
+        let answered = neighbour::answer(frame, remote, &mut self.reply);
+        if answered {
+            out.frame(&self.reply);
+        }
+        answered
+    }
+
+    fn broadcast(&mut self, snapshot: &Snapshot, frame: &[u8], now: Instant, out: &mut impl Output) -> Result<(), DropReason> {
+        if !self.storm.take(now, 1) {
+            return Err(DropReason::Storm);
+        }
+        let shared = &snapshot.shared;
+        let header =
+            BroadcastHeader { hops: HOP_LIMIT, source: shared.local, sequence: shared.next_broadcast() };
+        send_broadcast(snapshot, header, frame, None, out);
+        Ok(())
+    }
+}
+
+/// Sends a frame to the peer behind which its destination lives.
+pub fn unicast(snapshot: &Snapshot, peer: PeerId, frame: &mut [u8], out: &mut impl Output) -> Result<(), DropReason> {
+    let path = snapshot.paths.get(&peer).ok_or(DropReason::NoRoute)?;
+    if path.session.is_none() {
+        out.upcall(Upcall::Pending { peer, frame: frame.to_vec() });
+        return Ok(());
+    }
+    if let Some(room) = snapshot.packet_room(path) {
+        mss::clamp(frame, room);
+    }
+    send_content(snapshot, (peer, path), path.protection, (&content::FRAME, frame), out)?;
+    path.counters.sent(frame.len());
+    Ok(())
+}
+
+/// Sends a broadcast on to this peer's children in its source's tree, except
+/// back to where it came from. A child that cannot be reached is counted and
+/// does not hinder the others.
+pub fn send_broadcast(snapshot: &Snapshot, header: BroadcastHeader, frame: &[u8], from: Option<PeerId>, out: &mut impl Output) {
+    // Until the tree is known the frame floods; the receivers' filters keep
+    // that exact.
+    let children = snapshot.trees.get(&header.source).unwrap_or_else(|| {
+        out.upcall(Upcall::TreeWanted { source: header.source });
+        &snapshot.neighbours
+    });
+    for child in children.iter().filter(|c| Some(**c) != from) {
+        let sent = snapshot.paths.get(child).ok_or(DropReason::NoRoute).and_then(|path| {
+            send_content(snapshot, (*child, path), path.protection, (&header.emit(), frame), out)?;
+            path.counters.sent(frame.len());
+            Ok(())
+        });
+        if let Err(reason) = sent {
+            snapshot.shared.counters.count(reason);
+        }
+    }
+}

@@ -1,0 +1,433 @@
+//! Handshakes under way, on both sides.
+//!
+//! ```text
+//! initiator   AwaitingResponse ──response──▶ AwaitingConfirm ──confirm──▶ done
+//!                  │    ▲                         │
+//!                  │    └── reject: next secret ──┘
+//!                  └────── 4 s, or no secret left ──▶ failed
+//! responder   initiation ─▶ Answered ──completion──▶ Established ──5 s──▶ gone
+//! ```
+//!
+//! The initiator repeats its message until the next step arrives. It sends
+//! frames only once the responder has confirmed, since a frame that overtakes
+//! the completion would be lost.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use crypto::{
+    CookieJar, Established, HandshakeError, HandshakeLimiter, Hello, Identity, Initiator, Responder, Secret,
+};
+use gossip::DialId;
+use proto::{
+    PeerId,
+    datagram::{self, Cookie, Datagram, Handshake, RejectReason, SessionIndex, Stage},
+};
+use rand::{Rng, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+
+use super::{
+    output::Origin,
+    timing::{HANDSHAKE_PATIENCE, RESPONSE_AGE, RETRANSMIT},
+};
+
+/// Handshakes a responder remembers at most.
+const MAX_RESPONSES: usize = 1024;
+/// Handshakes an initiator has under way at most.
+const MAX_ATTEMPTS: usize = 512;
+/// Handshakes per second, and at once, that are answered without asking for a
+/// proof of address.
+const HANDSHAKE_RATE: u32 = 200;
+const HANDSHAKE_BURST: u32 = 400;
+/// Addresses one attempt tries at once.
+const MAX_WAYS: usize = 16;
+
+/// Why an attempt was made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Purpose {
+    /// The dialer wants a link.
+    Dial(DialId),
+    /// A session with this peer is wanted, or a fresh one.
+    Session(PeerId),
+}
+
+/// What came of a step.
+pub enum Outcome {
+    /// A datagram is to be sent.
+    Send {
+        /// Which way.
+        way: Origin,
+        /// The datagram.
+        datagram: Vec<u8>,
+    },
+    /// Keys are agreed. As initiator, they are not confirmed yet.
+    Established {
+        /// Who, and the session.
+        established: Box<Established>,
+        /// Which way the last message came.
+        way: Origin,
+        /// Whether this peer began.
+        outbound: bool,
+    },
+    /// The responder's confirmation got lost: say it again.
+    Reconfirm {
+        /// Our index of the session.
+        session: SessionIndex,
+    },
+    /// A session that was agreed but never confirmed is given up.
+    Abandoned {
+        /// Our index of the session.
+        session: SessionIndex,
+    },
+    /// An attempt ended without a session.
+    Failed {
+        /// Why it was made.
+        purpose: Purpose,
+        /// Why it failed.
+        reason: String,
+        /// Whether the other side refused, so that trying again is of little use.
+        refused: bool,
+    },
+    /// This peer refused somebody.
+    Refused {
+        /// Who asked.
+        way: Origin,
+        /// Why.
+        reason: String,
+    },
+}
+
+/// All handshakes of a peer.
+pub struct Handshakes {
+    identity: Arc<Identity>,
+    hello: Hello,
+    secrets: Vec<Secret>,
+    attempts: BTreeMap<SessionIndex, Attempt>,
+    responses: BTreeMap<SessionIndex, Response>,
+    used: BTreeSet<SessionIndex>,
+    jar: CookieJar,
+    limiter: HandshakeLimiter,
+    rng: ChaCha8Rng,
+    outcomes: VecDeque<Outcome>,
+}
+
+struct Attempt {
+    initiator: Initiator,
+    purpose: Purpose,
+    ways: Vec<Origin>,
+    secret: usize,
+    cookie: Option<Cookie>,
+    phase: Phase,
+    started: Instant,
+    repeat_at: Instant,
+    interval: Duration,
+}
+
+enum Phase {
+    AwaitingResponse,
+    AwaitingConfirm { way: Origin, completion: Vec<u8> },
+}
+
+struct Response {
+    responder: Responder,
+    way: Origin,
+    established: bool,
+    since: Instant,
+}
+
+impl Handshakes {
+    /// For a peer with this identity, greeting and network secrets, the
+    /// preferred first.
+    pub fn new(identity: Arc<Identity>, hello: Hello, secrets: Vec<Secret>, seed: u64, now: Instant) -> Self {
+        let mut rng = ChaCha8Rng::seed_from_u64(seed);
+        Self {
+            identity,
+            hello,
+            secrets,
+            attempts: BTreeMap::new(),
+            responses: BTreeMap::new(),
+            used: BTreeSet::new(),
+            jar: CookieJar::new(&mut rng, now),
+            limiter: HandshakeLimiter::new(HANDSHAKE_RATE, HANDSHAKE_BURST, now),
+            rng,
+            outcomes: VecDeque::new(),
+        }
+    }
+
+    /// Replaces the accepted secrets, the preferred first.
+    pub fn set_secrets(&mut self, secrets: Vec<Secret>) {
+        self.secrets = secrets;
+    }
+
+    /// Begins a handshake along all `ways` at once; the first answer wins.
+    pub fn begin(&mut self, purpose: Purpose, mut ways: Vec<Origin>, now: Instant) {
+        ways.truncate(MAX_WAYS);
+        if ways.is_empty() || self.attempts.len() >= MAX_ATTEMPTS {
+            let reason = if ways.is_empty() { "no address is known" } else { "too many handshakes are under way" };
+            self.fail(purpose, reason.to_owned(), false);
+            return;
+        }
+        self.begin_with(purpose, ways, 0, now);
+    }
+
+    fn begin_with(&mut self, purpose: Purpose, ways: Vec<Origin>, secret: usize, now: Instant) {
+        let index = self.fresh_index();
+        let (initiator, datagram) = match Initiator::start(&self.identity, &self.hello, index, &mut self.rng) {
+            Ok(started) => started,
+            Err(error) => {
+                self.release(index);
+                return self.fail(purpose, error.to_string(), true);
+            }
+        };
+        for way in &ways {
+            self.outcomes.push_back(Outcome::Send { way: *way, datagram: datagram.clone() });
+        }
+        let attempt = Attempt {
+            initiator,
+            purpose,
+            ways,
+            secret,
+            cookie: None,
+            phase: Phase::AwaitingResponse,
+            started: now,
+            repeat_at: now + RETRANSMIT,
+            interval: RETRANSMIT,
+        };
+        self.attempts.insert(index, attempt);
+    }
+
+    /// Whether an attempt for this purpose is under way.
+    pub fn is_under_way(&self, purpose: Purpose) -> bool {
+        self.attempts.values().any(|a| a.purpose == purpose)
+    }
+
+    /// A sealed message arrived on a session: the responder has the keys.
+    /// Returns why the attempt was made if this is news.
+    pub fn confirmed(&mut self, session: SessionIndex) -> Option<Purpose> {
+        self.attempts.remove(&session).map(|a| a.purpose)
+    }
+
+    /// A session index is free again.
+    pub fn release(&mut self, index: SessionIndex) {
+        self.used.remove(&index);
+    }
+
+    /// Handles a handshake, cookie or reject datagram.
+    pub fn handle_datagram(&mut self, bytes: &[u8], way: Origin, now: Instant) {
+        match Datagram::parse(bytes) {
+            Ok(Datagram::Handshake(message)) => match message.stage {
+                Stage::Initiation => self.handle_initiation(&message, way, now),
+                Stage::Response => self.handle_response(&message, way, now),
+                Stage::Completion => self.handle_completion(&message, way),
+            },
+            Ok(Datagram::CookieReply { receiver, cookie }) => self.handle_cookie(receiver, cookie, way),
+            Ok(Datagram::Reject { receiver, reason }) => self.handle_reject(receiver, reason, now),
+            Ok(Datagram::Transport(_) | Datagram::NoSession { .. }) | Err(_) => {}
+        }
+    }
+
+    fn handle_initiation(&mut self, message: &Handshake<'_>, way: Origin, now: Instant) {
+        if !self.limiter.admit(now) && !self.proves_address(message, way, now) {
+            return;
+        }
+        let known = self.responses.values().find(|r| r.way == way && r.responder.answers(message));
+        if let Some(response) = known {
+            self.outcomes.push_back(Outcome::Send { way, datagram: response.responder.datagram().to_vec() });
+            return;
+        }
+        self.make_room(now);
+        let index = self.fresh_index();
+        match Responder::accept(&self.identity, &self.hello, index, message, &mut self.rng) {
+            Ok((responder, answer)) => {
+                self.outcomes.push_back(Outcome::Send { way, datagram: answer });
+                self.responses.insert(index, Response { responder, way, established: false, since: now });
+            }
+            Err(_) => self.release(index),
+        }
+    }
+
+    /// Under load, an initiator first shows that it receives at its address.
+    fn proves_address(&mut self, message: &Handshake<'_>, way: Origin, now: Instant) -> bool {
+        let Origin::Direct(address) = way else {
+            return true;
+        };
+        let text = address.to_string();
+        if self.jar.verify(text.as_bytes(), &message.cookie, now) {
+            return true;
+        }
+        let cookie = self.jar.cookie(text.as_bytes(), now);
+        let datagram = datagram::emit_cookie_reply(message.sender, &cookie);
+        self.outcomes.push_back(Outcome::Send { way, datagram });
+        false
+    }
+
+    fn make_room(&mut self, now: Instant) {
+        let old: Vec<SessionIndex> =
+            self.responses.iter().filter(|(_, r)| now > r.since + RESPONSE_AGE).map(|(i, _)| *i).collect();
+        for index in old {
+            self.forget_response(index);
+        }
+        if self.responses.len() >= MAX_RESPONSES
+            && let Some((index, _)) = self.responses.iter().min_by_key(|(_, r)| r.since).map(|(i, r)| (*i, r.since))
+        {
+            self.forget_response(index);
+        }
+    }
+
+    fn forget_response(&mut self, index: SessionIndex) {
+        if let Some(response) = self.responses.remove(&index)
+            && !response.established
+        {
+            self.release(index);
+        }
+    }
+
+    fn handle_response(&mut self, message: &Handshake<'_>, way: Origin, now: Instant) {
+        let Some(attempt) = self.attempts.get_mut(&message.receiver) else { return };
+        let Some(secret) = self.secrets.get(attempt.secret) else { return };
+        let Phase::AwaitingResponse = attempt.phase else { return };
+        match attempt.initiator.read_response(message, secret) {
+            Ok((established, completion)) => {
+                attempt.phase = Phase::AwaitingConfirm { way, completion: completion.clone() };
+                attempt.interval = RETRANSMIT;
+                attempt.repeat_at = now + RETRANSMIT;
+                let established = Box::new(established);
+                self.outcomes.push_back(Outcome::Established { established, way, outbound: true });
+                self.outcomes.push_back(Outcome::Send { way, datagram: completion });
+            }
+            Err(error @ (HandshakeError::Identity | HandshakeError::Version)) => {
+                let purpose = attempt.purpose;
+                self.end(message.receiver);
+                self.fail(purpose, error.to_string(), true);
+            }
+            Err(_) => {}
+        }
+    }
+
+    fn handle_completion(&mut self, message: &Handshake<'_>, way: Origin) {
+        let Some(response) = self.responses.get_mut(&message.receiver) else { return };
+        if response.established {
+            self.outcomes.push_back(Outcome::Reconfirm { session: message.receiver });
+            return;
+        }
+        match response.responder.complete(message, &self.secrets) {
+            Ok(established) => {
+                response.established = true;
+                let established = Box::new(established);
+                self.outcomes.push_back(Outcome::Established { established, way, outbound: false });
+            }
+            Err(error) => {
+                let Some(reason) = error.reject_reason() else { return };
+                let datagram = datagram::emit_reject(message.sender, reason);
+                self.outcomes.push_back(Outcome::Send { way, datagram });
+                self.outcomes.push_back(Outcome::Refused { way, reason: error.to_string() });
+            }
+        }
+    }
+
+    fn handle_cookie(&mut self, receiver: SessionIndex, cookie: Cookie, way: Origin) {
+        let Some(attempt) = self.attempts.get_mut(&receiver) else { return };
+        if attempt.cookie.replace(cookie).is_none() {
+            let datagram = attempt.initiator.with_cookie(&cookie);
+            self.outcomes.push_back(Outcome::Send { way, datagram });
+        }
+    }
+
+    fn handle_reject(&mut self, receiver: SessionIndex, reason: RejectReason, now: Instant) {
+        let Some(attempt) = self.end(receiver) else { return };
+        let next = attempt.secret + 1;
+        if reason == RejectReason::Secret && next < self.secrets.len() {
+            let ways = match attempt.phase {
+                Phase::AwaitingConfirm { way, .. } => vec![way],
+                Phase::AwaitingResponse => attempt.ways,
+            };
+            self.begin_with(attempt.purpose, ways, next, now);
+            return;
+        }
+        let text = match reason {
+            RejectReason::Secret => "the network secrets differ: check the token or password on both hosts",
+            RejectReason::Version => "no protocol version in common: upgrade the older of the two",
+            RejectReason::Limit => "the peer keeps no more links (its --conn-limit)",
+            RejectReason::Identity => "the peer has the same identity: one state directory was copied from the other",
+        };
+        self.fail(attempt.purpose, text.to_owned(), true);
+    }
+
+    fn fail(&mut self, purpose: Purpose, reason: String, refused: bool) {
+        self.outcomes.push_back(Outcome::Failed { purpose, reason, refused });
+    }
+
+    /// Takes an attempt out, and gives up its session if it came that far.
+    fn end(&mut self, index: SessionIndex) -> Option<Attempt> {
+        let attempt = self.attempts.remove(&index)?;
+        match attempt.phase {
+            Phase::AwaitingResponse => self.release(index),
+            Phase::AwaitingConfirm { .. } => self.outcomes.push_back(Outcome::Abandoned { session: index }),
+        }
+        Some(attempt)
+    }
+
+    /// Repeats what was not answered, and gives up what is too old.
+    pub fn handle_timeout(&mut self, now: Instant) {
+        let due: Vec<SessionIndex> =
+            self.attempts.iter().filter(|(_, a)| now >= a.repeat_at).map(|(i, _)| *i).collect();
+        for index in due {
+            let Some(attempt) = self.attempts.get_mut(&index) else { continue };
+            if now < attempt.started + HANDSHAKE_PATIENCE {
+                attempt.interval *= 2;
+                attempt.repeat_at = now + attempt.interval;
+                attempt.repeat(&mut self.outcomes);
+                continue;
+            }
+            let (purpose, reason) = (attempt.purpose, attempt.silence());
+            self.end(index);
+            self.fail(purpose, reason, false);
+        }
+        self.make_room(now);
+    }
+
+    /// What came of the last step.
+    pub fn poll_outcome(&mut self) -> Option<Outcome> {
+        self.outcomes.pop_front()
+    }
+
+    fn fresh_index(&mut self) -> SessionIndex {
+        loop {
+            let index = self.rng.random();
+            if index != 0 && self.used.insert(index) {
+                return index;
+            }
+        }
+    }
+}
+
+impl Attempt {
+    fn repeat(&self, outcomes: &mut VecDeque<Outcome>) {
+        match &self.phase {
+            Phase::AwaitingResponse => {
+                let datagram = match self.cookie {
+                    Some(cookie) => self.initiator.with_cookie(&cookie),
+                    None => self.initiator.datagram().to_vec(),
+                };
+                for way in &self.ways {
+                    outcomes.push_back(Outcome::Send { way: *way, datagram: datagram.clone() });
+                }
+            }
+            Phase::AwaitingConfirm { way, completion } => {
+                outcomes.push_back(Outcome::Send { way: *way, datagram: completion.clone() });
+            }
+        }
+    }
+
+    fn silence(&self) -> String {
+        match self.phase {
+            Phase::AwaitingResponse => {
+                "no answer: is wove running there, and does its UDP port pass the firewalls?".to_owned()
+            }
+            Phase::AwaitingConfirm { .. } => "the handshake was not confirmed: datagrams get lost on the way".to_owned(),
+        }
+    }
+}

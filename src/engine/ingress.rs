@@ -1,0 +1,232 @@
+//! A datagram from the underlay, on its way to a frame, a relay or the control
+//! thread.
+//!
+//! 1. handshakes go to the control thread unread
+//! 2. the receiver index finds the session; open in place, then the replay
+//!    window, so that a forgery cannot move it
+//! 3. by content: deliver, pass on, spread along the source's tree, rebuild
+//!    from fragments, or hand to the control thread
+//!
+//! Exactly one `Ingress` opens with a given session: it owns the replay
+//! window, and nothing here is locked.
+
+use std::{
+    collections::HashMap,
+    net::SocketAddr,
+    time::{Duration, Instant},
+};
+
+use crypto::ReplayWindow;
+use proto::{
+    PeerId,
+    content::{BroadcastHeader, Content, FragmentHeader, RelayHeader},
+    datagram::{Datagram, Protection, SessionIndex, TransportHeader},
+    ethernet::EthernetFrame,
+};
+
+use super::{
+    counters::DropReason,
+    dedup::BroadcastFilter,
+    egress::send_broadcast,
+    fragment::Reassembler,
+    output::{Origin, Output, Upcall},
+    seal::send_relay,
+    snapshot::{Incoming, Route, Snapshot},
+};
+
+/// How often the control thread hears that a peer moved.
+const MOVED_EVERY: Duration = Duration::from_millis(100);
+
+/// The state of one reader of the UDP socket.
+pub struct Ingress {
+    generation: u64,
+    windows: HashMap<SessionIndex, Window>,
+    filter: BroadcastFilter,
+    reassembler: Reassembler,
+    /// Where a rebuilt content is opened in place.
+    rebuilt: Vec<u8>,
+}
+
+#[derive(Default)]
+struct Window {
+    replay: ReplayWindow,
+    moved: Option<Instant>,
+}
+
+/// Who sealed what is being handled, and how it came.
+#[derive(Clone, Copy)]
+struct Arrival {
+    peer: PeerId,
+    session: SessionIndex,
+    protection: Protection,
+    origin: Origin,
+}
+
+impl Default for Ingress {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Ingress {
+    /// A reader that has seen nothing.
+    pub fn new() -> Self {
+        Self {
+            generation: 0,
+            windows: HashMap::new(),
+            filter: BroadcastFilter::default(),
+            reassembler: Reassembler::default(),
+            rebuilt: Vec::new(),
+        }
+    }
+
+    /// Handles one datagram, which is opened in place.
+    pub fn handle_datagram(&mut self, snapshot: &Snapshot, datagram: &mut [u8], from: SocketAddr, now: Instant, out: &mut impl Output) {
+        self.forget_retired(snapshot);
+        if let Err(reason) = self.receive(snapshot, datagram, Origin::Direct(from), now, out) {
+            snapshot.shared.counters.count(reason);
+        }
+    }
+
+    fn forget_retired(&mut self, snapshot: &Snapshot) {
+        if self.generation == snapshot.generation {
+            return;
+        }
+        self.generation = snapshot.generation;
+        self.windows.retain(|index, _| snapshot.sessions.contains_key(index));
+    }
+
+    fn receive(&mut self, snapshot: &Snapshot, datagram: &mut [u8], origin: Origin, now: Instant, out: &mut impl Output) -> Result<(), DropReason> {
+        let header = match Datagram::parse(datagram).map_err(|_| DropReason::Malformed)? {
+            Datagram::Transport(header) => header,
+            Datagram::Handshake(_) | Datagram::CookieReply { .. } | Datagram::Reject { .. } | Datagram::NoSession { .. } => {
+                out.upcall(Upcall::Handshake { datagram: datagram.to_vec(), origin });
+                return Ok(());
+            }
+        };
+        let Some(incoming) = snapshot.sessions.get(&header.receiver) else {
+            if let Origin::Direct(from) = origin {
+                out.upcall(Upcall::UnknownSession { receiver: header.receiver, counter: header.counter, from });
+            }
+            return Err(DropReason::NoSession);
+        };
+        let plaintext = self.open(incoming, &header, datagram)?;
+        self.note_move(snapshot, incoming, &header, origin, now, out);
+        let arrival = Arrival { peer: incoming.peer, session: header.receiver, protection: header.protection, origin };
+        self.dispatch(snapshot, (arrival, incoming), plaintext, now, out)
+    }
+
+    fn open<'a>(&mut self, incoming: &Incoming, header: &TransportHeader, datagram: &'a mut [u8]) -> Result<&'a mut [u8], DropReason> {
+        let window = self.windows.entry(header.receiver).or_default();
+        if !window.replay.check(header.counter) {
+            return Err(DropReason::Replay);
+        }
+        let plaintext = incoming.session.open(header, datagram).map_err(|_| DropReason::Auth)?;
+        if !window.replay.accept(header.counter) {
+            return Err(DropReason::Replay);
+        }
+        Ok(plaintext)
+    }
+
+    fn note_move(&mut self, snapshot: &Snapshot, incoming: &Incoming, header: &TransportHeader, origin: Origin, now: Instant, out: &mut impl Output) {
+        let Origin::Direct(from) = origin else { return };
+        let route = snapshot.paths.get(&incoming.peer).map(|p| p.route);
+        if matches!(route, Some(Route::Direct { address, .. }) if address == from) {
+            return;
+        }
+        let Some(window) = self.windows.get_mut(&header.receiver) else { return };
+        if window.moved.is_none_or(|last| now.duration_since(last) >= MOVED_EVERY) {
+            window.moved = Some(now);
+            out.upcall(Upcall::Moved { peer: incoming.peer, from });
+        }
+    }
+
+    fn dispatch(&mut self, snapshot: &Snapshot, (arrival, incoming): (Arrival, &Incoming), plaintext: &mut [u8], now: Instant, out: &mut impl Output) -> Result<(), DropReason> {
+        match Content::parse(plaintext).map_err(|_| DropReason::Malformed)? {
+            Content::Control(message) => control(arrival, message, out),
+            Content::Frame(frame) => deliver(incoming, frame, out),
+            Content::Relay(header, inner) => {
+                let len = inner.len();
+                let start = plaintext.len() - len;
+                self.relay(snapshot, arrival, header, &mut plaintext[start..], now, out)
+            }
+            Content::Broadcast(header, frame) => self.spread(snapshot, (arrival, incoming), header, frame, out),
+            Content::Fragment(header, part) => self.rebuild(snapshot, (arrival, incoming), header, part, now, out),
+        }
+    }
+
+    fn relay(&mut self, snapshot: &Snapshot, arrival: Arrival, mut header: RelayHeader, inner: &mut [u8], now: Instant, out: &mut impl Output) -> Result<(), DropReason> {
+        let Origin::Direct(_) = arrival.origin else {
+            return Err(DropReason::Malformed);
+        };
+        if header.source == snapshot.shared.local {
+            return Err(DropReason::Loop);
+        }
+        if header.destination == snapshot.shared.local {
+            return self.receive(snapshot, inner, Origin::Relayed(header.source), now, out);
+        }
+        header.hops = header.hops.checked_sub(1).filter(|hops| *hops > 0).ok_or(DropReason::HopLimit)?;
+        let path = snapshot.paths.get(&header.destination).ok_or(DropReason::NoRoute)?;
+        if matches!(path.route, Route::Relay { next } if next == arrival.peer) {
+            return Err(DropReason::Loop);
+        }
+        send_relay(snapshot, header, inner, out)?;
+        Ok(())
+    }
+
+    fn spread(&mut self, snapshot: &Snapshot, (arrival, incoming): (Arrival, &Incoming), mut header: BroadcastHeader, frame: &[u8], out: &mut impl Output) -> Result<(), DropReason> {
+        if header.source == snapshot.shared.local {
+            return Err(DropReason::Loop);
+        }
+        if !snapshot.paths.contains_key(&header.source) {
+            return Err(DropReason::UnknownSource);
+        }
+        if !self.filter.accept(header.source, header.sequence) {
+            return Err(DropReason::Duplicate);
+        }
+        deliver(incoming, frame, out)?;
+        header.hops = header.hops.checked_sub(1).filter(|hops| *hops > 0).ok_or(DropReason::HopLimit)?;
+        send_broadcast(snapshot, header, frame, Some(arrival.peer), out);
+        Ok(())
+    }
+
+    fn rebuild(&mut self, snapshot: &Snapshot, (arrival, incoming): (Arrival, &Incoming), header: FragmentHeader, part: &[u8], now: Instant, out: &mut impl Output) -> Result<(), DropReason> {
+        let Some(content) = self.reassembler.insert((arrival.session, header.id), header, part, now) else {
+            return Ok(());
+        };
+        if matches!(Content::parse(content), Ok(Content::Fragment(..))) {
+            return Err(DropReason::Malformed);
+        }
+        let mut rebuilt = std::mem::take(&mut self.rebuilt);
+        rebuilt.clear();
+        rebuilt.extend_from_slice(content);
+        let done = self.dispatch(snapshot, (arrival, incoming), &mut rebuilt, now, out);
+        self.rebuilt = rebuilt;
+        done
+    }
+}
+
+/// Control is always sealed: a clear datagram that claims to be control is not
+/// what its sender meant.
+fn control(arrival: Arrival, message: &[u8], out: &mut impl Output) -> Result<(), DropReason> {
+    if arrival.protection != Protection::Sealed {
+        return Err(DropReason::Malformed);
+    }
+    out.upcall(Upcall::Control {
+        peer: arrival.peer,
+        session: arrival.session,
+        message: message.to_vec(),
+        origin: arrival.origin,
+    });
+    Ok(())
+}
+
+fn deliver(incoming: &Incoming, frame: &[u8], out: &mut impl Output) -> Result<(), DropReason> {
+    let header = EthernetFrame::new_checked(frame).map_err(|_| DropReason::Malformed)?;
+    if header.source().is_multicast() {
+        return Err(DropReason::Malformed);
+    }
+    incoming.counters.received(frame.len());
+    out.frame(frame);
+    Ok(())
+}

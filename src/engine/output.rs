@@ -1,0 +1,87 @@
+//! Where the data path writes to, and what it tells the control thread.
+
+use std::net::{IpAddr, SocketAddr};
+
+use proto::{MacAddr, PeerId, datagram::SessionIndex};
+
+/// Effects of handling one frame or datagram. The shell backs it with batches
+/// that are flushed after each read; a simulation with plain vectors.
+pub trait Output {
+    /// Appends a datagram of `len` zero bytes for `to`; if `fill` returns
+    /// false the datagram is taken back.
+    fn datagram(&mut self, to: SocketAddr, len: usize, fill: impl FnOnce(&mut [u8]) -> bool);
+
+    /// Delivers a frame to the local bridge.
+    fn frame(&mut self, frame: &[u8]);
+
+    /// Tells the control thread. May be lost under overload; nothing that
+    /// cannot be repeated goes this way.
+    fn upcall(&mut self, upcall: Upcall);
+}
+
+/// Where a datagram came from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// Straight from an address.
+    Direct(SocketAddr),
+    /// Through relays, from a peer.
+    Relayed(PeerId),
+}
+
+/// What the data path leaves to the control thread.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Upcall {
+    /// A handshake, cookie or reject datagram.
+    Handshake {
+        /// The datagram.
+        datagram: Vec<u8>,
+        /// Where it came from.
+        origin: Origin,
+    },
+    /// A control message, opened.
+    Control {
+        /// Who sealed it.
+        peer: PeerId,
+        /// With which session (our index).
+        session: SessionIndex,
+        /// The encoded message.
+        message: Vec<u8>,
+        /// Where it came from.
+        origin: Origin,
+    },
+    /// A transport datagram for a session this peer does not have.
+    UnknownSession {
+        /// Its index.
+        receiver: SessionIndex,
+        /// Its counter.
+        counter: u64,
+        /// Where it came from.
+        from: SocketAddr,
+    },
+    /// A peer was heard from an address that is not its path.
+    Moved {
+        /// The peer.
+        peer: PeerId,
+        /// The address.
+        from: SocketAddr,
+    },
+    /// A local container was seen.
+    Station {
+        /// Its MAC address.
+        mac: MacAddr,
+        /// IP addresses it showed.
+        ips: Vec<IpAddr>,
+    },
+    /// A frame for a peer with which there is no session yet.
+    Pending {
+        /// The peer.
+        peer: PeerId,
+        /// The frame.
+        frame: Vec<u8>,
+    },
+    /// A broadcast of a source whose tree is not in the snapshot.
+    TreeWanted {
+        /// The source.
+        source: PeerId,
+    },
+}

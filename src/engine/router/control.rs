@@ -1,0 +1,197 @@
+//! Control messages: what arrives, and how this peer's own leave.
+
+use std::{net::SocketAddr, sync::Arc, time::Instant};
+
+use crypto::Session;
+use gossip::Event as MeshEvent;
+use proto::{
+    PeerId,
+    content::{self, HOP_LIMIT, RelayHeader},
+    datagram::{Protection, SessionIndex},
+    message::{GossipMessage, Message, PathMessage},
+};
+
+use super::{
+    super::{
+        counters::DropReason,
+        handshakes::Purpose,
+        output::Origin,
+        seal::{send_content, send_relay},
+        snapshot::{Path, Route},
+    },
+    Event, Queue, Router, Transmit,
+};
+
+impl Router {
+    pub(super) fn handle_control(&mut self, peer: PeerId, session: SessionIndex, bytes: &[u8], origin: Origin, now: Instant) {
+        self.control_rx += bytes.len() as u64;
+        if let Some(purpose) = self.handshakes.confirmed(session) {
+            self.confirm(peer, session, Some(purpose), now);
+        }
+        let Ok(message) = Message::decode(bytes) else {
+            self.snapshot.shared.counters.count(DropReason::Malformed);
+            return;
+        };
+        match message {
+            Message::Gossip(message) => self.handle_gossip(peer, message, origin, now),
+            Message::Path(message) => self.handle_path_message(peer, session, message, origin, now),
+        }
+    }
+
+    /// Gossip belongs on a direct session; what comes otherwise is a leftover
+    /// of a path that just changed.
+    fn handle_gossip(&mut self, id: PeerId, message: GossipMessage, origin: Origin, now: Instant) {
+        let Origin::Direct(address) = origin else { return };
+        if let Some(direct) = self.peers.get_mut(&id).and_then(|p| p.direct.as_mut())
+            && direct.address == address
+            && matches!(message, GossipMessage::Pong { .. })
+        {
+            direct.answered(now);
+        }
+        self.announce(id, None, now);
+        self.mesh.handle_message(id, message, now);
+    }
+
+    fn handle_path_message(&mut self, id: PeerId, session: SessionIndex, message: PathMessage, origin: Origin, now: Instant) {
+        match message {
+            PathMessage::Confirm => {}
+            PathMessage::Probe { token, .. } => {
+                let observed = match origin {
+                    Origin::Direct(address) => Some(address),
+                    Origin::Relayed(_) => None,
+                };
+                let ack = PathMessage::Ack { token, observed };
+                self.send_path_message(id, None, observed, &ack);
+            }
+            PathMessage::Ack { token, observed } => self.handle_ack(id, token, observed, origin, now),
+            PathMessage::Close => {
+                if let Some(peer) = self.peers.get_mut(&id) {
+                    peer.abandon(session);
+                    self.release(&[session]);
+                }
+            }
+        }
+    }
+
+    /// What the mesh has to say.
+    pub(super) fn handle_mesh_event(&mut self, event: MeshEvent, now: Instant) {
+        match event {
+            MeshEvent::Dial { dial, target } => self.handle_dial(dial, target, now),
+            MeshEvent::LinkUp(peer) => self.link_changed(peer, true, String::new(), now),
+            MeshEvent::LinkDown { peer, reason } => {
+                let lost = reason.is_loss();
+                self.link_changed(peer, false, reason.to_string(), now);
+                if lost {
+                    self.lose_direct(peer, now);
+                }
+            }
+            MeshEvent::RoutesChanged => (self.dirty.paths, self.dirty.trees) = (true, true),
+            MeshEvent::StationsChanged => self.dirty.stations = true,
+            MeshEvent::TargetsChanged => self.events.push_back(Event::TargetsChanged),
+            MeshEvent::Warning(warning) => self.warn(warning.to_string()),
+            MeshEvent::PeerAppeared(_) | MeshEvent::PeerRestarted { .. } => {}
+            MeshEvent::CloseSession(peer) => self.lose_direct(peer, now),
+        }
+    }
+
+    fn link_changed(&mut self, id: PeerId, up: bool, reason: String, now: Instant) {
+        if let Some(peer) = self.peers.get_mut(&id) {
+            peer.link = up;
+            peer.used_at = now;
+        }
+        self.dirty.trees = true;
+        let nickname = self.mesh.nickname(id).unwrap_or_default().to_owned();
+        self.events.push_back(Event::Link { peer: id, nickname, up, reason });
+    }
+
+    pub(super) fn send_gossip(&mut self, peer: PeerId, message: GossipMessage) {
+        self.send_message(peer, None, None, &Message::Gossip(message));
+    }
+
+    /// Sends a message about the path: with a given session or the current one,
+    /// to a given address or along the current route.
+    pub(super) fn send_path_message(&mut self, peer: PeerId, session: Option<Arc<Session>>, address: Option<SocketAddr>, message: &PathMessage) {
+        self.send_message(peer, session, address, &Message::Path(message.clone()));
+    }
+
+    fn send_message(&mut self, id: PeerId, session: Option<Arc<Session>>, address: Option<SocketAddr>, message: &Message) {
+        self.publish();
+        let snapshot = Arc::clone(&self.snapshot);
+        let Some(path) = snapshot.paths.get(&id) else { return };
+        let mut path = Path::clone(path);
+        if session.is_some() {
+            path.session = session;
+        }
+        if let Some(address) = address {
+            // A probe is as large as what it proves, so nothing is cut here.
+            path.route = Route::Direct { address, datagram: usize::from(u16::MAX) };
+        }
+        let mut queue = Queue { transmits: &mut self.transmits, bytes: &mut self.control_tx };
+        let body = message.encode();
+        let sent = send_content(&snapshot, (id, &path), Protection::Sealed, (&content::CONTROL, &body), &mut queue);
+        if let Err(reason) = sent {
+            snapshot.shared.counters.count(reason);
+        }
+    }
+
+    /// Sends a handshake datagram, which needs no session with its receiver.
+    pub(super) fn send_raw(&mut self, way: Origin, datagram: Vec<u8>) {
+        let destination = match way {
+            Origin::Direct(address) => return self.transmit(address, datagram),
+            Origin::Relayed(destination) => destination,
+        };
+        self.publish();
+        let snapshot = Arc::clone(&self.snapshot);
+        let header = RelayHeader { hops: HOP_LIMIT, source: self.local, destination };
+        let mut queue = Queue { transmits: &mut self.transmits, bytes: &mut self.control_tx };
+        if let Err(reason) = send_relay(&snapshot, header, &datagram, &mut queue) {
+            snapshot.shared.counters.count(reason);
+        }
+    }
+
+    pub(super) fn transmit(&mut self, to: SocketAddr, datagram: Vec<u8>) {
+        self.control_tx += datagram.len() as u64;
+        self.transmits.push_back(Transmit { to, datagram });
+    }
+
+    /// A frame came before its session.
+    pub(super) fn handle_pending(&mut self, id: PeerId, frame: Vec<u8>, now: Instant) {
+        if self.mesh.routes().next_hop(id).is_none() {
+            self.snapshot.shared.counters.count(DropReason::NoRoute);
+            return;
+        }
+        let peer = self.peers.entry(id).or_insert_with(|| super::Peer::new(now));
+        peer.wait(frame, now);
+        if peer.sending().is_some() {
+            return self.flush_pending(id, now);
+        }
+        if !self.handshakes.is_under_way(Purpose::Session(id)) {
+            let mut ways = vec![Origin::Relayed(id)];
+            ways.extend(self.mesh.endpoints(id).iter().copied().map(Origin::Direct));
+            self.handshakes.begin(Purpose::Session(id), ways, now);
+        }
+    }
+
+    /// Sends the frames that waited for a session.
+    pub(super) fn flush_pending(&mut self, id: PeerId, now: Instant) {
+        let Some(peer) = self.peers.get_mut(&id) else { return };
+        if peer.sending().is_none() {
+            return;
+        }
+        let frames = peer.take_pending(now);
+        if frames.is_empty() {
+            return;
+        }
+        self.publish();
+        let snapshot = Arc::clone(&self.snapshot);
+        let Some(path) = snapshot.paths.get(&id) else { return };
+        let mut sent_bytes = 0;
+        let mut queue = Queue { transmits: &mut self.transmits, bytes: &mut sent_bytes };
+        for frame in frames {
+            match send_content(&snapshot, (id, path), path.protection, (&content::FRAME, &frame), &mut queue) {
+                Ok(()) => path.counters.sent(frame.len()),
+                Err(reason) => snapshot.shared.counters.count(reason),
+            }
+        }
+    }
+}

@@ -1,0 +1,398 @@
+//! The control machine of a peer: it composes the mesh, the handshakes and the
+//! paths, and publishes what the data path needs as a [`Snapshot`].
+//!
+//! In: [`Router::handle_upcall`], [`Router::handle_timeout`] and the
+//! operator's wishes. Out, to be drained after every input:
+//! [`Router::take_snapshot`] first, so that no datagram leaves before its answer
+//! can be received, then [`Router::poll_transmit`] and [`Router::poll_event`].
+
+mod control;
+mod paths;
+mod publish;
+mod report;
+mod sessions;
+
+use std::{
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use crypto::{Hello, Identity, Secret};
+use gossip::{DialId, Mesh, Target};
+use proto::{MacAddr, PeerId, datagram::SessionIndex};
+use rand::{Rng, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+
+use super::{
+    handshakes::Handshakes,
+    keyring::Keyring,
+    limiter::TokenBucket,
+    output::{Output, Upcall},
+    peers::Peer,
+    snapshot::{Shared, Snapshot},
+    timing::TICK,
+};
+
+/// How a router is set up; parsed once, by the shell.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// A label for people.
+    pub nickname: String,
+    /// The UDP port, announced to others.
+    pub port: u16,
+    /// Whether frames are encrypted; off only if both ends say so.
+    pub encrypt: bool,
+    /// Number of this launch; rises with every one.
+    pub epoch: u64,
+    /// Largest UDP payload the local underlay carries, in bytes.
+    pub datagram_limit: usize,
+    /// MTU of the overlay, in bytes.
+    pub mtu: u32,
+    /// Name of the bridge, for the status.
+    pub bridge: String,
+    /// How the mesh behaves.
+    pub mesh: gossip::Config,
+    /// Seeds all randomness.
+    pub seed: u64,
+    /// The version of wove.
+    pub version: String,
+}
+
+/// What the router asks of its shell, besides sending.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// Resolve a name and answer with [`Router::handle_resolved`].
+    Resolve {
+        /// For which dial.
+        dial: DialId,
+        /// `host:port`.
+        target: Target,
+    },
+    /// The targets changed and should be kept.
+    TargetsChanged,
+    /// Something wants a person's attention.
+    Warning(String),
+    /// A link came up or went down.
+    Link {
+        /// With whom.
+        peer: PeerId,
+        /// Its label.
+        nickname: String,
+        /// Whether it is up.
+        up: bool,
+        /// Why it went down.
+        reason: String,
+    },
+}
+
+/// A datagram to send.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Transmit {
+    /// Where to.
+    pub to: SocketAddr,
+    /// The payload.
+    pub datagram: Vec<u8>,
+}
+
+/// The control machine.
+pub struct Router {
+    config: Config,
+    local: PeerId,
+    launched: Instant,
+    mesh: Mesh<Keyring>,
+    handshakes: Handshakes,
+    peers: BTreeMap<PeerId, Peer>,
+    by_index: BTreeMap<SessionIndex, PeerId>,
+    dials: BTreeMap<DialId, Dialling>,
+    snapshot: Arc<Snapshot>,
+    dirty: Dirty,
+    unpublished: bool,
+    wanted_trees: BTreeSet<PeerId>,
+    transmits: VecDeque<Transmit>,
+    events: VecDeque<Event>,
+    warnings: VecDeque<String>,
+    said: BTreeSet<String>,
+    notices: TokenBucket,
+    observed: BTreeMap<SocketAddr, Instant>,
+    endpoints: Vec<SocketAddr>,
+    rng: ChaCha8Rng,
+    tick_at: Instant,
+    handshakes_done: u64,
+    control_rx: u64,
+    control_tx: u64,
+}
+
+/// A dial under way, for the status.
+#[derive(Clone, Debug)]
+struct Dialling {
+    target: Option<Target>,
+    address: Option<SocketAddr>,
+}
+
+/// Which parts of the snapshot are out of date.
+#[derive(Clone, Copy, Default)]
+struct Dirty {
+    sessions: bool,
+    paths: bool,
+    stations: bool,
+    trees: bool,
+}
+
+/// Warnings kept for the status.
+const MAX_WARNINGS: usize = 32;
+/// Distinct warnings remembered, so that each is said once.
+const MAX_SAID: usize = 1024;
+
+impl Router {
+    /// A router with the given identity and network secrets, the preferred first.
+    pub fn new(config: Config, identity: Identity, secrets: Vec<Secret>, now: Instant) -> Self {
+        let mut rng = ChaCha8Rng::seed_from_u64(config.seed);
+        let identity = Arc::new(identity);
+        let local = identity.id();
+        let instance = rng.random();
+        // The nickname travels by gossip: whoever knocks could read it here.
+        let mut hello = Hello::new(config.epoch, instance, "");
+        hello.encrypt = config.encrypt;
+        let peer = gossip::LocalPeer {
+            id: local,
+            keys: identity.public(),
+            epoch: config.epoch,
+            instance,
+            nickname: config.nickname.clone(),
+            version: config.version.clone(),
+            endpoints: Vec::new(),
+            capabilities: 0,
+        };
+        let mesh = Mesh::new(config.mesh.clone(), peer, Keyring::new(Arc::clone(&identity)), rng.random(), now);
+        let shared = Arc::new(Shared::new(local, config.epoch));
+        Self {
+            local,
+            launched: now,
+            mesh,
+            handshakes: Handshakes::new(identity, hello, secrets, rng.random(), now),
+            peers: BTreeMap::new(),
+            by_index: BTreeMap::new(),
+            dials: BTreeMap::new(),
+            snapshot: Arc::new(Snapshot::empty(shared)),
+            dirty: Dirty { sessions: true, paths: true, stations: true, trees: true },
+            unpublished: true,
+            wanted_trees: BTreeSet::new(),
+            transmits: VecDeque::new(),
+            events: VecDeque::new(),
+            warnings: VecDeque::new(),
+            said: BTreeSet::new(),
+            notices: TokenBucket::new(100, 100),
+            observed: BTreeMap::new(),
+            endpoints: Vec::new(),
+            rng,
+            tick_at: now + TICK,
+            handshakes_done: 0,
+            control_rx: 0,
+            control_tx: 0,
+            config,
+        }
+    }
+
+    /// This peer's id.
+    pub fn local(&self) -> PeerId {
+        self.local
+    }
+
+    /// Handles what the data path left to the control thread.
+    pub fn handle_upcall(&mut self, upcall: Upcall, now: Instant) {
+        match upcall {
+            Upcall::Handshake { datagram, origin } => self.handle_handshake(&datagram, origin, now),
+            Upcall::Control { peer, session, message, origin } => {
+                self.handle_control(peer, session, &message, origin, now);
+            }
+            Upcall::UnknownSession { receiver, counter, from } => self.handle_unknown(receiver, counter, from, now),
+            Upcall::Moved { peer, from } => self.handle_moved(peer, from, now),
+            Upcall::Station { mac, ips } => self.mesh.learn_station(mac, &ips, false, now),
+            Upcall::Pending { peer, frame } => self.handle_pending(peer, frame, now),
+            Upcall::TreeWanted { source } => {
+                self.wanted_trees.insert(source);
+                self.dirty.trees = true;
+            }
+        }
+        self.drain(now);
+    }
+
+    /// Lets time pass: to be called when [`Router::poll_timeout`] says so.
+    pub fn handle_timeout(&mut self, now: Instant) {
+        self.mesh.handle_timeout(now);
+        self.handshakes.handle_timeout(now);
+        if now >= self.tick_at {
+            self.tick_at = now + TICK;
+            self.tick(now);
+        }
+        self.drain(now);
+    }
+
+    /// Adds targets; with `replace`, drops the others.
+    pub fn connect(&mut self, targets: &[Target], replace: bool, now: Instant) {
+        self.mesh.connect(targets, replace, now);
+        self.drain(now);
+    }
+
+    /// Drops targets; links that are up stay.
+    pub fn forget(&mut self, targets: &[Target], now: Instant) {
+        self.mesh.forget(targets, now);
+        self.drain(now);
+    }
+
+    /// The addresses of a name, or why there are none.
+    pub fn handle_resolved(&mut self, dial: DialId, result: Result<Vec<SocketAddr>, String>, now: Instant) {
+        match result {
+            Ok(addresses) => self.dial(dial, addresses, now),
+            Err(reason) => self.mesh.dial_failed(dial, reason, false, now),
+        }
+        self.drain(now);
+    }
+
+    /// The addresses this peer can be dialled at.
+    pub fn set_endpoints(&mut self, endpoints: Vec<SocketAddr>, now: Instant) {
+        self.endpoints = endpoints;
+        self.announce_endpoints(now);
+        self.drain(now);
+    }
+
+    /// The largest UDP payload of the local underlay changed.
+    pub fn set_datagram_limit(&mut self, limit: usize) {
+        self.config.datagram_limit = limit;
+    }
+
+    /// A container of this host is known to have these addresses.
+    pub fn attach_station(&mut self, mac: MacAddr, ips: &[IpAddr], now: Instant) {
+        self.mesh.learn_station(mac, ips, true, now);
+        self.drain(now);
+    }
+
+    /// A container of this host is gone.
+    pub fn detach_station(&mut self, mac: MacAddr, now: Instant) {
+        self.mesh.forget_station(mac, now);
+        self.drain(now);
+    }
+
+    /// A container of this host gave up an address.
+    pub fn detach_address(&mut self, mac: MacAddr, ip: IpAddr, now: Instant) {
+        self.mesh.forget_station_ip(mac, ip, now);
+        self.drain(now);
+    }
+
+    /// Replaces the accepted network secrets, the preferred first.
+    pub fn set_secrets(&mut self, secrets: Vec<Secret>) {
+        self.handshakes.set_secrets(secrets);
+    }
+
+    /// The kernel refused a datagram to `address` as too large.
+    pub fn handle_too_large(&mut self, address: SocketAddr, size: usize, now: Instant) {
+        for peer in self.peers.values_mut() {
+            if let Some(direct) = peer.direct.as_mut().filter(|d| d.address == address)
+                && direct.pmtu.refused(size, now)
+            {
+                self.dirty.paths = true;
+            }
+        }
+        self.drain(now);
+    }
+
+    /// Says good-bye to all neighbours.
+    pub fn shut_down(&mut self, now: Instant) {
+        self.mesh.shutdown(now);
+        self.drain(now);
+    }
+
+    /// When [`Router::handle_timeout`] is to be called, and what for.
+    pub fn poll_timeout(&self) -> Option<(Instant, &'static str)> {
+        let tick = Some((self.tick_at, "tick"));
+        [tick, self.mesh.poll_timeout()].into_iter().flatten().min_by_key(|(at, _)| *at)
+    }
+
+    /// The present forwarding view.
+    pub fn snapshot(&self) -> Arc<Snapshot> {
+        Arc::clone(&self.snapshot)
+    }
+
+    /// The forwarding view, if it changed since the last call.
+    pub fn take_snapshot(&mut self) -> Option<Arc<Snapshot>> {
+        std::mem::take(&mut self.unpublished).then(|| Arc::clone(&self.snapshot))
+    }
+
+    /// The next datagram to send.
+    pub fn poll_transmit(&mut self) -> Option<Transmit> {
+        self.transmits.pop_front()
+    }
+
+    /// The next event.
+    pub fn poll_event(&mut self) -> Option<Event> {
+        self.events.pop_front()
+    }
+
+    /// Says something to a person, once.
+    fn warn(&mut self, text: String) {
+        if self.said.len() >= MAX_SAID || !self.said.insert(text.clone()) {
+            return;
+        }
+        if self.warnings.len() >= MAX_WARNINGS {
+            self.warnings.pop_front();
+        }
+        self.warnings.push_back(text.clone());
+        self.events.push_back(Event::Warning(text));
+    }
+
+    fn announce_endpoints(&mut self, now: Instant) {
+        let mut endpoints = self.endpoints.clone();
+        endpoints.extend(self.observed.keys().filter(|a| !self.endpoints.contains(a)));
+        endpoints.truncate(16);
+        self.mesh.set_endpoints(endpoints, now);
+    }
+
+    /// Takes everything the parts have to say until none has more, so that a
+    /// caller cannot forget.
+    fn drain(&mut self, now: Instant) {
+        loop {
+            let mut quiet = true;
+            while let Some(outcome) = self.handshakes.poll_outcome() {
+                self.handle_outcome(outcome, now);
+                quiet = false;
+            }
+            while let Some(event) = self.mesh.poll_event() {
+                self.handle_mesh_event(event, now);
+                quiet = false;
+            }
+            while let Some((peer, message)) = self.mesh.poll_transmit() {
+                self.send_gossip(peer, message);
+                quiet = false;
+            }
+            if quiet {
+                break;
+            }
+        }
+        self.publish();
+    }
+}
+
+/// The router's own datagrams go to its transmit queue.
+struct Queue<'a> {
+    transmits: &'a mut VecDeque<Transmit>,
+    bytes: &'a mut u64,
+}
+
+impl Output for Queue<'_> {
+    fn datagram(&mut self, to: SocketAddr, len: usize, fill: impl FnOnce(&mut [u8]) -> bool) {
+        let mut datagram = vec![0; len];
+        if fill(&mut datagram) {
+            *self.bytes += len as u64;
+            self.transmits.push_back(Transmit { to, datagram });
+        }
+    }
+
+    fn frame(&mut self, _frame: &[u8]) {}
+
+    fn upcall(&mut self, _upcall: Upcall) {}
+}
+
+/// How long an address that others saw counts as an endpoint.
+const OBSERVED_AGE: Duration = Duration::from_secs(300);

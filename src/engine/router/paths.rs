@@ -1,0 +1,251 @@
+//! Keeping the way to each peer: probes, path MTU, rekeying, and finding a
+//! direct path where frames are relayed.
+
+use std::{net::SocketAddr, sync::Arc, time::Instant};
+
+use crypto::Session;
+use proto::{
+    PeerId,
+    datagram::{SessionIndex, TRANSPORT_OVERHEAD},
+    message::{Message, Padding, PathMessage},
+};
+use rand::Rng;
+
+use super::{
+    super::{
+        handshakes::Purpose,
+        output::Origin,
+        peers::{Direct, Peer},
+        timing::{DIRECT_RETRY, IDLE, PATH_FRESH, PROBE},
+    },
+    OBSERVED_AGE, Router,
+};
+
+/// What the tick found to do for one peer.
+#[derive(Default)]
+struct Chores {
+    retired: Vec<SessionIndex>,
+    probes: Vec<(SocketAddr, usize)>,
+    rekey: bool,
+    dead: bool,
+    seek_direct: bool,
+    idle: bool,
+}
+
+impl Router {
+    /// Looks at every peer; called each [`super::TICK`].
+    pub(super) fn tick(&mut self, now: Instant) {
+        let ids: Vec<PeerId> = self.peers.keys().copied().collect();
+        for id in ids {
+            self.tend(id, now);
+        }
+        let before = self.observed.len();
+        self.observed.retain(|_, seen| now.duration_since(*seen) < OBSERVED_AGE);
+        if self.observed.len() != before {
+            self.announce_endpoints(now);
+        }
+    }
+
+    fn tend(&mut self, id: PeerId, now: Instant) {
+        let Some(peer) = self.peers.get_mut(&id) else { return };
+        let chores = peer.chores(now);
+        if !chores.retired.is_empty() {
+            self.release(&chores.retired);
+        }
+        for (address, size) in chores.probes {
+            self.send_probe(id, address, size, now);
+        }
+        if chores.dead {
+            self.lose_direct(id, now);
+        }
+        if chores.rekey {
+            self.rekey(id, now);
+        }
+        if chores.seek_direct && self.mesh.routes().next_hop(id).is_some() {
+            let ways: Vec<Origin> = self.mesh.endpoints(id).iter().copied().map(Origin::Direct).collect();
+            if !ways.is_empty() && !self.handshakes.is_under_way(Purpose::Session(id)) {
+                self.handshakes.begin(Purpose::Session(id), ways, now);
+            }
+        }
+        if chores.idle {
+            self.forget_peer(id);
+        }
+    }
+
+    fn rekey(&mut self, id: PeerId, now: Instant) {
+        let purpose = Purpose::Session(id);
+        if self.handshakes.is_under_way(purpose) {
+            return;
+        }
+        let way = match self.peers.get(&id).and_then(|p| p.direct.as_ref()) {
+            Some(direct) => Origin::Direct(direct.address),
+            None => Origin::Relayed(id),
+        };
+        self.handshakes.begin(purpose, vec![way], now);
+    }
+
+    fn forget_peer(&mut self, id: PeerId) {
+        self.send_path_message(id, None, None, &PathMessage::Close);
+        if let Some(mut peer) = self.peers.remove(&id) {
+            let gone = peer.restart();
+            self.release(&gone);
+        }
+    }
+
+    /// Sends a probe whose UDP payload is `size` bytes.
+    fn send_probe(&mut self, id: PeerId, address: SocketAddr, size: usize, now: Instant) {
+        let token = self.rng.random();
+        let Some(peer) = self.peers.get_mut(&id) else { return };
+        let Some(direct) = peer.direct.as_mut() else { return };
+        direct.probes.insert(token, (now, address));
+        if size > 0 {
+            direct.pmtu.sent(token, size);
+        }
+        if address == direct.address && size <= direct.pmtu.datagram() {
+            direct.unanswered_since.get_or_insert(now);
+        }
+        let message = PathMessage::Probe { token, padding: padding(token, size) };
+        self.send_path_message(id, None, Some(address), &message);
+    }
+
+    pub(super) fn handle_ack(&mut self, id: PeerId, token: u64, observed: Option<SocketAddr>, origin: Origin, now: Instant) {
+        let Origin::Direct(from) = origin else { return };
+        let Some(direct) = self.peers.get_mut(&id).and_then(|p| p.direct.as_mut()) else { return };
+        let Some((sent, address)) = direct.probes.remove(&token) else { return };
+        if address != from {
+            return;
+        }
+        if from != direct.address {
+            if now.duration_since(direct.answered_at) < PATH_FRESH {
+                return;
+            }
+            tracing::debug!(peer = %id, old = %direct.address, new = %from, "peer moved");
+            *direct = Direct { outbound: direct.outbound, ..Direct::new(from, true, self.config.datagram_limit, now) };
+            self.dirty.paths = true;
+        }
+        direct.answered(now);
+        direct.measure(now.duration_since(sent));
+        if direct.pmtu.acked(token, now) {
+            self.dirty.paths = true;
+        }
+        if let Some(observed) = observed {
+            self.note_observed(observed, now);
+        }
+    }
+
+    /// Another peer sees this one at an address: it may be dialled there.
+    fn note_observed(&mut self, address: SocketAddr, now: Instant) {
+        let news = self.observed.insert(address, now).is_none();
+        if self.observed.len() > 8
+            && let Some(oldest) = self.observed.iter().min_by_key(|(_, seen)| **seen).map(|(a, _)| *a)
+        {
+            self.observed.remove(&oldest);
+        }
+        if news && !self.endpoints.contains(&address) {
+            self.announce_endpoints(now);
+        }
+    }
+
+    /// A peer was heard from another address: if its path is silent, see
+    /// whether the new one works both ways.
+    pub(super) fn handle_moved(&mut self, id: PeerId, from: SocketAddr, now: Instant) {
+        let Some(peer) = self.peers.get_mut(&id) else { return };
+        if peer.is_fresh(now) || peer.sending().is_none() {
+            return;
+        }
+        if peer.direct.is_none() {
+            peer.direct_retry_at = now + DIRECT_RETRY;
+            let purpose = Purpose::Session(id);
+            if !self.handshakes.is_under_way(purpose) {
+                self.handshakes.begin(purpose, vec![Origin::Direct(from)], now);
+            }
+            return;
+        }
+        self.send_probe(id, from, 0, now);
+    }
+
+    /// The direct path is no more; the session lives on.
+    pub(super) fn lose_direct(&mut self, id: PeerId, now: Instant) {
+        let Some(peer) = self.peers.get_mut(&id) else { return };
+        if peer.direct.take().is_none() {
+            return;
+        }
+        peer.announced = false;
+        peer.direct_retry_at = now + DIRECT_RETRY;
+        self.dirty.paths = true;
+        self.mesh.session_closed(id, now);
+    }
+
+    pub(super) fn session(&self, id: PeerId, index: SessionIndex) -> Option<Arc<Session>> {
+        let held = self.peers.get(&id)?.sessions.iter().find(|h| h.session.local() == index)?;
+        Some(Arc::clone(&held.session))
+    }
+}
+
+impl Peer {
+    fn chores(&mut self, now: Instant) -> Chores {
+        self.observe(now);
+        let mut chores = Chores { retired: self.retire(now), ..Chores::default() };
+        let active = self.is_active(now);
+        let rekey = self.sending().is_some_and(|h| h.rekey.due(now, h.session.sent()));
+        chores.rekey = rekey && (self.link || active);
+        let (link, wanted) = (self.link, active && self.current.is_some());
+        match &mut self.direct {
+            Some(direct) => direct.chores(link, active, self.current.is_some(), now, &mut chores),
+            None if wanted && now >= self.direct_retry_at => {
+                self.direct_retry_at = now + DIRECT_RETRY;
+                chores.seek_direct = true;
+            }
+            None => {}
+        }
+        chores.idle = !self.link && now.duration_since(self.used_at) >= IDLE;
+        if self.link {
+            self.used_at = now;
+        }
+        chores
+    }
+}
+
+impl Direct {
+    fn chores(&mut self, link: bool, active: bool, ready: bool, now: Instant, chores: &mut Chores) {
+        self.forget_probes(now);
+        if !ready {
+            return;
+        }
+        let address = self.address;
+        chores.probes.extend(self.pmtu.probes(now, self.rtt, active).into_iter().map(|size| (address, size)));
+        if !link && active && now >= self.probe_at {
+            self.probe_at = now + PROBE;
+            chores.probes.push((address, 0));
+        }
+        // Gossip watches over links; other paths are watched here.
+        chores.dead = !link && self.is_dead(now);
+    }
+}
+
+/// The padding that makes a probe's datagram `size` bytes long.
+fn padding(token: u64, size: usize) -> Padding {
+    let bare = Message::Path(PathMessage::Probe { token, padding: Padding(0) }).encode().len();
+    let rest = size.saturating_sub(TRANSPORT_OVERHEAD + 1 + bare);
+    // The length itself takes one byte per seven bits (LEB128); the first is in `bare`.
+    let extra = match rest {
+        0..=127 => 0,
+        128..=16_384 => 1,
+        _ => 2,
+    };
+    Padding(u16::try_from(rest - extra.min(rest)).unwrap_or(u16::MAX))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_probe_is_as_large_as_it_claims() {
+        for size in [100, 159, 160, 161, 162, 163, 508, 1200, 1472, 8952, 16_440, 16_441, 16_442, 60_000] {
+            let message = Message::Path(PathMessage::Probe { token: 7, padding: padding(7, size) });
+            let len = message.encode().len() + 1 + TRANSPORT_OVERHEAD;
+            assert!(len <= size && len + 1 >= size, "{size}: {len}");
+        }
+    }
+}

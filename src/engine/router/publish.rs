@@ -1,0 +1,116 @@
+//! Building the snapshot, part by part.
+
+use std::{collections::HashMap, sync::Arc};
+
+use proto::{PeerId, datagram::Protection};
+
+use super::{
+    super::{
+        peers::Peer,
+        snapshot::{Incoming, Path, Route, Snapshot, StationMap},
+    },
+    Dirty, Router,
+};
+
+/// Up to so many peers every source's tree is in the snapshot; beyond, those
+/// of sources that were heard.
+const ALL_TREES: usize = 64;
+
+impl Router {
+    /// Brings the snapshot up to date.
+    pub(super) fn publish(&mut self) {
+        let dirty = std::mem::take(&mut self.dirty);
+        let Dirty { sessions, paths, stations, trees } = dirty;
+        if !(sessions || paths || stations || trees) {
+            return;
+        }
+        let mut next = Snapshot::clone(&self.snapshot);
+        next.generation += 1;
+        if sessions {
+            next.sessions = Arc::new(self.incoming());
+        }
+        if paths {
+            next.paths = Arc::new(self.paths());
+        }
+        if stations {
+            next.stations = Arc::new(self.station_map());
+        }
+        if trees {
+            next.neighbours = Arc::new(self.peers.iter().filter(|(_, p)| p.link).map(|(id, _)| *id).collect());
+            next.trees = Arc::new(self.trees());
+        }
+        self.snapshot = Arc::new(next);
+        self.unpublished = true;
+    }
+
+    fn incoming(&self) -> HashMap<u32, Incoming> {
+        let sessions = self.peers.iter().flat_map(|(id, peer)| {
+            peer.sessions.iter().map(|held| {
+                let incoming = Incoming {
+                    peer: *id,
+                    session: Arc::clone(&held.session),
+                    counters: Arc::clone(&peer.counters),
+                };
+                (held.session.local(), incoming)
+            })
+        });
+        sessions.collect()
+    }
+
+    fn paths(&self) -> HashMap<PeerId, Arc<Path>> {
+        let known = self.peers.iter().map(|(id, peer)| (*id, Arc::new(self.path(*id, peer))));
+        let others = self.mesh.routes().reachable().filter(|id| !self.peers.contains_key(id)).map(|id| {
+            let path = Path {
+                session: None,
+                protection: Protection::Sealed,
+                route: self.relay(id),
+                counters: Arc::default(),
+            };
+            (id, Arc::new(path))
+        });
+        known.chain(others).filter(|(id, _)| *id != self.local).collect()
+    }
+
+    fn path(&self, id: PeerId, peer: &Peer) -> Path {
+        let held = peer.sending();
+        let route = match &peer.direct {
+            Some(direct) => Route::Direct { address: direct.address, datagram: direct.pmtu.datagram() },
+            None => self.relay(id),
+        };
+        Path {
+            session: held.map(|h| Arc::clone(&h.session)),
+            protection: held.map_or(Protection::Sealed, |h| h.protection),
+            route,
+            counters: Arc::clone(&peer.counters),
+        }
+    }
+
+    fn relay(&self, id: PeerId) -> Route {
+        let direct = |next: &PeerId| self.peers.get(next).is_some_and(|p| p.direct.is_some());
+        match self.mesh.routes().next_hop(id).map(|hop| hop.next) {
+            Some(next) if next != id && direct(&next) => Route::Relay { next },
+            Some(_) | None => Route::None,
+        }
+    }
+
+    fn station_map(&self) -> StationMap {
+        let mut map = StationMap::default();
+        for (mac, view) in self.mesh.stations().macs() {
+            map.macs.insert(mac, view.peer);
+        }
+        for (ip, mac) in self.mesh.stations().ips() {
+            map.ips.insert(ip, mac);
+        }
+        map
+    }
+
+    fn trees(&self) -> HashMap<PeerId, Vec<PeerId>> {
+        let routes = self.mesh.routes();
+        let all = routes.len() <= ALL_TREES;
+        let sources = routes.reachable().filter(|id| all || self.wanted_trees.contains(id));
+        let mut trees: HashMap<PeerId, Vec<PeerId>> =
+            sources.map(|source| (source, routes.children(source))).collect();
+        trees.insert(self.local, routes.children(self.local));
+        trees
+    }
+}

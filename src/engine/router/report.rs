@@ -1,0 +1,190 @@
+//! What an operator sees of the router.
+
+use std::time::Instant;
+
+use proto::{PeerId, datagram::Protection};
+
+use super::{
+    super::{
+        handshakes::Purpose,
+        peers::{Held, Peer},
+        status::{
+            ConnectionState, ConnectionStatus, CounterStatus, PathKind, PeerStatus, RouterStatus, StationStatus,
+            Status, TargetState, TargetStatus,
+        },
+    },
+    Router,
+};
+
+impl Router {
+    /// The whole state.
+    pub fn status(&self, now: Instant) -> Status {
+        Status {
+            version: self.config.version.clone(),
+            router: RouterStatus {
+                peer: self.local,
+                nickname: self.config.nickname.clone(),
+                port: self.config.port,
+                encryption: self.config.encrypt,
+                uptime_s: now.duration_since(self.launched).as_secs_f64(),
+                ready: true,
+                mtu: self.config.mtu,
+                bridge: self.config.bridge.clone(),
+            },
+            connections: self.connections(now),
+            targets: self.target_status(now),
+            peers: self.peer_status(),
+            stations: self.station_status(),
+            warnings: self.warnings.iter().cloned().collect(),
+            counters: self.counters(),
+        }
+    }
+
+    fn counters(&self) -> CounterStatus {
+        CounterStatus {
+            drops: self.snapshot.shared.counters.snapshot(),
+            control_rx_bytes: self.control_rx,
+            control_tx_bytes: self.control_tx,
+            sessions: self.peers.values().map(|p| p.sessions.len() as u64).sum(),
+            handshakes: self.handshakes_done,
+            records: self.mesh.record_count() as u64,
+            resident_bytes: 0,
+        }
+    }
+
+    fn connections(&self, now: Instant) -> Vec<ConnectionStatus> {
+        let with_session = self.peers.iter().map(|(id, peer)| self.connection(*id, peer, now));
+        let trying = self.target_status(now).into_iter().filter(|t| t.state != TargetState::Connected);
+        let trying = trying.map(|target| ConnectionStatus {
+            peer: PeerId::default(),
+            nickname: String::new(),
+            address: target.address,
+            outbound: true,
+            state: match target.state {
+                TargetState::Connected => ConnectionState::Established,
+                TargetState::Connecting => ConnectionState::Connecting,
+                TargetState::Waiting => ConnectionState::Retrying,
+                TargetState::Failed => ConnectionState::Failed,
+            },
+            path: PathKind::Sleeve,
+            reason: target.reason,
+            cipher: "none".to_owned(),
+            mtu: 0,
+            rtt_us: 0,
+            rx_bytes: 0,
+            tx_bytes: 0,
+            rx_frames: 0,
+            tx_frames: 0,
+            key_age_s: 0,
+            link: false,
+        });
+        with_session.chain(trying).collect()
+    }
+
+    fn connection(&self, id: PeerId, peer: &Peer, now: Instant) -> ConnectionStatus {
+        let held = peer.sending();
+        let (path, address, mtu) = match (&peer.direct, self.mesh.routes().next_hop(id)) {
+            (Some(direct), _) => {
+                let header = if direct.address.is_ipv6() { 48 } else { 28 };
+                (PathKind::Sleeve, direct.address.to_string(), direct.pmtu.datagram() + header)
+            }
+            (None, Some(hop)) => (PathKind::Relay, hop.next.to_string(), 0),
+            (None, None) => (PathKind::Relay, String::new(), 0),
+        };
+        let state = self.connection_state(id, peer);
+        let totals = peer.counters.totals();
+        let rtt = peer.direct.as_ref().map_or(0, |d| d.rtt.as_micros());
+        ConnectionStatus {
+            peer: id,
+            nickname: self.mesh.nickname(id).unwrap_or_default().to_owned(),
+            address,
+            outbound: peer.direct.as_ref().is_none_or(|d| d.outbound),
+            state,
+            path,
+            reason: self.reason(peer, state),
+            cipher: held.map_or_else(|| "none".to_owned(), cipher_name),
+            mtu: u32::try_from(mtu).unwrap_or(u32::MAX),
+            rtt_us: u64::try_from(rtt).unwrap_or(u64::MAX),
+            rx_bytes: totals.rx_bytes,
+            tx_bytes: totals.tx_bytes,
+            rx_frames: totals.rx_frames,
+            tx_frames: totals.tx_frames,
+            key_age_s: held.map_or(0, |h| now.duration_since(h.since).as_secs()),
+            link: peer.link,
+        }
+    }
+
+    fn connection_state(&self, id: PeerId, peer: &Peer) -> ConnectionState {
+        let routed = peer.direct.is_some() || self.mesh.routes().next_hop(id).is_some();
+        match (peer.sending(), routed) {
+            (Some(_), true) => ConnectionState::Established,
+            (Some(_), false) => ConnectionState::Retrying,
+            (None, _) if self.handshakes.is_under_way(Purpose::Session(id)) => ConnectionState::Connecting,
+            (None, _) => ConnectionState::Pending,
+        }
+    }
+
+    fn reason(&self, peer: &Peer, state: ConnectionState) -> String {
+        match (state, &peer.direct) {
+            (ConnectionState::Established, Some(_)) => "the kernel fast path is not part of this version".to_owned(),
+            (ConnectionState::Established, None) => "no direct path answers: frames are relayed".to_owned(),
+            (ConnectionState::Retrying, _) => "no path: the peer is silent".to_owned(),
+            (ConnectionState::Connecting, _) => "handshake under way".to_owned(),
+            (ConnectionState::Pending, _) => "waiting for the handshake to be confirmed".to_owned(),
+            (ConnectionState::Failed, _) => String::new(),
+        }
+    }
+
+    fn target_status(&self, now: Instant) -> Vec<TargetStatus> {
+        let targets = self.mesh.targets().map(|view| TargetStatus {
+            address: view.target.to_string(),
+            state: match view.state {
+                gossip::TargetState::Connected => TargetState::Connected,
+                gossip::TargetState::Connecting => TargetState::Connecting,
+                gossip::TargetState::Waiting => TargetState::Waiting,
+                gossip::TargetState::Failed => TargetState::Failed,
+            },
+            reason: view.reason.clone(),
+            retry_in_s: view.retry_at.map_or(0.0, |at| at.saturating_duration_since(now).as_secs_f64()),
+        });
+        targets.collect()
+    }
+
+    fn peer_status(&self) -> Vec<PeerStatus> {
+        let peers = self.mesh.peers().map(|view| {
+            let hop = self.mesh.routes().next_hop(view.id);
+            let itself = view.id == self.local;
+            PeerStatus {
+                peer: view.id,
+                nickname: view.nickname.clone(),
+                reachable: itself || hop.is_some(),
+                hops: hop.map_or(0, |h| h.hops),
+                next_hop: hop.map_or(if itself { view.id } else { PeerId::default() }, |h| h.next),
+                links: view.links.clone(),
+                version: view.version.clone(),
+            }
+        });
+        peers.collect()
+    }
+
+    fn station_status(&self) -> Vec<StationStatus> {
+        let stations = self.mesh.stations().macs().map(|(mac, view)| StationStatus {
+            mac,
+            peer: view.peer,
+            ips: view.ips.clone(),
+        });
+        stations.collect()
+    }
+
+    /// The targets, as they are to be kept.
+    pub fn targets(&self) -> Vec<String> {
+        self.mesh.targets().map(|view| view.target.to_string()).collect()
+    }
+}
+
+fn cipher_name(held: &Held) -> String {
+    match held.protection {
+        Protection::Sealed => held.cipher.to_string(),
+        Protection::Clear => "none".to_owned(),
+    }
+}

@@ -1,0 +1,230 @@
+//! From handshakes to sessions.
+
+use std::{net::SocketAddr, time::Instant};
+
+use crypto::{Established, Rekey};
+use gossip::{DialId, DialTarget, SessionInfo};
+use proto::{
+    PeerId,
+    datagram::{self, Datagram, Protection, SessionIndex},
+    message::PathMessage,
+};
+
+use super::{
+    super::{
+        handshakes::{Outcome, Purpose},
+        output::Origin,
+        peers::{Direct, Held, Peer},
+        timing::RETRANSMIT,
+    },
+    Dialling, Event, Router,
+};
+
+impl Router {
+    pub(super) fn handle_handshake(&mut self, bytes: &[u8], origin: Origin, now: Instant) {
+        self.control_rx += bytes.len() as u64;
+        if let Ok(Datagram::NoSession { receiver, counter }) = Datagram::parse(bytes) {
+            self.handle_no_session(receiver, counter, origin, now);
+        } else {
+            self.handshakes.handle_datagram(bytes, origin, now);
+        }
+    }
+
+    /// A datagram for a session that does not exist: this peer was restarted,
+    /// perhaps, and the sender should know. The notice is shorter than what it
+    /// answers.
+    pub(super) fn handle_unknown(&mut self, receiver: SessionIndex, counter: u64, from: SocketAddr, now: Instant) {
+        if self.notices.take(now, 1) {
+            let datagram = datagram::emit_no_session(receiver, counter);
+            self.transmit(from, datagram);
+        }
+    }
+
+    /// The other side says that it does not know a session. Anybody who saw a
+    /// datagram can say so; all it costs is a handshake now and then.
+    fn handle_no_session(&mut self, receiver: SessionIndex, counter: u64, origin: Origin, now: Instant) {
+        let meant = self.peers.iter_mut().find(|(_, peer)| {
+            peer.sending().is_some_and(|h| h.session.remote() == receiver && counter < h.session.sent())
+        });
+        let Some((id, peer)) = meant else { return };
+        let purpose = Purpose::Session(*id);
+        if now >= peer.notice_at && !self.handshakes.is_under_way(purpose) {
+            peer.notice_at = now + RETRANSMIT * 2;
+            self.handshakes.begin(purpose, vec![origin], now);
+        }
+    }
+
+    pub(super) fn handle_outcome(&mut self, outcome: Outcome, now: Instant) {
+        match outcome {
+            Outcome::Send { way, datagram } => self.send_raw(way, datagram),
+            Outcome::Established { established, way, outbound } => self.establish(*established, way, outbound, now),
+            Outcome::Reconfirm { session } => self.send_confirm(session),
+            Outcome::Abandoned { session } => {
+                if let Some(peer) = self.by_index.get(&session).and_then(|id| self.peers.get_mut(id)) {
+                    peer.abandon(session);
+                }
+                self.release(&[session]);
+            }
+            Outcome::Failed { purpose, reason, refused } => self.handle_failed(purpose, reason, refused, now),
+            Outcome::Refused { way, reason } => {
+                let from = match way {
+                    Origin::Direct(address) => address.ip().to_string(),
+                    Origin::Relayed(peer) => peer.short(),
+                };
+                self.warn(format!("refused a handshake from {from}: {reason}"));
+            }
+        }
+    }
+
+    fn handle_failed(&mut self, purpose: Purpose, reason: String, refused: bool, now: Instant) {
+        match purpose {
+            Purpose::Dial(dial) => {
+                let dialling = self.dials.remove(&dial);
+                if let Some(target) = dialling.and_then(|d| d.target)
+                    && refused
+                {
+                    self.warn(format!("{target} refused the connection: {reason}"));
+                }
+                self.mesh.dial_failed(dial, reason, refused, now);
+            }
+            Purpose::Session(peer) => tracing::debug!(%peer, reason, "no session"),
+        }
+    }
+
+    /// What the mesh's dialer wants.
+    pub(super) fn handle_dial(&mut self, dial: DialId, target: DialTarget, now: Instant) {
+        match target {
+            DialTarget::Name(target) => {
+                self.dials.insert(dial, Dialling { target: Some(target.clone()), address: None });
+                self.events.push_back(Event::Resolve { dial, target });
+            }
+            DialTarget::Peer { addresses, .. } => {
+                self.dials.insert(dial, Dialling { target: None, address: None });
+                self.dial(dial, addresses, now);
+            }
+        }
+    }
+
+    pub(super) fn dial(&mut self, dial: DialId, addresses: Vec<SocketAddr>, now: Instant) {
+        if let Some(dialling) = self.dials.get_mut(&dial) {
+            dialling.address = addresses.first().copied();
+        }
+        let ways = addresses.into_iter().map(Origin::Direct).collect();
+        self.handshakes.begin(Purpose::Dial(dial), ways, now);
+    }
+
+    fn establish(&mut self, established: Established, way: Origin, outbound: bool, now: Instant) {
+        let Established { peer: id, hello, cipher, encrypt, session, .. } = established;
+        let index = session.local();
+        if !self.admit_launch(id, &hello, now) {
+            self.release(&[index]);
+            return;
+        }
+        let peer = self.peers.entry(id).or_insert_with(|| Peer::new(now));
+        peer.used_at = now;
+        let protection = if encrypt { Protection::Sealed } else { Protection::Clear };
+        let held = Held {
+            session: session.into(),
+            rekey: Rekey::new(outbound, now),
+            since: now,
+            outbound,
+            confirmed: false,
+            retire_at: None,
+            protection,
+            cipher,
+        };
+        let dropped = peer.hold(held);
+        if let Origin::Direct(address) = way
+            && !(peer.is_fresh(now) && peer.direct.is_some())
+        {
+            let limit = self.config.datagram_limit.saturating_sub(if address.is_ipv6() { 20 } else { 0 });
+            peer.direct = Some(Direct::new(address, outbound, limit, now));
+        }
+        self.by_index.insert(index, id);
+        self.release(&dropped);
+        (self.dirty.sessions, self.dirty.paths) = (true, true);
+        if !outbound {
+            self.publish();
+            self.send_confirm(index);
+            self.confirm(id, index, None, now);
+        }
+    }
+
+    /// Decides between two launches of one identity. A later launch replaces
+    /// an earlier one; an earlier one may return only when the later is silent.
+    fn admit_launch(&mut self, id: PeerId, hello: &crypto::Hello, now: Instant) -> bool {
+        let Some(peer) = self.peers.get_mut(&id) else {
+            let mut peer = Peer::new(now);
+            (peer.instance, peer.epoch) = (hello.instance, hello.epoch);
+            self.peers.insert(id, peer);
+            return true;
+        };
+        if peer.instance == hello.instance {
+            return true;
+        }
+        if hello.epoch <= peer.epoch && peer.is_fresh(now) {
+            let name = self.mesh.nickname(id).unwrap_or_default();
+            let text = format!(
+                "two daemons use the identity {} ({name}): a state directory was copied; \
+                 run `wove reset` on one of the two hosts",
+                id.short()
+            );
+            self.warn(text);
+            return false;
+        }
+        (peer.instance, peer.epoch) = (hello.instance, hello.epoch);
+        let (gone, announced) = (peer.restart(), peer.announced);
+        tracing::debug!(peer = %id, announced, "peer restarted");
+        self.mesh.session_restarted(id, now);
+        self.release(&gone);
+        true
+    }
+
+    /// A session works both ways.
+    pub(super) fn confirm(&mut self, id: PeerId, index: SessionIndex, purpose: Option<Purpose>, now: Instant) {
+        let lower = self.local < id;
+        let Some(peer) = self.peers.get_mut(&id) else { return };
+        if peer.confirm(index, lower, now) {
+            self.dirty.paths = true;
+            self.handshakes_done += 1;
+        }
+        let dial = match purpose {
+            Some(Purpose::Dial(dial)) => Some(dial),
+            Some(Purpose::Session(_)) | None => None,
+        };
+        if let Some(dial) = dial {
+            self.dials.remove(&dial);
+            self.mesh.dial_answered(dial, id, now);
+        }
+        self.announce(id, dial, now);
+        self.flush_pending(id, now);
+    }
+
+    /// Tells the mesh of a direct session, once per path.
+    pub(super) fn announce(&mut self, id: PeerId, dial: Option<DialId>, now: Instant) {
+        let Some(peer) = self.peers.get_mut(&id) else { return };
+        let Some(direct) = &peer.direct else { return };
+        if peer.announced && dial.is_none() {
+            return;
+        }
+        peer.announced = true;
+        let info = SessionInfo { address: direct.address, outbound: direct.outbound, dial };
+        self.mesh.session_opened(id, info, now);
+    }
+
+    fn send_confirm(&mut self, index: SessionIndex) {
+        let Some(id) = self.by_index.get(&index).copied() else { return };
+        let Some(session) = self.session(id, index) else { return };
+        self.send_path_message(id, Some(session), None, &PathMessage::Confirm);
+    }
+
+    /// Forgets session indices.
+    pub(super) fn release(&mut self, indices: &[SessionIndex]) {
+        for index in indices {
+            self.by_index.remove(index);
+            self.handshakes.release(*index);
+            self.dirty.sessions = true;
+            self.dirty.paths = true;
+        }
+    }
+}

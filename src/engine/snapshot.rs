@@ -1,0 +1,159 @@
+//! What the data path needs to know, as one immutable value.
+//!
+//! The control thread builds a [`Snapshot`] whenever something changes and
+//! publishes it whole; the data threads read it without a lock. Parts that did
+//! not change are shared with the snapshot before.
+
+use std::{
+    collections::HashMap,
+    net::{IpAddr, SocketAddr},
+    sync::{
+        Arc,
+        atomic::{AtomicU32, AtomicU64, Ordering},
+    },
+};
+
+use crypto::Session;
+use proto::{
+    MacAddr, PeerId,
+    content::{FRAME_HEADER, RELAY_HEADER},
+    datagram::{Protection, SessionIndex, TRANSPORT_OVERHEAD},
+    ethernet,
+};
+
+use super::counters::{Counters, PeerCounters};
+
+/// The forwarding view of one moment.
+#[derive(Clone)]
+pub struct Snapshot {
+    /// Rises with every snapshot.
+    pub generation: u64,
+    /// What the data threads share over all snapshots.
+    pub shared: Arc<Shared>,
+    /// Sessions by our own index: what can be opened.
+    pub sessions: Arc<HashMap<SessionIndex, Incoming>>,
+    /// How to reach each peer.
+    pub paths: Arc<HashMap<PeerId, Arc<Path>>>,
+    /// Where MAC addresses live.
+    pub stations: Arc<StationMap>,
+    /// To which neighbours a source's broadcasts go on from here.
+    pub trees: Arc<HashMap<PeerId, Vec<PeerId>>>,
+    /// The peers this one has links with.
+    pub neighbours: Arc<Vec<PeerId>>,
+}
+
+/// What outlives snapshots.
+pub struct Shared {
+    /// This peer.
+    pub local: PeerId,
+    /// Numbers this peer's broadcasts; the launch epoch in the high bits makes
+    /// it rise over restarts.
+    pub broadcast_sequence: AtomicU64,
+    /// Numbers contents that are cut into fragments.
+    pub fragment_id: AtomicU32,
+    /// Counters of the data path.
+    pub counters: Counters,
+}
+
+impl Shared {
+    /// The state at launch number `epoch`.
+    pub fn new(local: PeerId, epoch: u64) -> Self {
+        Self {
+            local,
+            broadcast_sequence: AtomicU64::new(epoch << 40),
+            fragment_id: AtomicU32::new(0),
+            counters: Counters::default(),
+        }
+    }
+
+    /// The next number for a broadcast of this peer.
+    pub fn next_broadcast(&self) -> u64 {
+        self.broadcast_sequence.fetch_add(1, Ordering::Relaxed)
+    }
+}
+
+/// A session datagrams arrive with.
+#[derive(Clone)]
+pub struct Incoming {
+    /// The peer at the other end.
+    pub peer: PeerId,
+    /// Its keys.
+    pub session: Arc<Session>,
+    /// Where its frames are counted.
+    pub counters: Arc<PeerCounters>,
+}
+
+/// How to reach a peer.
+#[derive(Clone)]
+pub struct Path {
+    /// The session to seal with; none while a handshake is still to be made.
+    pub session: Option<Arc<Session>>,
+    /// How frames are protected; control is always sealed.
+    pub protection: Protection,
+    /// Which way datagrams go.
+    pub route: Route,
+    /// Where its frames are counted.
+    pub counters: Arc<PeerCounters>,
+}
+
+/// Which way datagrams for a peer go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Route {
+    /// Straight to it.
+    Direct {
+        /// Its proven address.
+        address: SocketAddr,
+        /// The largest UDP payload proven to arrive, in bytes.
+        datagram: usize,
+    },
+    /// Through a neighbour.
+    Relay {
+        /// The neighbour.
+        next: PeerId,
+    },
+    /// No way is known.
+    None,
+}
+
+/// Where MAC addresses live, and which MAC answers for an IP address.
+#[derive(Clone, Default)]
+pub struct StationMap {
+    /// The peer behind which a MAC lives.
+    pub macs: HashMap<MacAddr, PeerId>,
+    /// The MAC that holds an IP address.
+    pub ips: HashMap<IpAddr, MacAddr>,
+}
+
+impl Snapshot {
+    /// A snapshot of a peer that knows nobody.
+    pub fn empty(shared: Arc<Shared>) -> Self {
+        Self {
+            generation: 0,
+            shared,
+            sessions: Arc::default(),
+            paths: Arc::default(),
+            stations: Arc::default(),
+            trees: Arc::default(),
+            neighbours: Arc::default(),
+        }
+    }
+
+    /// The largest content that reaches `path` in one datagram, in bytes.
+    pub fn room(&self, path: &Path) -> Option<usize> {
+        match path.route {
+            Route::Direct { datagram, .. } => datagram.checked_sub(TRANSPORT_OVERHEAD),
+            Route::Relay { next } => {
+                let Route::Direct { datagram, .. } = self.paths.get(&next)?.route else {
+                    return None;
+                };
+                datagram.checked_sub(2 * TRANSPORT_OVERHEAD + RELAY_HEADER)
+            }
+            Route::None => None,
+        }
+    }
+
+    /// The largest IP packet that reaches `path` uncut, in bytes.
+    pub fn packet_room(&self, path: &Path) -> Option<usize> {
+        self.room(path)?.checked_sub(FRAME_HEADER + ethernet::HEADER)
+    }
+}

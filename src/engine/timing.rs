@@ -1,0 +1,30 @@
+//! The engine's own times, each with its reason.
+
+use std::time::Duration;
+
+/// How often the router looks at its sessions and paths.
+pub const TICK: Duration = Duration::from_millis(100);
+/// Waits between the repetitions of a handshake message, doubling.
+pub const RETRANSMIT: Duration = Duration::from_millis(400);
+/// How long an unanswered handshake is kept up.
+pub const HANDSHAKE_PATIENCE: Duration = Duration::from_secs(4);
+/// How long a session that was replaced still receives.
+pub const OVERLAP: Duration = Duration::from_secs(30);
+/// How long a responder remembers a handshake that was not completed.
+pub const RESPONSE_AGE: Duration = Duration::from_secs(5);
+/// A direct path that carries no link is probed this often while frames flow.
+pub const PROBE: Duration = Duration::from_millis(500);
+/// A direct path without an answer for this long is no path any more.
+pub const PATH_DEAD: Duration = Duration::from_secs(2);
+/// A path that answered within this time is not left for another address.
+pub const PATH_FRESH: Duration = Duration::from_millis(1200);
+/// Frames within this time make a path active.
+pub const ACTIVE: Duration = Duration::from_secs(5);
+/// A session that carries neither a link nor frames for this long ends.
+pub const IDLE: Duration = Duration::from_secs(300);
+/// How long frames wait for a session.
+pub const PENDING_AGE: Duration = Duration::from_secs(5);
+/// Direct attempts towards a peer whose frames are relayed.
+pub const DIRECT_RETRY: Duration = Duration::from_secs(3);
+/// Two handshakes that cross within this time count as one meeting.
+pub const CROSSING: Duration = Duration::from_secs(5);

@@ -1,0 +1,122 @@
+//! Carrying out what clients ask.
+
+use std::time::Instant;
+
+use anyhow::Result;
+use gossip::Target;
+use rand::SeedableRng;
+use rand_chacha::ChaCha20Rng;
+
+use super::{
+    Daemon, Ending,
+    work::{Answer, failure},
+};
+use crate::{
+    engine::{Command, Failure, Reply, Status, TokenCommand},
+    shell::{api::Request, config::DEFAULT_PORT},
+};
+
+impl Daemon {
+    pub(super) fn handle_request(&mut self, request: Request) {
+        let Request { command, reply } = request;
+        let answer = match command {
+            Command::Attach { netns, ifname, addresses } => return self.attach(netns, ifname, addresses, reply),
+            Command::Detach { netns, ifname, addresses } => return self.detach(netns, ifname, addresses, reply),
+            Command::Expose { addresses } => return self.expose(addresses, false, reply),
+            Command::Hide { addresses } => return self.expose(addresses, true, reply),
+            Command::Stop => return self.ending = Some((Ending::Stop, Some(reply))),
+            Command::Reset => return self.ending = Some((Ending::Reset, Some(reply))),
+            Command::Connect { peers, replace } => self.connect(&peers, replace),
+            Command::Forget { peers } => self.forget(&peers),
+            Command::Status => Ok(Reply::Status(Box::new(self.status()))),
+            Command::Report => self.report(),
+            Command::Ps => Ok(Reply::Attachments { attachments: self.attachments.clone() }),
+            Command::Token(command) => self.token(&command).map_err(|error| failure(&error)),
+            Command::LogLevel { filter } => match self.log.set(&filter) {
+                Ok(()) => Ok(Reply::Done),
+                Err(error) => Err(Failure { message: error.to_string() }),
+            },
+        };
+        // A client that went away needs no answer.
+        let _ = reply.send(answer);
+    }
+
+    /// The good ones of `peers`, and a line about each bad one.
+    pub(super) fn parse_targets(&self, peers: &[String]) -> (Vec<Target>, Vec<String>) {
+        let (mut good, mut bad) = (Vec::new(), Vec::new());
+        for peer in peers {
+            match Target::parse(peer, DEFAULT_PORT) {
+                Ok(target) => good.push(target),
+                Err(error) => bad.push(error.to_string()),
+            }
+        }
+        (good, bad)
+    }
+
+    fn connect(&mut self, peers: &[String], replace: bool) -> Answer {
+        let (targets, warnings) = self.parse_targets(peers);
+        self.router.connect(&targets, replace, Instant::now());
+        Ok(if warnings.is_empty() { Reply::Done } else { Reply::Warned { warnings } })
+    }
+
+    fn forget(&mut self, peers: &[String]) -> Answer {
+        let (targets, mut warnings) = self.parse_targets(peers);
+        let known = self.router.targets();
+        let unknown = targets.iter().filter(|t| !known.contains(&t.to_string()));
+        warnings.extend(unknown.map(|t| format!("{t} is not a target: `wove status targets` lists them")));
+        self.router.forget(&targets, Instant::now());
+        Ok(if warnings.is_empty() { Reply::Done } else { Reply::Warned { warnings } })
+    }
+
+    fn status(&self) -> Status {
+        let mut status = self.router.status(Instant::now());
+        status.router.ready = self.plane.is_running();
+        status.counters.resident_bytes = resident_bytes();
+        status
+    }
+
+    fn report(&self) -> Answer {
+        let status = serde_json::to_value(self.status()).map_err(|e| Failure { message: e.to_string() })?;
+        let report = serde_json::json!({
+            "status": status,
+            "attachments": self.attachments,
+            "gossip": self.router.gossip_report(),
+            "config": {
+                "state_dir": self.config.state_dir,
+                "socket": self.config.socket,
+                "bridge": self.config.bridge,
+                "mtu": self.host_config.mtu,
+                "discovery": self.config.discovery,
+                "secrets": self.network.secrets().iter().map(crypto::Secret::id).collect::<Vec<_>>(),
+            },
+        });
+        Ok(Reply::Report { report })
+    }
+
+    fn token(&mut self, command: &TokenCommand) -> Result<Reply> {
+        let host = self.join_host();
+        match command {
+            TokenCommand::Show => {}
+            TokenCommand::Add { token } => {
+                let mut rng = ChaCha20Rng::from_os_rng();
+                let secret = self.network.add(token.as_deref(), &self.store, &mut rng)?;
+                self.router.set_secrets(self.network.secrets().to_vec());
+                let Reply::Token { join, accepted, .. } = self.network.show(&host) else {
+                    return Ok(Reply::Done);
+                };
+                return Ok(Reply::Token { token: secret.token(), join, accepted });
+            }
+            TokenCommand::Prefer { token } => self.network.prefer(token, &self.store)?,
+            TokenCommand::Remove { token } => self.network.remove(token, &self.store)?,
+        }
+        self.router.set_secrets(self.network.secrets().to_vec());
+        Ok(self.network.show(&host))
+    }
+}
+
+/// Resident memory of this process in bytes; 0 if the kernel does not say.
+fn resident_bytes() -> u64 {
+    let statm = std::fs::read_to_string("/proc/self/statm").unwrap_or_default();
+    let pages: u64 = statm.split_whitespace().nth(1).and_then(|p| p.parse().ok()).unwrap_or(0);
+    pages * 4096
+}

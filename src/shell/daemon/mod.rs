@@ -1,0 +1,406 @@
+//! The daemon: it builds everything at launch, then runs one loop that feeds
+//! the router and carries out what it says.
+//!
+//! ```text
+//!  data threads ──upcalls──▶ ┌────────┐ ──snapshot──▶ data threads
+//!  clients ──commands──────▶ │ Router │ ──datagrams─▶ UDP
+//!  timers, names, kernel ──▶ └────────┘ ──events────▶ log, store, resolver
+//! ```
+#![expect(clippy::disallowed_methods, reason = "this is the shell: the clock is read here")]
+
+mod commands;
+mod network;
+mod work;
+
+use std::{
+    collections::BTreeSet,
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result};
+use rand::{SeedableRng, TryRngCore, rngs::OsRng};
+use rand_chacha::ChaCha20Rng;
+use tokio::{
+    signal::unix::{Signal, SignalKind, signal},
+    sync::{mpsc, oneshot},
+    time::sleep_until,
+};
+
+use super::{
+    Config,
+    api::{ControlSocket, Handle, Request},
+    dataplane::{DataPlane, Upcalls},
+    host::{Host, HostConfig},
+    logging::{self, LogControl},
+    store::Store,
+    tap::{Tap, TapOptions},
+    udp::{SendBatch, UdpSocket},
+    web,
+};
+use crate::engine::{
+    Attachment, Event, Router, RouterConfig,
+    Upcall,
+};
+use network::Network;
+use work::Done;
+
+/// Upcalls handled before anything else gets a turn.
+const UPCALLS_AT_ONCE: usize = 64;
+/// How often the host is looked after without any news from the kernel.
+const CARE: Duration = Duration::from_secs(1);
+/// Bytes between the MTU of the underlay and that of the overlay: what sleeve
+/// adds to a frame over IPv6, and some room for paths that are a little smaller.
+const OVERHEAD: u32 = 100;
+/// The smallest MTU that can carry IPv6 (RFC 8200).
+const MIN_MTU: u32 = 1280;
+
+/// Runs a peer until a signal or a client ends it.
+///
+/// # Errors
+/// One line: what failed, why, and what to do.
+pub fn run(config: Config) -> Result<()> {
+    let log = logging::init(config.log_format, &config.log_filter)?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = runtime.context("cannot start the control thread")?;
+    runtime.block_on(async {
+        let mut daemon = Daemon::launch(config, log).await?;
+        let ending = daemon.run().await;
+        daemon.end(ending?).await
+    })
+}
+
+/// How the daemon ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Ending {
+    /// Containers keep their interfaces.
+    Stop,
+    /// Everything wove made goes.
+    Reset,
+}
+
+struct Daemon {
+    config: Config,
+    log: LogControl,
+    store: Arc<Store>,
+    network: Network,
+    router: Router,
+    host: Arc<Host>,
+    host_config: HostConfig,
+    udp: Arc<UdpSocket>,
+    plane: DataPlane,
+    upcalls: Upcalls,
+    attachments: Vec<Attachment>,
+    requests: mpsc::Receiver<Request>,
+    done: mpsc::Receiver<Done>,
+    done_tx: mpsc::Sender<Done>,
+    batch: SendBatch,
+    endpoints: BTreeSet<IpAddr>,
+    repairing: bool,
+    ending: Option<(Ending, Option<oneshot::Sender<work::Answer>>)>,
+    _servers: oneshot::Sender<()>,
+}
+
+impl Daemon {
+    async fn launch(config: Config, log: LogControl) -> Result<Self> {
+        let store = Arc::new(Store::open(&config.state_dir)?);
+        let mut rng = ChaCha20Rng::from_os_rng();
+        let identity = network::identity(&store, &mut rng)?;
+        let network = Network::load(&store, &config.secrets, &mut rng)?;
+        let epoch = store.next_epoch()?;
+        let control = ControlSocket::bind(&config.socket).await?;
+        let web = match config.http_addr {
+            Some(address) => Some(web::bind(address).await.with_context(|| format!("cannot serve http on {address}"))?),
+            None => None,
+        };
+        let udp = Arc::new(UdpSocket::bind(config.host, config.port)?);
+        let host = Arc::new(Host::new().await?);
+        let underlay = host.underlay_mtu().await?;
+        let mtu = config.mtu.unwrap_or_else(|| underlay.saturating_sub(OVERHEAD).max(MIN_MTU));
+        let host_config = HostConfig { bridge: config.bridge.clone(), tap: tap_name(&config.bridge), mtu };
+        host.check(&host_config).await?;
+        let tap = Arc::new(Tap::open(&host_config.tap, TapOptions::default())?);
+        host.set_up(&host_config).await?;
+        let router = Router::new(
+            router_config(&config, epoch, underlay, mtu)?,
+            identity,
+            network.secrets().to_vec(),
+            Instant::now(),
+        );
+        let attachments = store.attachments()?;
+        let (handle, requests) = Handle::channel();
+        let mut router = router;
+        let snapshot = router.take_snapshot().context("the router has no first snapshot")?;
+        let (plane, upcalls) = DataPlane::start(tap, Arc::clone(&udp), snapshot)?;
+        let (done_tx, done) = mpsc::channel(64);
+        let mut daemon = Self {
+            log,
+            store,
+            network,
+            router,
+            host,
+            host_config,
+            udp,
+            plane,
+            upcalls,
+            attachments,
+            requests,
+            done,
+            done_tx,
+            batch: SendBatch::new(),
+            endpoints: BTreeSet::new(),
+            repairing: false,
+            ending: None,
+            _servers: serve(control, web, &handle),
+            config,
+        };
+        daemon.begin().await?;
+        Ok(daemon)
+    }
+
+    /// What follows once everything stands.
+    async fn begin(&mut self) -> Result<()> {
+        self.restore_attachments();
+        self.update_endpoints().await;
+        let peers = if self.config.resume {
+            self.store.targets()?.unwrap_or_default()
+        } else {
+            self.config.peers.clone()
+        };
+        let (targets, _) = self.parse_targets(&peers);
+        self.router.connect(&targets, true, Instant::now());
+        self.drain();
+        let peer = self.router.local();
+        tracing::info!(
+            peer = %peer.short(),
+            nickname = %self.nickname(),
+            port = self.config.port,
+            mtu = self.host_config.mtu,
+            bridge = self.config.bridge,
+            encryption = self.config.encrypt,
+            "wove {} is running",
+            env!("CARGO_PKG_VERSION")
+        );
+        self.network.announce(self.join_host());
+        if let Err(error) = sd_notify::notify(&[sd_notify::NotifyState::Ready]) {
+            tracing::debug!(%error, "systemd was not notified");
+        }
+        Ok(())
+    }
+
+    async fn run(&mut self) -> Result<Ending> {
+        let mut signals = Signals::new()?;
+        let mut changes = self.host.watch().await?;
+        let mut care = tokio::time::interval(CARE);
+        while self.ending.is_none() {
+            let wake = self.router.poll_timeout().map_or_else(|| Instant::now() + CARE, |(at, _)| at);
+            tokio::select! {
+                () = signals.recv() => return Ok(Ending::Stop),
+                () = sleep_until(wake.into()) => self.router.handle_timeout(Instant::now()),
+                Some(upcall) = self.upcalls.control.recv() => self.handle_control(upcall),
+                Some(upcall) = self.upcalls.handshakes.recv() => self.router.handle_upcall(upcall, Instant::now()),
+                Some((address, size)) = self.upcalls.too_large.recv() => {
+                    self.router.handle_too_large(address, size, Instant::now());
+                }
+                Some(request) = self.requests.recv() => self.handle_request(request),
+                Some(done) = self.done.recv() => self.handle_done(done),
+                Some(()) = changes.recv() => self.care_for_host().await,
+                _ = care.tick() => self.care().await?,
+            }
+            self.drain();
+        }
+        Ok(self.ending.as_ref().map_or(Ending::Stop, |(ending, _)| *ending))
+    }
+
+    fn handle_control(&mut self, first: Upcall) {
+        let now = Instant::now();
+        self.router.handle_upcall(first, now);
+        for _ in 1..UPCALLS_AT_ONCE {
+            let Ok(upcall) = self.upcalls.control.try_recv() else { break };
+            self.router.handle_upcall(upcall, now);
+        }
+    }
+
+    /// Carries out what the router says; the snapshot first, so that no
+    /// datagram leaves before its answer can be received.
+    fn drain(&mut self) {
+        if let Some(snapshot) = self.router.take_snapshot() {
+            self.plane.publish(snapshot);
+        }
+        while let Some(transmit) = self.router.poll_transmit() {
+            self.batch.push(transmit.to, &transmit.datagram);
+        }
+        if !self.batch.is_empty() {
+            let outcome = self.udp.send(&self.batch);
+            self.batch.clear();
+            for (address, size) in outcome.too_large {
+                self.router.handle_too_large(address, size, Instant::now());
+            }
+        }
+        while let Some(event) = self.router.poll_event() {
+            self.handle_event(event);
+        }
+    }
+
+    fn handle_event(&mut self, event: Event) {
+        match event {
+            Event::Resolve { dial, target } => self.resolve(dial, target),
+            Event::TargetsChanged => {
+                if let Err(error) = self.store.save_targets(&self.router.targets()) {
+                    tracing::warn!("the targets are not kept: {error:#}");
+                }
+            }
+            Event::Warning(text) => tracing::warn!("{text}"),
+            Event::Link { peer, nickname, up: true, .. } => {
+                tracing::info!(peer = %peer.short(), nickname, "link up");
+            }
+            Event::Link { peer, nickname, up: false, reason } => {
+                tracing::info!(peer = %peer.short(), nickname, reason, "link down");
+            }
+        }
+    }
+
+    /// Looks after what no event tells.
+    async fn care(&mut self) -> Result<()> {
+        if !self.plane.is_running() {
+            self.restart_plane().await?;
+        }
+        Ok(())
+    }
+
+    /// The TAP is gone: somebody deleted it.
+    async fn restart_plane(&mut self) -> Result<()> {
+        tracing::warn!(tap = self.host_config.tap, "the TAP device was removed; making it again");
+        let tap = Arc::new(Tap::open(&self.host_config.tap, TapOptions::default())?);
+        self.host.set_up(&self.host_config).await?;
+        let (plane, upcalls) = DataPlane::start(tap, Arc::clone(&self.udp), self.router.snapshot())?;
+        (self.plane, self.upcalls) = (plane, upcalls);
+        Ok(())
+    }
+
+    /// The kernel reports a change of links or addresses.
+    async fn care_for_host(&mut self) {
+        self.update_endpoints().await;
+        if !std::mem::replace(&mut self.repairing, true) {
+            self.repair();
+        }
+    }
+
+    async fn update_endpoints(&mut self) {
+        let addresses = match self.host.local_addresses().await {
+            Ok(addresses) => addresses,
+            Err(error) => return tracing::warn!("cannot list the addresses of this host: {error:#}"),
+        };
+        let bound = self.config.host;
+        let addresses: BTreeSet<IpAddr> =
+            addresses.into_iter().filter(|ip| bound.is_none_or(|b| b == *ip || b.is_unspecified())).collect();
+        if addresses == self.endpoints {
+            return;
+        }
+        let port = self.config.port;
+        let endpoints = addresses.iter().map(|ip| SocketAddr::new(*ip, port)).collect();
+        self.endpoints = addresses;
+        self.router.set_endpoints(endpoints, Instant::now());
+    }
+
+    fn nickname(&self) -> &str {
+        self.config.nickname.as_deref().unwrap_or_default()
+    }
+
+    fn join_host(&self) -> String {
+        self.endpoints.first().map_or_else(|| self.nickname().to_owned(), ToString::to_string)
+    }
+
+    async fn end(mut self, ending: Ending) -> Result<()> {
+        tracing::info!(?ending, "shutting down");
+        let notified = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
+        if let Err(error) = notified {
+            tracing::debug!(%error, "systemd was not notified");
+        }
+        self.router.shut_down(Instant::now());
+        self.drain();
+        let answer = self.ending.take().and_then(|(_, reply)| reply);
+        let result = match ending {
+            Ending::Stop => Ok(()),
+            Ending::Reset => self.host.tear_down().await,
+        };
+        drop(self.plane);
+        let result = match (ending, result) {
+            (Ending::Reset, Ok(())) => {
+                Arc::into_inner(self.store).map_or(Ok(()), Store::erase).map_err(anyhow::Error::from)
+            }
+            (_, result) => result,
+        };
+        if let Some(answer) = answer {
+            let _ = answer.send(work::ended(&result));
+            // The answer leaves before the process does.
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        result
+    }
+}
+
+/// Serves clients until the sender is dropped.
+fn serve(control: ControlSocket, web: Option<tokio::net::TcpListener>, handle: &Handle) -> oneshot::Sender<()> {
+    let (stop, stopped) = oneshot::channel::<()>();
+    let stopped = futures_util::FutureExt::shared(async move {
+        let _ = stopped.await;
+    });
+    tokio::spawn(control.serve(handle.clone(), stopped.clone()));
+    if let Some(listener) = web {
+        tokio::spawn(web::serve(listener, handle.clone(), stopped));
+    }
+    stop
+}
+
+fn router_config(config: &Config, epoch: u64, underlay: u32, mtu: u32) -> Result<RouterConfig> {
+    let mut mesh = gossip::Config { discovery: config.discovery, ..gossip::Config::default() };
+    if let Some(limit) = config.conn_limit {
+        mesh.link_limit = usize::try_from(limit).unwrap_or(usize::MAX).min(320);
+    }
+    Ok(RouterConfig {
+        nickname: config.nickname.clone().unwrap_or_default(),
+        port: config.port,
+        encrypt: config.encrypt,
+        epoch,
+        datagram_limit: datagram_limit(underlay),
+        mtu,
+        bridge: config.bridge.clone(),
+        mesh,
+        seed: OsRng.try_next_u64().context("the kernel gives no randomness")?,
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+    })
+}
+
+/// The largest UDP payload over IPv4 on an underlay of that MTU.
+fn datagram_limit(underlay: u32) -> usize {
+    usize::try_from(underlay).unwrap_or(1500).saturating_sub(28)
+}
+
+/// The TAP's name, of at most 15 bytes, derived from the bridge's.
+fn tap_name(bridge: &str) -> String {
+    let stem: String = bridge.chars().take(11).collect();
+    format!("{stem}-tap")
+}
+
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn new() -> Result<Self> {
+        Ok(Self {
+            terminate: signal(SignalKind::terminate()).context("cannot watch SIGTERM")?,
+            interrupt: signal(SignalKind::interrupt()).context("cannot watch SIGINT")?,
+        })
+    }
+
+    async fn recv(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+}

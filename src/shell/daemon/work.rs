@@ -1,0 +1,181 @@
+//! Work that takes its time beside the loop: the kernel and the resolver.
+
+use std::{
+    net::SocketAddr,
+    path::PathBuf,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use anyhow::Result;
+use gossip::{DialId, Target};
+use ipnet::IpNet;
+use tokio::{sync::oneshot, time::timeout};
+
+use super::Daemon;
+use crate::engine::{Attachment, Failure, Reply};
+
+/// What a client gets.
+pub(super) type Answer = Result<Reply, Failure>;
+
+/// How long a name may take to resolve.
+const RESOLVE: Duration = Duration::from_secs(5);
+/// The kernel reports changes in flurries; repair waits for the end of one.
+const SETTLE: Duration = Duration::from_millis(200);
+
+/// Work that was finished.
+pub(super) enum Done {
+    /// A name was resolved, or not.
+    Resolved { dial: DialId, result: Result<Vec<SocketAddr>, String> },
+    /// An interface was attached, changed or removed.
+    Attached { attachment: Attachment, gone: Vec<IpNet>, reply: oneshot::Sender<Answer> },
+    /// Something failed.
+    Failed { error: anyhow::Error, reply: oneshot::Sender<Answer> },
+    /// The host was put in order.
+    Repaired { result: Result<Vec<String>> },
+}
+
+/// What the last client hears.
+pub(super) fn ended(result: &Result<()>) -> Answer {
+    match result {
+        Ok(()) => Ok(Reply::Done),
+        Err(error) => Err(failure(error)),
+    }
+}
+
+/// An error as one line.
+pub(super) fn failure(error: &anyhow::Error) -> Failure {
+    Failure { message: format!("{error:#}").replace('\n', " ") }
+}
+
+impl Daemon {
+    pub(super) fn resolve(&self, dial: DialId, target: Target) {
+        let done = self.done_tx.clone();
+        tokio::spawn(async move {
+            let lookup = timeout(RESOLVE, tokio::net::lookup_host(target.as_str().to_owned())).await;
+            let result = match lookup {
+                Ok(Ok(addresses)) => Ok(addresses.collect()),
+                Ok(Err(error)) => Err(format!("the name does not resolve: {error}")),
+                Err(_) => Err("the name does not resolve: no name server answers".to_owned()),
+            };
+            let _ = done.send(Done::Resolved { dial, result }).await;
+        });
+    }
+
+    pub(super) fn repair(&self) {
+        let (host, config, done) = (Arc::clone(&self.host), self.host_config.clone(), self.done_tx.clone());
+        let attachments = self.attachments.clone();
+        tokio::spawn(async move {
+            tokio::time::sleep(SETTLE).await;
+            let result = host.repair(&config, &attachments).await;
+            let _ = done.send(Done::Repaired { result }).await;
+        });
+    }
+
+    pub(super) fn attach(&self, netns: PathBuf, ifname: String, addresses: Vec<IpNet>, reply: oneshot::Sender<Answer>) {
+        let (host, config, done) = (Arc::clone(&self.host), self.host_config.clone(), self.done_tx.clone());
+        tokio::spawn(async move {
+            let outcome = match host.attach(&config, &netns, &ifname, &addresses).await {
+                Ok(attachment) => Done::Attached { attachment, gone: Vec::new(), reply },
+                Err(error) => Done::Failed { error, reply },
+            };
+            let _ = done.send(outcome).await;
+        });
+    }
+
+    pub(super) fn detach(&self, netns: PathBuf, ifname: String, addresses: Vec<IpNet>, reply: oneshot::Sender<Answer>) {
+        let (host, done) = (Arc::clone(&self.host), self.done_tx.clone());
+        let known = self.attachments.iter().find(|a| a.netns == netns.to_string_lossy() && a.ifname == ifname);
+        let known = known.cloned();
+        tokio::spawn(async move {
+            let outcome = match host.detach(&netns, &ifname, &addresses).await {
+                Ok(left) => {
+                    let mut attachment = known.unwrap_or_else(|| Attachment {
+                        netns: netns.to_string_lossy().into_owned(),
+                        ifname,
+                        mac: proto::MacAddr::default(),
+                        addresses: Vec::new(),
+                    });
+                    let gone = attachment.addresses.iter().filter(|a| !left.contains(a)).copied().collect();
+                    attachment.addresses = left;
+                    Done::Attached { attachment, gone, reply }
+                }
+                Err(error) => Done::Failed { error, reply },
+            };
+            let _ = done.send(outcome).await;
+        });
+    }
+
+    pub(super) fn expose(&self, addresses: Vec<IpNet>, hide: bool, reply: oneshot::Sender<Answer>) {
+        let (host, config, done) = (Arc::clone(&self.host), self.host_config.clone(), self.done_tx.clone());
+        let before = self.exposed().map(|a| a.addresses.clone()).unwrap_or_default();
+        tokio::spawn(async move {
+            let result =
+                if hide { host.hide(&config, &addresses).await } else { host.expose(&config, &addresses).await };
+            let outcome = match result {
+                Ok(attachment) => {
+                    let gone = before.into_iter().filter(|a| !attachment.addresses.contains(a)).collect();
+                    Done::Attached { attachment, gone, reply }
+                }
+                Err(error) => Done::Failed { error, reply },
+            };
+            let _ = done.send(outcome).await;
+        });
+    }
+
+    pub(super) fn handle_done(&mut self, done: Done) {
+        match done {
+            Done::Resolved { dial, result } => self.router.handle_resolved(dial, result, Instant::now()),
+            Done::Attached { attachment, gone, reply } => {
+                let answer = self.record(attachment, &gone);
+                let _ = reply.send(answer);
+            }
+            Done::Failed { error, reply } => {
+                let _ = reply.send(Err(failure(&error)));
+            }
+            Done::Repaired { result } => {
+                self.repairing = false;
+                match result {
+                    Ok(repairs) => repairs.iter().for_each(|what| tracing::warn!("repaired: {what}")),
+                    Err(error) => tracing::warn!("the host is not in order: {error:#}"),
+                }
+            }
+        }
+    }
+
+    /// Keeps what was attached, and tells the mesh.
+    fn record(&mut self, attachment: Attachment, gone: &[IpNet]) -> Answer {
+        let now = Instant::now();
+        let same = |a: &Attachment| a.netns == attachment.netns && a.ifname == attachment.ifname;
+        if let Some(old) = self.attachments.iter().find(|a| same(a) && a.mac != attachment.mac) {
+            self.router.detach_station(old.mac, now);
+        }
+        self.attachments.retain(|a| !same(a));
+        if attachment.addresses.is_empty() {
+            self.router.detach_station(attachment.mac, now);
+        } else {
+            gone.iter().for_each(|net| self.router.detach_address(attachment.mac, net.addr(), now));
+            let ips: Vec<_> = attachment.addresses.iter().map(IpNet::addr).collect();
+            self.router.attach_station(attachment.mac, &ips, now);
+            self.attachments.push(attachment.clone());
+        }
+        match self.store.save_attachments(&self.attachments) {
+            Ok(()) => Ok(Reply::Attached(attachment)),
+            Err(error) => Err(failure(&anyhow::Error::from(error).context("done, but it will not survive a restart"))),
+        }
+    }
+
+    /// Announces what was attached before the last stop.
+    pub(super) fn restore_attachments(&mut self) {
+        let now = Instant::now();
+        for attachment in &self.attachments {
+            let ips: Vec<_> = attachment.addresses.iter().map(IpNet::addr).collect();
+            self.router.attach_station(attachment.mac, &ips, now);
+        }
+        self.repair();
+    }
+
+    pub(super) fn exposed(&self) -> Option<&Attachment> {
+        self.attachments.iter().find(|a| a.netns == "host")
+    }
+}

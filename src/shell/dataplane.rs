@@ -1,0 +1,253 @@
+//! The threads that carry frames.
+//!
+//! ```text
+//!  TAP ──read──▶ Egress::handle_frame ──▶ UDP      thread "wove-tap"
+//!  UDP ──read──▶ Ingress::handle_datagram ──▶ TAP  thread "wove-udp"
+//!                     └── control, handshakes ──▶ bounded queues ──▶ control thread
+//! ```
+//!
+//! Each thread blocks on its own descriptor, handles what one read gave to
+//! completion, and takes the newest [`Snapshot`] for each batch.
+#![expect(clippy::disallowed_methods, reason = "this is the shell: threads and clocks live here")]
+
+use std::{
+    net::SocketAddr,
+    os::fd::AsFd,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread::JoinHandle,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result};
+use arc_swap::ArcSwap;
+use tokio::sync::mpsc;
+
+use super::{
+    tap::{FrameBatch, Tap},
+    udp::{RecvBatch, SendBatch, UdpSocket},
+    wait::{Waker, wait},
+};
+use crate::engine::{
+    DropReason, Egress, Ingress, Output, Snapshot, Upcall,
+};
+
+/// Frames read from the TAP before the datagrams leave.
+const FRAMES: usize = 64;
+/// The largest frame without offloads: the largest MTU and an Ethernet header
+/// with two VLAN tags.
+const FRAME: usize = 65_535 + 22;
+/// Datagrams are sent before a batch grows beyond this, in bytes.
+const FLUSH: usize = 256 << 10;
+/// How many control messages wait for the control thread.
+const CONTROL_QUEUE: usize = 4096;
+/// How many handshakes wait; a flood of them must not displace control.
+const HANDSHAKE_QUEUE: usize = 256;
+
+/// What the data threads tell the control thread.
+pub struct Upcalls {
+    /// Control messages of established sessions, and what concerns frames.
+    pub control: mpsc::Receiver<Upcall>,
+    /// Handshakes: anybody can send them.
+    pub handshakes: mpsc::Receiver<Upcall>,
+    /// Destinations for which the first hop refused a datagram, with its bytes.
+    pub too_large: mpsc::Receiver<(SocketAddr, usize)>,
+}
+
+/// The running threads. Dropping it stops them.
+pub struct DataPlane {
+    snapshot: Arc<ArcSwap<Snapshot>>,
+    stop: Arc<AtomicBool>,
+    wakers: Vec<Arc<Waker>>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+#[derive(Clone)]
+struct Queues {
+    control: mpsc::Sender<Upcall>,
+    handshakes: mpsc::Sender<Upcall>,
+    too_large: mpsc::Sender<(SocketAddr, usize)>,
+}
+
+impl DataPlane {
+    /// Starts the threads on an open TAP and socket.
+    pub fn start(tap: Arc<Tap>, udp: Arc<UdpSocket>, snapshot: Arc<Snapshot>) -> Result<(Self, Upcalls)> {
+        let (control, control_rx) = mpsc::channel(CONTROL_QUEUE);
+        let (handshakes, handshakes_rx) = mpsc::channel(HANDSHAKE_QUEUE);
+        let (too_large, too_large_rx) = mpsc::channel(64);
+        let queues = Queues { control, handshakes, too_large };
+        let mut plane = Self {
+            snapshot: Arc::new(ArcSwap::new(snapshot)),
+            stop: Arc::default(),
+            wakers: Vec::new(),
+            threads: Vec::new(),
+        };
+        let carrier = Carrier { tap, udp, queues, snapshot: Arc::clone(&plane.snapshot), stop: Arc::clone(&plane.stop) };
+        let for_udp = carrier.clone();
+        plane.spawn("wove-tap", move |waker| carrier.carry_frames(&waker))?;
+        plane.spawn("wove-udp", move |waker| for_udp.carry_datagrams(&waker))?;
+        Ok((plane, Upcalls { control: control_rx, handshakes: handshakes_rx, too_large: too_large_rx }))
+    }
+
+    fn spawn(&mut self, name: &str, run: impl FnOnce(Arc<Waker>) -> std::io::Result<()> + Send + 'static) -> Result<()> {
+        let waker = Arc::new(Waker::new().context("cannot make an eventfd")?);
+        self.wakers.push(Arc::clone(&waker));
+        let stop = Arc::clone(&self.stop);
+        let body = move || {
+            if let Err(error) = run(waker)
+                && !stop.load(Ordering::Relaxed)
+            {
+                tracing::error!(%error, "a data thread ended; frames are not carried any more");
+            }
+        };
+        let thread = std::thread::Builder::new().name(name.to_owned()).spawn(body);
+        self.threads.push(thread.context("cannot start a thread")?);
+        Ok(())
+    }
+
+    /// Puts a new forwarding view into force.
+    pub fn publish(&self, snapshot: Arc<Snapshot>) {
+        self.snapshot.store(snapshot);
+    }
+
+    /// Whether all threads run.
+    pub fn is_running(&self) -> bool {
+        self.threads.iter().all(|t| !t.is_finished())
+    }
+}
+
+impl Drop for DataPlane {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        self.wakers.iter().for_each(|w| w.wake());
+        for thread in self.threads.drain(..) {
+            if thread.join().is_err() {
+                tracing::error!("a data thread panicked");
+            }
+        }
+    }
+}
+
+#[derive(Clone)]
+struct Carrier {
+    tap: Arc<Tap>,
+    udp: Arc<UdpSocket>,
+    queues: Queues,
+    snapshot: Arc<ArcSwap<Snapshot>>,
+    stop: Arc<AtomicBool>,
+}
+
+impl Carrier {
+    fn carry_frames(&self, waker: &Waker) -> std::io::Result<()> {
+        let mut egress = Egress::new(Instant::now());
+        let mut frames = FrameBatch::new(FRAMES, 0, FRAME, 0);
+        let mut sink = Sink::new(self);
+        while self.wait(self.tap.as_fd(), waker)? {
+            loop {
+                frames.clear();
+                if self.tap.recv_batch(&mut frames)? == 0 {
+                    break;
+                }
+                let (snapshot, now) = (self.snapshot.load(), Instant::now());
+                for slot in frames.frames() {
+                    egress.handle_frame(&snapshot, &mut slot.buffer[slot.frame], now, &mut sink);
+                }
+                sink.flush(&snapshot);
+            }
+        }
+        Ok(())
+    }
+
+    fn carry_datagrams(&self, waker: &Waker) -> std::io::Result<()> {
+        let mut ingress = Ingress::new();
+        let mut datagrams = RecvBatch::new(quinn_udp::BATCH_SIZE);
+        let mut sink = Sink::new(self);
+        while self.wait(self.udp.as_fd(), waker)? {
+            while self.udp.recv_batch(&mut datagrams)? > 0 {
+                let (snapshot, now) = (self.snapshot.load(), Instant::now());
+                for received in datagrams.datagrams() {
+                    ingress.handle_datagram(&snapshot, received.datagram, received.from, now, &mut sink);
+                }
+                sink.flush(&snapshot);
+                if self.stop.load(Ordering::Relaxed) {
+                    return Ok(());
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Blocks until there is something to read; false when it is time to stop.
+    fn wait(&self, source: std::os::fd::BorrowedFd<'_>, waker: &Waker) -> std::io::Result<bool> {
+        wait(&[source], waker, Some(Duration::from_secs(60)))?;
+        Ok(!self.stop.load(Ordering::Relaxed))
+    }
+}
+
+/// Where the engine's effects go.
+struct Sink<'a> {
+    carrier: &'a Carrier,
+    batch: SendBatch,
+    lost: u64,
+    undelivered: u64,
+}
+
+impl<'a> Sink<'a> {
+    fn new(carrier: &'a Carrier) -> Self {
+        Self { carrier, batch: SendBatch::new(), lost: 0, undelivered: 0 }
+    }
+
+    fn send(&mut self) {
+        if self.batch.is_empty() {
+            return;
+        }
+        let outcome = self.carrier.udp.send(&self.batch);
+        self.batch.clear();
+        self.undelivered += outcome.dropped;
+        for refused in outcome.too_large {
+            // A full queue holds the same news already.
+            let _ = self.carrier.queues.too_large.try_send(refused);
+        }
+    }
+
+    fn flush(&mut self, snapshot: &Snapshot) {
+        self.send();
+        let counters = &snapshot.shared.counters;
+        counters.drop_many(DropReason::QueueFull, std::mem::take(&mut self.lost));
+        counters.drop_many(DropReason::Unsent, std::mem::take(&mut self.undelivered));
+    }
+}
+
+impl Output for Sink<'_> {
+    fn datagram(&mut self, to: SocketAddr, len: usize, fill: impl FnOnce(&mut [u8]) -> bool) {
+        if !fill(self.batch.reserve(to, len)) {
+            self.batch.take_back();
+        }
+        if self.batch.size() >= FLUSH {
+            self.send();
+        }
+    }
+
+    fn frame(&mut self, frame: &[u8]) {
+        if self.carrier.tap.send(frame).is_err() {
+            self.undelivered += 1;
+        }
+    }
+
+    fn upcall(&mut self, upcall: Upcall) {
+        let queues = &self.carrier.queues;
+        let queue = match upcall {
+            Upcall::Handshake { .. } | Upcall::UnknownSession { .. } => &queues.handshakes,
+            Upcall::Control { .. }
+            | Upcall::Moved { .. }
+            | Upcall::Station { .. }
+            | Upcall::Pending { .. }
+            | Upcall::TreeWanted { .. } => &queues.control,
+        };
+        if queue.try_send(upcall).is_err() {
+            self.lost += 1;
+        }
+    }
+}

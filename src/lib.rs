@@ -1,2 +1,3 @@
 //! The wove router as a library.
 pub mod engine;
+pub mod shell;

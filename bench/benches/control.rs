@@ -22,8 +22,12 @@ fn records(c: &mut Criterion) {
     let message = [7; 400];
     let signature = identity.sign(&message);
     let keys = identity.public();
-    c.bench_function("record/sign", |bench| bench.iter(|| identity.sign(&message)));
-    c.bench_function("record/verify", |bench| bench.iter(|| crypto::verify(&keys, &message, &signature)));
+    c.bench_function("record/sign", |bench| {
+        bench.iter(|| identity.sign(&message))
+    });
+    c.bench_function("record/verify", |bench| {
+        bench.iter(|| crypto::verify(&keys, &message, &signature))
+    });
 }
 
 criterion_group!(benches, handshakes, records);

@@ -50,12 +50,15 @@ fn seal_open(c: &mut Criterion) {
         group.bench_function(BenchmarkId::new("seal", size), |b| {
             b.iter(|| near.seal(Protection::Sealed, black_box(&mut buffer)));
         });
-        near.seal(Protection::Sealed, &mut buffer).expect("the counter is far from its end");
+        near.seal(Protection::Sealed, &mut buffer)
+            .expect("the counter is far from its end");
         let sealed = buffer.clone();
         group.bench_function(BenchmarkId::new("open", size), |b| {
             b.iter(|| {
                 buffer.copy_from_slice(&sealed);
-                let Ok(Datagram::Transport(header)) = Datagram::parse(&buffer) else { return };
+                let Ok(Datagram::Transport(header)) = Datagram::parse(&buffer) else {
+                    return;
+                };
                 black_box(far.open(&header, &mut buffer).is_ok());
             });
         });
@@ -64,7 +67,10 @@ fn seal_open(c: &mut Criterion) {
 }
 
 fn session(snapshot: &wove::engine::Snapshot) -> std::sync::Arc<crypto::Session> {
-    let mut sessions = snapshot.paths.values().filter_map(|path| path.session.clone());
+    let mut sessions = snapshot
+        .paths
+        .values()
+        .filter_map(|path| path.session.clone());
     sessions.next().expect("the pair shares a session")
 }
 
@@ -89,7 +95,11 @@ fn forward(c: &mut Criterion) {
         }
         let allocations = ALLOCATIONS.load(Ordering::Relaxed) - before;
         println!("forward/{size}: {allocations} allocations in {rounds} frames");
-        assert_eq!((allocations, last - delivered), (0, rounds), "every frame arrives and none allocates");
+        assert_eq!(
+            (allocations, last - delivered),
+            (0, rounds),
+            "every frame arrives and none allocates"
+        );
     }
     let mut group = c.benchmark_group("forward");
     for size in SIZES {

@@ -43,13 +43,24 @@ const FAR_ADDRESS: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(192, 0,
 ///
 /// # Panics
 /// If the handshake fails, which would be a defect.
-pub fn handshake(near: &Identity, far: &Identity, secret: &Secret, rng: &mut ChaCha8Rng) -> (Established, Established) {
+pub fn handshake(
+    near: &Identity,
+    far: &Identity,
+    secret: &Secret,
+    rng: &mut ChaCha8Rng,
+) -> (Established, Established) {
     let hello = |instance| Hello::new(1, instance, "bench");
-    let (mut initiator, initiation) = Initiator::start(near, &hello(1), 1, rng).expect("a short hello fits");
+    let (mut initiator, initiation) =
+        Initiator::start(near, &hello(1), 1, rng).expect("a short hello fits");
     let message = parse(&initiation);
-    let (mut responder, response) = Responder::accept(far, &hello(2), 2, &message, rng).expect("it is well-formed");
-    let (ours, completion) = initiator.read_response(&parse(&response), secret).expect("it is genuine");
-    let theirs = responder.complete(&parse(&completion), std::slice::from_ref(secret)).expect("the secret is shared");
+    let (mut responder, response) =
+        Responder::accept(far, &hello(2), 2, &message, rng).expect("it is well-formed");
+    let (ours, completion) = initiator
+        .read_response(&parse(&response), secret)
+        .expect("it is genuine");
+    let theirs = responder
+        .complete(&parse(&completion), std::slice::from_ref(secret))
+        .expect("the secret is shared");
     (ours, theirs)
 }
 
@@ -76,7 +87,10 @@ impl Pair {
 
     fn with_stations(mut self, near: PeerId, far: PeerId) -> Self {
         let macs = HashMap::from([(NEAR_MAC, near), (FAR_MAC, far)]);
-        let stations = Arc::new(StationMap { macs, ips: HashMap::new() });
+        let stations = Arc::new(StationMap {
+            macs,
+            ips: HashMap::new(),
+        });
         self.near.stations = Arc::clone(&stations);
         self.far.stations = stations;
         self
@@ -89,13 +103,25 @@ impl Default for Pair {
     }
 }
 
-fn snapshot(local: PeerId, established: Established, address: SocketAddr, peer: PeerId) -> Snapshot {
+fn snapshot(
+    local: PeerId,
+    established: Established,
+    address: SocketAddr,
+    peer: PeerId,
+) -> Snapshot {
     let session = Arc::new(established.session);
-    let incoming = Incoming { peer, session: Arc::clone(&session), counters: Arc::default() };
+    let incoming = Incoming {
+        peer,
+        session: Arc::clone(&session),
+        counters: Arc::default(),
+    };
     let path = Path {
         session: Some(Arc::clone(&session)),
         protection: Protection::Sealed,
-        route: Route::Direct { address, datagram: DATAGRAM },
+        route: Route::Direct {
+            address,
+            datagram: DATAGRAM,
+        },
         counters: Arc::default(),
     };
     let mut snapshot = Snapshot::empty(Arc::new(Shared::new(local, 1)));

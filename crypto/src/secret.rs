@@ -147,7 +147,9 @@ impl Secret {
         let Some(digits) = line.strip_prefix(KEY_LINE) else {
             return Self::from_token(line);
         };
-        let length = TokenError::Length { found: digits.len() };
+        let length = TokenError::Length {
+            found: digits.len(),
+        };
         let mut key = [0; 32];
         if digits.len() != 2 * key.len() || !digits.is_ascii() {
             return Err(length);

@@ -1,1 +1,47 @@
 //! The mesh and its replicated state.
+//!
+//! This crate decides who is a neighbour of whom, keeps the signed records of
+//! all peers equal on all peers, and derives routes and stations from them. It
+//! knows no crypto (see [`Authority`]), no sockets and no clock: messages and
+//! `now` come in, messages and [`Event`]s go out, so a whole mesh runs
+//! reproducibly in one process.
+//!
+//! | module | what it holds |
+//! |---|---|
+//! | [`mesh`] | [`Mesh`]: composes all of the below |
+//! | [`replica`] | the signed records of everybody |
+//! | [`reconcile`] | finding and mending differences between two replicas |
+//! | [`topology`], [`routes`] | the graph of two-sided links, and shortest paths over it |
+//! | [`link`] | liveness of one neighbour |
+//! | [`neighbours`], [`dialer`] | whom to dial: of itself, and by the operator's order |
+//! | [`stations`], [`claims`] | MAC and IP addresses: ours, and everybody's |
+
+pub mod backoff;
+pub mod bucket;
+pub mod claims;
+pub mod config;
+pub mod dialer;
+pub mod event;
+mod hash;
+pub mod link;
+pub mod local;
+pub mod members;
+pub mod mesh;
+pub mod neighbours;
+mod outbox;
+mod parts;
+pub mod reconcile;
+pub mod replica;
+pub mod routes;
+pub mod stations;
+pub mod target;
+pub mod topology;
+
+pub use claims::Claims;
+pub use config::{Authority, Config, LocalPeer, SessionInfo};
+pub use dialer::TargetState;
+pub use event::{Counters, DialId, DialTarget, DownReason, Event, Warning};
+pub use link::LinkState;
+pub use mesh::{Mesh, NeighbourView, PeerView};
+pub use routes::{Hop, Routes};
+pub use target::Target;

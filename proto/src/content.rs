@@ -86,15 +86,27 @@ impl<'a> Content<'a> {
             tag::CONTROL => Self::Control(r.rest()),
             tag::FRAME => Self::Frame(r.rest()),
             tag::RELAY => {
-                let header = RelayHeader { hops: r.u8()?, source: PeerId(r.array()?), destination: PeerId(r.array()?) };
+                let header = RelayHeader {
+                    hops: r.u8()?,
+                    source: PeerId(r.array()?),
+                    destination: PeerId(r.array()?),
+                };
                 Self::Relay(header, r.rest())
             }
             tag::BROADCAST => {
-                let header = BroadcastHeader { hops: r.u8()?, source: PeerId(r.array()?), sequence: r.u64()? };
+                let header = BroadcastHeader {
+                    hops: r.u8()?,
+                    source: PeerId(r.array()?),
+                    sequence: r.u64()?,
+                };
                 Self::Broadcast(header, r.rest())
             }
             tag::FRAGMENT => {
-                let header = FragmentHeader { id: r.u32()?, index: r.u8()?, count: r.u8()? };
+                let header = FragmentHeader {
+                    id: r.u32()?,
+                    index: r.u8()?,
+                    count: r.u8()?,
+                };
                 if header.count < 2 || header.index >= header.count {
                     return Err(DecodeError::Malformed);
                 }

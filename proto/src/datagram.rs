@@ -163,19 +163,37 @@ impl<'a> Datagram<'a> {
             kind::COMPLETION => Self::parse_handshake(Stage::Completion, r),
             kind::COOKIE => {
                 r.u16()?;
-                let datagram = Self::CookieReply { receiver: r.u32()?, cookie: r.array()? };
-                r.rest().is_empty().then_some(datagram).ok_or(DecodeError::Trailing)
+                let datagram = Self::CookieReply {
+                    receiver: r.u32()?,
+                    cookie: r.array()?,
+                };
+                r.rest()
+                    .is_empty()
+                    .then_some(datagram)
+                    .ok_or(DecodeError::Trailing)
             }
             kind::REJECT => {
                 let reason = RejectReason::from_wire(r.u8()?)?;
                 r.u8()?;
-                let datagram = Self::Reject { receiver: r.u32()?, reason };
-                r.rest().is_empty().then_some(datagram).ok_or(DecodeError::Trailing)
+                let datagram = Self::Reject {
+                    receiver: r.u32()?,
+                    reason,
+                };
+                r.rest()
+                    .is_empty()
+                    .then_some(datagram)
+                    .ok_or(DecodeError::Trailing)
             }
             kind::NO_SESSION => {
                 r.u16()?;
-                let datagram = Self::NoSession { receiver: r.u32()?, counter: r.u64()? };
-                r.rest().is_empty().then_some(datagram).ok_or(DecodeError::Trailing)
+                let datagram = Self::NoSession {
+                    receiver: r.u32()?,
+                    counter: r.u64()?,
+                };
+                r.rest()
+                    .is_empty()
+                    .then_some(datagram)
+                    .ok_or(DecodeError::Trailing)
             }
             _ => Err(DecodeError::Unknown),
         }
@@ -184,7 +202,11 @@ impl<'a> Datagram<'a> {
     fn parse_transport(kind: u8, mut r: Reader<'a>) -> Result<Self, DecodeError> {
         let _reserved: [u8; 3] = r.array()?;
         let header = TransportHeader {
-            protection: if kind == kind::SEALED { Protection::Sealed } else { Protection::Clear },
+            protection: if kind == kind::SEALED {
+                Protection::Sealed
+            } else {
+                Protection::Clear
+            },
             receiver: r.u32()?,
             counter: r.u64()?,
         };

@@ -1,6 +1,6 @@
 //! Control messages between two peers, inside [`crate::content::Content::Control`].
 
-use std::net::SocketAddr;
+use std::{net::SocketAddr, sync::Arc};
 
 use serde::{Deserialize, Serialize};
 
@@ -30,6 +30,9 @@ pub enum GossipMessage {
     Ping {
         /// Echoed in the pong.
         token: u64,
+        /// The sender has no other way into the mesh than this link, so the
+        /// receiver should refuse it only at its hard limit.
+        needy: bool,
     },
     /// Answers a ping.
     Pong {
@@ -39,7 +42,7 @@ pub enum GossipMessage {
     /// Records the receiver may not have.
     Push {
         /// The records.
-        records: Vec<Record>,
+        records: Vec<Arc<Record>>,
     },
     /// Fingerprints of parts of the sender's replica, to find differences.
     Summary {
@@ -53,7 +56,7 @@ pub enum GossipMessage {
         /// Last key hash of the range.
         last: u64,
         /// What the sender holds there.
-        held: Vec<(RecordKey, Version)>,
+        held: Vec<Held>,
     },
     /// Asks for records by key.
     Want {
@@ -74,6 +77,19 @@ pub enum ByeReason {
     Stopping,
     /// It prefers other neighbours; the session may stay.
     Pruned,
+    /// It has as many links as its operator allows.
+    Full,
+}
+
+/// One record the sender of [`GossipMessage::Versions`] holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Held {
+    /// Which record.
+    pub key: RecordKey,
+    /// In which version.
+    pub version: Version,
+    /// A hash of the whole record: tells apart two bodies with one version.
+    pub digest: u32,
 }
 
 /// The fingerprint of a range of key hashes, both ends included.
@@ -83,7 +99,7 @@ pub struct RangeSummary {
     pub first: u64,
     /// Last key hash.
     pub last: u64,
-    /// XOR over the hashes of (key, version).
+    /// XOR over the hashes of (key, version, signature).
     pub fingerprint: u64,
     /// How many records.
     pub count: u32,
@@ -126,7 +142,9 @@ impl Serialize for Padding {
 impl<'de> Deserialize<'de> for Padding {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let bytes = <&[u8]>::deserialize(deserializer)?;
-        u16::try_from(bytes.len()).map(Self).map_err(serde::de::Error::custom)
+        u16::try_from(bytes.len())
+            .map(Self)
+            .map_err(serde::de::Error::custom)
     }
 }
 

@@ -16,13 +16,17 @@ use crate::{
 /// The largest encoded record, so that one always fits a datagram of 1200 bytes.
 pub const MAX_RECORD: usize = 1000;
 
+/// The largest encoded body. The rest of [`MAX_RECORD`] covers owner, topic,
+/// keys, version and signature at their longest, and the body's length.
+pub const MAX_BODY: usize = 828;
+
 /// What a record is about; with the owner it is the record's key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum Topic {
     /// The peer itself: [`Node`].
     Node,
-    /// Its links: [`Links`].
-    Links,
+    /// One part of its links: [`Links`].
+    Links(u8),
     /// One part of its stations: [`Stations`].
     Stations(u16),
 }
@@ -37,7 +41,9 @@ pub struct RecordKey {
 }
 
 /// The version of a record. A later epoch (one per launch) beats any sequence.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize,
+)]
 pub struct Version {
     /// Rises with every launch of the owner.
     pub epoch: u64,
@@ -64,7 +70,18 @@ pub struct Record {
 impl Record {
     /// What the owner signs: everything but the signature, under a label.
     pub fn signed_bytes(&self) -> Vec<u8> {
-        encode(&("wove record v1", self.key, self.keys, self.version, &self.body))
+        encode(&(
+            "wove record v1",
+            self.key,
+            self.keys,
+            self.version,
+            &self.body,
+        ))
+    }
+
+    /// No fewer bytes than the record takes on the wire, without encoding it.
+    pub fn encoded_bound(&self) -> usize {
+        MAX_RECORD - MAX_BODY + self.body.len()
     }
 
     /// The record's bytes on the wire.
@@ -137,7 +154,7 @@ pub struct Node {
     pub capabilities: u64,
 }
 
-/// The peer's links, strictly sorted by id. At most 40.
+/// A part of the peer's links, strictly sorted by id. At most 40.
 #[derive(Clone, Debug, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Links {
     /// Neighbours and the measured round-trip time to each, in microseconds.

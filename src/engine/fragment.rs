@@ -189,18 +189,18 @@ impl Reassembler {
 
     /// Forgets what stayed incomplete too long.
     pub fn expire(&mut self, now: Instant) {
-        while let Some(oldest) = self.oldest() {
-            let begun = self.partial[&oldest].begun;
-            if now.saturating_duration_since(begun) < self.limits.lifetime {
-                return;
-            }
-            self.abandon(oldest);
+        while let Some(key) = self.oldest()
+            && let Some(partial) = self.partial.get(&key)
+            && now.saturating_duration_since(partial.begun) >= self.limits.lifetime
+        {
+            self.abandon(key);
         }
     }
 
     /// Forgets the pieces of a session that ended.
     pub fn forget_session(&mut self, session: u32) {
-        while let Some((&key, _)) = self.of_session(session).next() {
+        let keys: Vec<_> = self.of_session(session).map(|(&key, _)| key).collect();
+        for key in keys {
             self.abandon(key);
         }
     }
@@ -300,6 +300,7 @@ impl Reassembler {
             std::mem::swap(&mut self.rebuilt, &mut content.bytes);
         } else {
             self.rebuilt.clear();
+            self.rebuilt.reserve_exact(content.bytes.len());
             for span in content.pieces.iter().flatten() {
                 self.rebuilt.extend_from_slice(&content.bytes[span.range()]);
             }

@@ -28,7 +28,7 @@ use super::{
     counters::DropReason,
     dedup::BroadcastFilter,
     egress::send_broadcast,
-    fragment::Reassembler,
+    fragment::{Limits, Reassembler},
     output::{Origin, Output, Upcall},
     seal::send_relay,
     snapshot::{Incoming, Route, Snapshot},
@@ -75,7 +75,7 @@ impl Ingress {
             generation: 0,
             windows: HashMap::new(),
             filter: BroadcastFilter::default(),
-            reassembler: Reassembler::default(),
+            reassembler: Reassembler::new(Limits::default()),
             rebuilt: Vec::new(),
         }
     }

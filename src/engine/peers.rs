@@ -20,7 +20,6 @@ use std::{
 
 use crypto::{Cipher, Rekey, Session};
 use proto::{
-    PeerId,
     datagram::{Protection, SessionIndex},
 };
 

@@ -47,7 +47,7 @@ const CONTROL_QUEUE: usize = 4096;
 const HANDSHAKE_QUEUE: usize = 256;
 
 /// What the data threads tell the control thread.
-pub struct Upcalls {
+pub(super) struct Upcalls {
     /// Control messages of established sessions, and what concerns frames.
     pub control: mpsc::Receiver<Upcall>,
     /// Handshakes: anybody can send them.
@@ -57,7 +57,7 @@ pub struct Upcalls {
 }
 
 /// The running threads. Dropping it stops them.
-pub struct DataPlane {
+pub(super) struct DataPlane {
     snapshot: Arc<ArcSwap<Snapshot>>,
     stop: Arc<AtomicBool>,
     wakers: Vec<Arc<Waker>>,
@@ -73,7 +73,7 @@ struct Queues {
 
 impl DataPlane {
     /// Starts the threads on an open TAP and socket.
-    pub fn start(tap: Arc<Tap>, udp: Arc<UdpSocket>, snapshot: Arc<Snapshot>) -> Result<(Self, Upcalls)> {
+    pub(super) fn start(tap: Arc<Tap>, udp: Arc<UdpSocket>, snapshot: Arc<Snapshot>) -> Result<(Self, Upcalls)> {
         let (control, control_rx) = mpsc::channel(CONTROL_QUEUE);
         let (handshakes, handshakes_rx) = mpsc::channel(HANDSHAKE_QUEUE);
         let (too_large, too_large_rx) = mpsc::channel(64);
@@ -108,12 +108,12 @@ impl DataPlane {
     }
 
     /// Puts a new forwarding view into force.
-    pub fn publish(&self, snapshot: Arc<Snapshot>) {
+    pub(super) fn publish(&self, snapshot: Arc<Snapshot>) {
         self.snapshot.store(snapshot);
     }
 
     /// Whether all threads run.
-    pub fn is_running(&self) -> bool {
+    pub(super) fn is_running(&self) -> bool {
         self.threads.iter().all(|t| !t.is_finished())
     }
 }
@@ -141,7 +141,7 @@ struct Carrier {
 
 impl Carrier {
     fn carry_frames(&self, waker: &Waker) -> std::io::Result<()> {
-        let mut egress = Egress::new(Instant::now());
+        let mut egress = Egress::new();
         let mut frames = FrameBatch::new(FRAMES, 0, FRAME, 0);
         let mut sink = Sink::new(self);
         while self.wait(self.tap.as_fd(), waker)? {
@@ -168,7 +168,7 @@ impl Carrier {
             while self.udp.recv_batch(&mut datagrams)? > 0 {
                 let (snapshot, now) = (self.snapshot.load(), Instant::now());
                 for received in datagrams.datagrams() {
-                    ingress.handle_datagram(&snapshot, received.datagram, received.from, now, &mut sink);
+                    ingress.handle_datagram(&snapshot, received.bytes, received.source, now, &mut sink);
                 }
                 sink.flush(&snapshot);
                 if self.stop.load(Ordering::Relaxed) {
@@ -215,8 +215,8 @@ impl<'a> Sink<'a> {
     fn flush(&mut self, snapshot: &Snapshot) {
         self.send();
         let counters = &snapshot.shared.counters;
-        counters.drop_many(DropReason::QueueFull, std::mem::take(&mut self.lost));
-        counters.drop_many(DropReason::Unsent, std::mem::take(&mut self.undelivered));
+        counters.add(DropReason::QueueFull, std::mem::take(&mut self.lost));
+        counters.add(DropReason::Device, std::mem::take(&mut self.undelivered));
     }
 }
 

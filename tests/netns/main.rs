@@ -1,1 +1,22 @@
-//! Real daemons across network namespaces.
+//! Real daemons across network namespaces: `cargo netns`, as root.
+//!
+//! Needs no program but the one under test. Namespaces are anonymous and
+//! daemons die with this process, so nothing is left behind however it ends.
+
+#![expect(
+    clippy::disallowed_methods,
+    reason = "a laboratory has clocks, sockets and threads"
+)]
+
+mod basics;
+mod broadcast;
+mod faults;
+mod hostile;
+mod lab;
+mod laboratory;
+mod mtu;
+mod relay;
+mod repair;
+mod roaming;
+mod secrets;
+mod targets;

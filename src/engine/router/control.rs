@@ -3,7 +3,7 @@
 use std::{net::SocketAddr, sync::Arc, time::Instant};
 
 use crypto::Session;
-use gossip::Event as MeshEvent;
+use gossip::{DownReason, Event as MeshEvent};
 use proto::{
     PeerId,
     content::{self, HOP_LIMIT, RelayHeader},
@@ -79,7 +79,7 @@ impl Router {
             MeshEvent::Dial { dial, target } => self.handle_dial(dial, target, now),
             MeshEvent::LinkUp(peer) => self.link_changed(peer, true, String::new(), now),
             MeshEvent::LinkDown { peer, reason } => {
-                let lost = reason.is_loss();
+                let lost = reason != DownReason::Pruned && reason != DownReason::Full;
                 self.link_changed(peer, false, reason.to_string(), now);
                 if lost {
                     self.lose_direct(peer, now);
@@ -100,7 +100,7 @@ impl Router {
             peer.used_at = now;
         }
         self.dirty.trees = true;
-        let nickname = self.mesh.nickname(id).unwrap_or_default().to_owned();
+        let nickname = self.nickname(id);
         self.events.push_back(Event::Link { peer: id, nickname, up, reason });
     }
 
@@ -156,7 +156,7 @@ impl Router {
 
     /// A frame came before its session.
     pub(super) fn handle_pending(&mut self, id: PeerId, frame: Vec<u8>, now: Instant) {
-        if self.mesh.routes().next_hop(id).is_none() {
+        if self.mesh.routes().next_hop(&id).is_none() {
             self.snapshot.shared.counters.count(DropReason::NoRoute);
             return;
         }
@@ -167,7 +167,7 @@ impl Router {
         }
         if !self.handshakes.is_under_way(Purpose::Session(id)) {
             let mut ways = vec![Origin::Relayed(id)];
-            ways.extend(self.mesh.endpoints(id).iter().copied().map(Origin::Direct));
+            ways.extend(self.endpoints_of(id));
             self.handshakes.begin(Purpose::Session(id), ways, now);
         }
     }

@@ -29,7 +29,7 @@ use super::{
     handshakes::Handshakes,
     keyring::Keyring,
     limiter::TokenBucket,
-    output::{Output, Upcall},
+    output::{Origin, Output, Upcall},
     peers::Peer,
     snapshot::{Shared, Snapshot},
     timing::TICK,
@@ -238,7 +238,7 @@ impl Router {
 
     /// Drops targets; links that are up stay.
     pub fn forget(&mut self, targets: &[Target], now: Instant) {
-        self.mesh.forget(targets, now);
+        self.mesh.forget(targets);
         self.drain(now);
     }
 
@@ -328,6 +328,16 @@ impl Router {
     /// The next event.
     pub fn poll_event(&mut self) -> Option<Event> {
         self.events.pop_front()
+    }
+
+    fn nickname(&self, id: PeerId) -> String {
+        self.mesh.node(&id).map(|node| node.nickname.clone()).unwrap_or_default()
+    }
+
+    /// The addresses a peer says it can be dialled at.
+    fn endpoints_of(&self, id: PeerId) -> impl Iterator<Item = Origin> + use<> {
+        let endpoints = self.mesh.node(&id).map(|node| node.endpoints.clone()).unwrap_or_default();
+        endpoints.into_iter().map(Origin::Direct)
     }
 
     /// Says something to a person, once.

@@ -61,8 +61,8 @@ impl Router {
         if chores.rekey {
             self.rekey(id, now);
         }
-        if chores.seek_direct && self.mesh.routes().next_hop(id).is_some() {
-            let ways: Vec<Origin> = self.mesh.endpoints(id).iter().copied().map(Origin::Direct).collect();
+        if chores.seek_direct && self.mesh.routes().next_hop(&id).is_some() {
+            let ways: Vec<Origin> = self.endpoints_of(id).collect();
             if !ways.is_empty() && !self.handshakes.is_under_way(Purpose::Session(id)) {
                 self.handshakes.begin(Purpose::Session(id), ways, now);
             }

@@ -59,7 +59,9 @@ impl Router {
 
     fn paths(&self) -> HashMap<PeerId, Arc<Path>> {
         let known = self.peers.iter().map(|(id, peer)| (*id, Arc::new(self.path(*id, peer))));
-        let others = self.mesh.routes().reachable().filter(|id| !self.peers.contains_key(id)).map(|id| {
+        let others = self.mesh.routes().reachable()
+            .map(|(id, _)| id)
+            .filter(|id| !self.peers.contains_key(id)).map(|id| {
             let path = Path {
                 session: None,
                 protection: Protection::Sealed,
@@ -87,7 +89,7 @@ impl Router {
 
     fn relay(&self, id: PeerId) -> Route {
         let direct = |next: &PeerId| self.peers.get(next).is_some_and(|p| p.direct.is_some());
-        match self.mesh.routes().next_hop(id).map(|hop| hop.next) {
+        match self.mesh.routes().next_hop(&id).map(|hop| hop.next) {
             Some(next) if next != id && direct(&next) => Route::Relay { next },
             Some(_) | None => Route::None,
         }
@@ -95,22 +97,22 @@ impl Router {
 
     fn station_map(&self) -> StationMap {
         let mut map = StationMap::default();
-        for (mac, view) in self.mesh.stations().macs() {
-            map.macs.insert(mac, view.peer);
-        }
-        for (ip, mac) in self.mesh.stations().ips() {
-            map.ips.insert(ip, mac);
+        for (mac, peer, ips) in self.mesh.stations().iter() {
+            map.macs.insert(mac, peer);
+            map.ips.extend(ips.into_iter().map(|ip| (ip, mac)));
         }
         map
     }
 
     fn trees(&self) -> HashMap<PeerId, Vec<PeerId>> {
         let routes = self.mesh.routes();
-        let all = routes.len() <= ALL_TREES;
-        let sources = routes.reachable().filter(|id| all || self.wanted_trees.contains(id));
+        let all = routes.graph().len() <= ALL_TREES;
+        let sources = routes.reachable()
+            .map(|(id, _)| id)
+            .filter(|id| all || self.wanted_trees.contains(id));
         let mut trees: HashMap<PeerId, Vec<PeerId>> =
-            sources.map(|source| (source, routes.children(source))).collect();
-        trees.insert(self.local, routes.children(self.local));
+            sources.map(|source| (source, routes.children(&source).to_vec())).collect();
+        trees.insert(self.local, routes.children(&self.local).to_vec());
         trees
     }
 }

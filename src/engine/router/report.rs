@@ -83,7 +83,7 @@ impl Router {
 
     fn connection(&self, id: PeerId, peer: &Peer, now: Instant) -> ConnectionStatus {
         let held = peer.sending();
-        let (path, address, mtu) = match (&peer.direct, self.mesh.routes().next_hop(id)) {
+        let (path, address, mtu) = match (&peer.direct, self.mesh.routes().next_hop(&id)) {
             (Some(direct), _) => {
                 let header = if direct.address.is_ipv6() { 48 } else { 28 };
                 (PathKind::Sleeve, direct.address.to_string(), direct.pmtu.datagram() + header)
@@ -96,7 +96,7 @@ impl Router {
         let rtt = peer.direct.as_ref().map_or(0, |d| d.rtt.as_micros());
         ConnectionStatus {
             peer: id,
-            nickname: self.mesh.nickname(id).unwrap_or_default().to_owned(),
+            nickname: self.nickname(id),
             address,
             outbound: peer.direct.as_ref().is_none_or(|d| d.outbound),
             state,
@@ -115,7 +115,7 @@ impl Router {
     }
 
     fn connection_state(&self, id: PeerId, peer: &Peer) -> ConnectionState {
-        let routed = peer.direct.is_some() || self.mesh.routes().next_hop(id).is_some();
+        let routed = peer.direct.is_some() || self.mesh.routes().next_hop(&id).is_some();
         match (peer.sending(), routed) {
             (Some(_), true) => ConnectionState::Established,
             (Some(_), false) => ConnectionState::Retrying,
@@ -136,49 +136,51 @@ impl Router {
     }
 
     fn target_status(&self, now: Instant) -> Vec<TargetStatus> {
-        let targets = self.mesh.targets().map(|view| TargetStatus {
-            address: view.target.to_string(),
-            state: match view.state {
-                gossip::TargetState::Connected => TargetState::Connected,
-                gossip::TargetState::Connecting => TargetState::Connecting,
-                gossip::TargetState::Waiting => TargetState::Waiting,
-                gossip::TargetState::Failed => TargetState::Failed,
-            },
-            reason: view.reason.clone(),
-            retry_in_s: view.retry_at.map_or(0.0, |at| at.saturating_duration_since(now).as_secs_f64()),
+        let left = |at: Instant| at.saturating_duration_since(now).as_secs_f64();
+        let describe = |state: &gossip::TargetState| match state {
+            gossip::TargetState::Waiting { retry_at, reason } => {
+                (TargetState::Waiting, reason.clone().unwrap_or_default(), left(*retry_at))
+            }
+            gossip::TargetState::Connecting { .. } => (TargetState::Connecting, String::new(), 0.0),
+            gossip::TargetState::Connected { .. } => (TargetState::Connected, String::new(), 0.0),
+            gossip::TargetState::Failed { retry_at, reason } => (TargetState::Failed, reason.clone(), left(*retry_at)),
+            gossip::TargetState::Ourselves => {
+                (TargetState::Failed, "this address leads back to this peer".to_owned(), 0.0)
+            }
+        };
+        let targets = self.mesh.targets().map(|(target, state)| {
+            let (state, reason, retry_in_s) = describe(state);
+            TargetStatus { address: target.to_string(), state, reason, retry_in_s }
         });
         targets.collect()
     }
 
     fn peer_status(&self) -> Vec<PeerStatus> {
-        let peers = self.mesh.peers().map(|view| {
-            let hop = self.mesh.routes().next_hop(view.id);
-            let itself = view.id == self.local;
-            PeerStatus {
-                peer: view.id,
-                nickname: view.nickname.clone(),
-                reachable: itself || hop.is_some(),
-                hops: hop.map_or(0, |h| h.hops),
-                next_hop: hop.map_or(if itself { view.id } else { PeerId::default() }, |h| h.next),
-                links: view.links.clone(),
-                version: view.version.clone(),
-            }
+        let peers = self.mesh.peers().map(|view| PeerStatus {
+            peer: view.id,
+            nickname: view.node.nickname.clone(),
+            reachable: view.reachable,
+            hops: view.hop.map_or(0, |h| u32::from(h.hops)),
+            next_hop: view.hop.map_or(if view.reachable { view.id } else { PeerId::default() }, |h| h.next),
+            links: view.links,
+            version: view.node.version.clone(),
         });
         peers.collect()
     }
 
     fn station_status(&self) -> Vec<StationStatus> {
-        let stations = self.mesh.stations().macs().map(|(mac, view)| StationStatus {
-            mac,
-            peer: view.peer,
-            ips: view.ips.clone(),
-        });
-        stations.collect()
+        let stations = self.mesh.stations().iter();
+        stations.map(|(mac, peer, ips)| StationStatus { mac, peer, ips }).collect()
+    }
+
+    /// What gossip counts, for the report.
+    pub fn gossip_counters(&self) -> &gossip::Counters {
+        self.mesh.counters()
     }
 
     /// The targets, as they are to be kept.
     pub fn targets(&self) -> Vec<String> {
-        self.mesh.targets().map(|view| view.target.to_string()).collect()
+        self.mesh.targets().map(|(target, _)| target.to_string()).collect()
     }
 }
 

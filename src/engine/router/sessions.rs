@@ -163,7 +163,7 @@ impl Router {
             return true;
         }
         if hello.epoch <= peer.epoch && peer.is_fresh(now) {
-            let name = self.mesh.nickname(id).unwrap_or_default();
+            let name = self.nickname(id);
             let text = format!(
                 "two daemons use the identity {} ({name}): a state directory was copied; \
                  run `wove reset` on one of the two hosts",

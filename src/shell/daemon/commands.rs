@@ -80,7 +80,7 @@ impl Daemon {
         let report = serde_json::json!({
             "status": status,
             "attachments": self.attachments,
-            "gossip": self.router.gossip_report(),
+            "gossip": format!("{:?}", self.router.gossip_counters()),
             "config": {
                 "state_dir": self.config.state_dir,
                 "socket": self.config.socket,

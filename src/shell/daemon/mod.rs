@@ -43,6 +43,7 @@ use crate::engine::{
     Attachment, Event, Router, RouterConfig,
     Upcall,
 };
+use proto::MacAddr;
 use network::Network;
 use work::Done;
 
@@ -88,6 +89,7 @@ struct Daemon {
     router: Router,
     host: Arc<Host>,
     host_config: HostConfig,
+    bridge_mac: MacAddr,
     udp: Arc<UdpSocket>,
     plane: DataPlane,
     upcalls: Upcalls,
@@ -115,20 +117,18 @@ impl Daemon {
             None => None,
         };
         let udp = Arc::new(UdpSocket::bind(config.host, config.port)?);
-        let host = Arc::new(Host::new().await?);
+        let host = Arc::new(Host::new()?);
         let underlay = host.underlay_mtu().await?;
         let mtu = config.mtu.unwrap_or_else(|| underlay.saturating_sub(OVERHEAD).max(MIN_MTU));
         let host_config = HostConfig { bridge: config.bridge.clone(), tap: tap_name(&config.bridge), mtu };
-        host.check(&host_config).await?;
         let tap = Arc::new(Tap::open(&host_config.tap, TapOptions::default())?);
-        host.set_up(&host_config).await?;
+        let interfaces = host.set_up(host_config.clone()).await?;
         let router = Router::new(
             router_config(&config, epoch, underlay, mtu)?,
             identity,
             network.secrets().to_vec(),
             Instant::now(),
         );
-        let attachments = store.attachments()?;
         let (handle, requests) = Handle::channel();
         let mut router = router;
         let snapshot = router.take_snapshot().context("the router has no first snapshot")?;
@@ -141,10 +141,11 @@ impl Daemon {
             router,
             host,
             host_config,
+            bridge_mac: interfaces.mac,
             udp,
             plane,
             upcalls,
-            attachments,
+            attachments: Vec::new(),
             requests,
             done,
             done_tx,
@@ -161,7 +162,7 @@ impl Daemon {
 
     /// What follows once everything stands.
     async fn begin(&mut self) -> Result<()> {
-        self.restore_attachments();
+        self.restore_attachments().await?;
         self.update_endpoints().await;
         let peers = if self.config.resume {
             self.store.targets()?.unwrap_or_default()
@@ -191,7 +192,7 @@ impl Daemon {
 
     async fn run(&mut self) -> Result<Ending> {
         let mut signals = Signals::new()?;
-        let mut changes = self.host.watch().await?;
+        let changes = self.host.watch()?;
         let mut care = tokio::time::interval(CARE);
         while self.ending.is_none() {
             let wake = self.router.poll_timeout().map_or_else(|| Instant::now() + CARE, |(at, _)| at);
@@ -205,7 +206,7 @@ impl Daemon {
                 }
                 Some(request) = self.requests.recv() => self.handle_request(request),
                 Some(done) = self.done.recv() => self.handle_done(done),
-                Some(()) = changes.recv() => self.care_for_host().await,
+                _ = changes.changed() => self.care_for_host().await,
                 _ = care.tick() => self.care().await?,
             }
             self.drain();
@@ -273,7 +274,7 @@ impl Daemon {
     async fn restart_plane(&mut self) -> Result<()> {
         tracing::warn!(tap = self.host_config.tap, "the TAP device was removed; making it again");
         let tap = Arc::new(Tap::open(&self.host_config.tap, TapOptions::default())?);
-        self.host.set_up(&self.host_config).await?;
+        self.bridge_mac = self.host.set_up(self.host_config.clone()).await?.mac;
         let (plane, upcalls) = DataPlane::start(tap, Arc::clone(&self.udp), self.router.snapshot())?;
         (self.plane, self.upcalls) = (plane, upcalls);
         Ok(())
@@ -323,7 +324,7 @@ impl Daemon {
         let answer = self.ending.take().and_then(|(_, reply)| reply);
         let result = match ending {
             Ending::Stop => Ok(()),
-            Ending::Reset => self.host.tear_down().await,
+            Ending::Reset => self.host.tear_down(&self.config.bridge).await,
         };
         drop(self.plane);
         let result = match (ending, result) {

@@ -13,11 +13,16 @@ use ipnet::IpNet;
 use tokio::{sync::oneshot, time::timeout};
 
 use super::Daemon;
-use crate::engine::{Attachment, Failure, Reply};
+use crate::{
+    engine::{Attachment, Failure, Reply},
+    shell::host::Host,
+};
 
 /// What a client gets.
 pub(super) type Answer = Result<Reply, Failure>;
 
+/// What stands for the namespace of the host itself.
+const HOST: &str = "host";
 /// How long a name may take to resolve.
 const RESOLVE: Duration = Duration::from_secs(5);
 /// The kernel reports changes in flurries; repair waits for the end of one.
@@ -63,11 +68,10 @@ impl Daemon {
     }
 
     pub(super) fn repair(&self) {
-        let (host, config, done) = (Arc::clone(&self.host), self.host_config.clone(), self.done_tx.clone());
-        let attachments = self.attachments.clone();
+        let (host, done) = (Arc::clone(&self.host), self.done_tx.clone());
         tokio::spawn(async move {
             tokio::time::sleep(SETTLE).await;
-            let result = host.repair(&config, &attachments).await;
+            let result = host.repair().await.map(|repairs| repairs.iter().map(ToString::to_string).collect());
             let _ = done.send(Done::Repaired { result }).await;
         });
     }
@@ -75,8 +79,12 @@ impl Daemon {
     pub(super) fn attach(&self, netns: PathBuf, ifname: String, addresses: Vec<IpNet>, reply: oneshot::Sender<Answer>) {
         let (host, config, done) = (Arc::clone(&self.host), self.host_config.clone(), self.done_tx.clone());
         tokio::spawn(async move {
-            let outcome = match host.attach(&config, &netns, &ifname, &addresses).await {
-                Ok(attachment) => Done::Attached { attachment, gone: Vec::new(), reply },
+            let outcome = match host.attach(&netns, &ifname, &addresses, config.mtu).await {
+                Ok(attached) => {
+                    let netns = netns.to_string_lossy().into_owned();
+                    let attachment = Attachment { netns, ifname, mac: attached.mac, addresses: attached.addresses };
+                    Done::Attached { attachment, gone: Vec::new(), reply }
+                }
                 Err(error) => Done::Failed { error, reply },
             };
             let _ = done.send(outcome).await;
@@ -107,14 +115,15 @@ impl Daemon {
     }
 
     pub(super) fn expose(&self, addresses: Vec<IpNet>, hide: bool, reply: oneshot::Sender<Answer>) {
-        let (host, config, done) = (Arc::clone(&self.host), self.host_config.clone(), self.done_tx.clone());
+        let (host, mac, done) = (Arc::clone(&self.host), self.bridge_mac, self.done_tx.clone());
+        let bridge = self.host_config.bridge.clone();
         let before = self.exposed().map(|a| a.addresses.clone()).unwrap_or_default();
         tokio::spawn(async move {
-            let result =
-                if hide { host.hide(&config, &addresses).await } else { host.expose(&config, &addresses).await };
-            let outcome = match result {
-                Ok(attachment) => {
-                    let gone = before.into_iter().filter(|a| !attachment.addresses.contains(a)).collect();
+            let outcome = match change_exposed(&host, &addresses, hide).await {
+                Ok(addresses) => {
+                    let gone = before.into_iter().filter(|a| !addresses.contains(a)).collect();
+                    let ifname = bridge;
+                    let attachment = Attachment { netns: HOST.to_owned(), ifname, mac, addresses };
                     Done::Attached { attachment, gone, reply }
                 }
                 Err(error) => Done::Failed { error, reply },
@@ -165,17 +174,43 @@ impl Daemon {
         }
     }
 
-    /// Announces what was attached before the last stop.
-    pub(super) fn restore_attachments(&mut self) {
-        let now = Instant::now();
-        for attachment in &self.attachments {
-            let ips: Vec<_> = attachment.addresses.iter().map(IpNet::addr).collect();
-            self.router.attach_station(attachment.mac, &ips, now);
+    /// Finds again what was attached before the last stop. An interface that is
+    /// gone is forgotten, not made anew: its namespace's path may mean another
+    /// container by now.
+    pub(super) async fn restore_attachments(&mut self) -> Result<()> {
+        let known = self.store.attachments()?;
+        let (exposed, containers): (Vec<_>, Vec<_>) = known.into_iter().partition(|a| a.netns == HOST);
+        let found = self.host.attachments(&containers).await?;
+        for lost in containers.iter().filter(|a| !found.iter().any(|f| f.netns == a.netns && f.ifname == a.ifname)) {
+            tracing::info!(netns = lost.netns, ifname = lost.ifname, "an attached container is gone");
         }
-        self.repair();
+        for attachment in found {
+            self.keep(attachment);
+        }
+        for attachment in exposed {
+            self.host.expose(&attachment.addresses).await?;
+            self.keep(Attachment { mac: self.bridge_mac, ..attachment });
+        }
+        self.store.save_attachments(&self.attachments)?;
+        Ok(())
+    }
+
+    fn keep(&mut self, attachment: Attachment) {
+        let ips: Vec<_> = attachment.addresses.iter().map(IpNet::addr).collect();
+        self.router.attach_station(attachment.mac, &ips, Instant::now());
+        self.attachments.push(attachment);
     }
 
     pub(super) fn exposed(&self) -> Option<&Attachment> {
-        self.attachments.iter().find(|a| a.netns == "host")
+        self.attachments.iter().find(|a| a.netns == HOST)
     }
+}
+
+async fn change_exposed(host: &Host, addresses: &[IpNet], hide: bool) -> Result<Vec<IpNet>> {
+    if hide {
+        host.hide(addresses).await?;
+    } else {
+        host.expose(addresses).await?;
+    }
+    host.exposed().await
 }

@@ -1,0 +1,375 @@
+//! The options of `wove launch`, and the configuration they make.
+#![allow(
+    rustdoc::broken_intra_doc_links,
+    reason = "help lines are read by clap, and brackets mean optional"
+)]
+
+use std::{
+    fs,
+    net::{IpAddr, SocketAddr},
+    path::{Path, PathBuf},
+};
+
+use clap::{Args, ValueEnum, builder::BoolishValueParser};
+use ipnet::IpNet;
+use wove::shell::{
+    Config,
+    config::{self, LogFormat, MTU_RANGE, PeerAddressError, Secrets},
+    logging,
+};
+
+use crate::{args, failure::Failure};
+
+/// Longest file of secrets that is read, in bytes.
+const MAX_SECRETS: u64 = 64 * 1024;
+/// Longest secret, in bytes.
+const MAX_SECRET: usize = 1024;
+/// Bit of CAP_NET_ADMIN in the kernel's capability masks (capabilities(7)).
+const CAP_NET_ADMIN: u32 = 12;
+
+/// The options of `wove launch`.
+#[derive(Args, Clone, Debug)]
+pub struct LaunchArgs {
+    /// Peers to start from: host[:port], [v6]:port or an IPv6 address
+    ///
+    /// The port is 6783 unless given. Names are resolved afresh on every dial;
+    /// one that does not resolve is a warning and is tried again.
+    #[arg(value_name = "PEER", env = "WOVE_PEERS", value_delimiter = ',')]
+    pub peers: Vec<String>,
+
+    /// Directory of keys, targets and addresses; made with mode 0700 if absent
+    #[arg(long, env = "WOVE_STATE_DIR", value_name = "DIR", default_value = config::DEFAULT_STATE_DIR)]
+    pub state_dir: PathBuf,
+
+    /// UDP port of the underlay; open it between hosts
+    #[arg(long, env = "WOVE_PORT", value_name = "PORT", default_value_t = config::DEFAULT_PORT,
+          value_parser = clap::value_parser!(u16).range(1..))]
+    pub port: u16,
+
+    /// Local address to bind [default: every address]
+    #[arg(long, env = "WOVE_HOST", value_name = "IP")]
+    pub host: Option<IpAddr>,
+
+    /// Label shown beside this peer's id, at most 64 bytes [default: the host name]
+    #[arg(long, env = "WOVE_NICKNAME", value_name = "NAME", value_parser = parse_nickname)]
+    pub nickname: Option<String>,
+
+    /// Name of wove's bridge, 1 to 15 bytes
+    #[arg(long, env = "WOVE_BRIDGE", value_name = "NAME", default_value = config::DEFAULT_BRIDGE,
+          value_parser = args::parse_ifname)]
+    pub bridge: String,
+
+    /// MTU of the overlay in bytes, 576 to 65521 [default: found by probing]
+    #[arg(long, env = "WOVE_MTU", value_name = "BYTES",
+          value_parser = clap::value_parser!(u32).range(i64::from(*MTU_RANGE.start())..=i64::from(*MTU_RANGE.end())))]
+    pub mtu: Option<u32>,
+
+    /// Carry every frame through userspace, none through the kernel
+    #[arg(long, env = "WOVE_NO_FASTDP", value_parser = BoolishValueParser::new())]
+    pub no_fastdp: bool,
+
+    /// Dial only the peers named here, not those heard of from them
+    #[arg(long, env = "WOVE_NO_DISCOVERY", value_parser = BoolishValueParser::new())]
+    pub no_discovery: bool,
+
+    /// Most connections at once; 0 means no limit
+    #[arg(long, env = "WOVE_CONN_LIMIT", value_name = "N", default_value_t = 0)]
+    pub conn_limit: u32,
+
+    /// Start from the targets of the last run; takes no PEER
+    #[arg(long, env = "WOVE_RESUME", value_parser = BoolishValueParser::new())]
+    pub resume: bool,
+
+    /// Secrets of the network.
+    #[command(flatten)]
+    pub secrets: SecretArgs,
+
+    /// Where to serve /metrics, /status, /healthz and a page, read-only: ip:port [default: off]
+    #[arg(
+        long,
+        env = "WOVE_HTTP_ADDR",
+        help_heading = "Observation",
+        value_name = "IP:PORT"
+    )]
+    pub http_addr: Option<SocketAddr>,
+
+    /// What to log: error, warn, info, debug, trace, or per module as in wove::engine=debug,info
+    #[arg(long, env = "WOVE_LOG_LEVEL", help_heading = "Observation", value_name = "FILTER", default_value = config::DEFAULT_LOG_FILTER,
+          value_parser = parse_filter)]
+    pub log_level: String,
+
+    /// How to log, on standard error
+    #[arg(
+        long,
+        env = "WOVE_LOG_FORMAT",
+        help_heading = "Observation",
+        value_name = "FORMAT",
+        default_value = "text"
+    )]
+    pub log_format: LogFormatArg,
+
+    /// What a later version will take.
+    #[command(flatten)]
+    pub later: LaterArgs,
+}
+
+/// The network's secrets. Several are valid at once, so that one can be
+/// replaced on host after host; the first is offered first, tokens before
+/// passwords. On the command line every user of the host can read them: prefer
+/// the files or the environment.
+#[derive(Args, Clone, Debug)]
+#[command(
+    next_help_heading = "Security (with no secret: the network of the last run, or a new one)"
+)]
+pub struct SecretArgs {
+    /// Join with this token, as `wove token` prints it on a member; may be repeated
+    ///
+    /// Every user of this host can read it in the list of processes; prefer
+    /// --token-file or the environment.
+    #[arg(
+        long,
+        env = "WOVE_TOKEN",
+        hide_env_values = true,
+        value_name = "TOKEN",
+        value_delimiter = ','
+    )]
+    pub token: Vec<String>,
+
+    /// Join with the tokens in this file, one a line; may be repeated
+    #[arg(long, env = "WOVE_TOKEN_FILE", value_name = "FILE")]
+    pub token_file: Vec<PathBuf>,
+
+    /// Join with this password; may be repeated
+    ///
+    /// Every user of this host can read it in the list of processes; prefer
+    /// --password-file or the environment.
+    #[arg(
+        long,
+        env = "WOVE_PASSWORD",
+        hide_env_values = true,
+        value_name = "PASSWORD"
+    )]
+    pub password: Vec<String>,
+
+    /// Join with the passwords in this file, one a line; may be repeated
+    #[arg(long, env = "WOVE_PASSWORD_FILE", value_name = "FILE")]
+    pub password_file: Vec<PathBuf>,
+
+    /// Send frames in clear; the secret still decides who may join
+    #[arg(long, env = "WOVE_NO_ENCRYPTION", value_parser = BoolishValueParser::new())]
+    pub no_encryption: bool,
+
+    /// Underlay networks between whose hosts frames travel in clear; both ends must agree
+    #[arg(
+        long,
+        env = "WOVE_TRUSTED_SUBNETS",
+        value_name = "CIDR",
+        value_delimiter = ','
+    )]
+    pub trusted_subnets: Vec<IpNet>,
+}
+
+/// Options of the contract that this version refuses by name.
+#[derive(Args, Clone, Debug)]
+pub struct LaterArgs {
+    #[arg(long, env = "WOVE_IPALLOC_RANGE", hide = true)]
+    ipalloc_range: Option<String>,
+    #[arg(long, env = "WOVE_IPALLOC_INIT", hide = true)]
+    ipalloc_init: Option<String>,
+    #[arg(long, env = "WOVE_DNS_DOMAIN", hide = true)]
+    dns_domain: Option<String>,
+    #[arg(long, env = "WOVE_DNS_LISTEN", hide = true)]
+    dns_listen: Option<String>,
+    /// Accepted: without names there is nothing to switch off.
+    #[arg(long, env = "WOVE_NO_DNS", hide = true, value_parser = BoolishValueParser::new())]
+    no_dns: bool,
+}
+
+/// How to log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum LogFormatArg {
+    /// For people
+    Text,
+    /// One JSON object a line
+    Json,
+}
+
+impl LaunchArgs {
+    /// The configuration that these options make; reads the files of secrets.
+    pub fn config(self, socket: PathBuf) -> Result<Config, Failure> {
+        self.later.refuse()?;
+        if self.resume && !self.peers.is_empty() {
+            return Err(Failure::Usage(
+                "--resume starts from the targets of the last run and takes no PEER".into(),
+            ));
+        }
+        let peers = self
+            .peers
+            .iter()
+            .map(|peer| peer_address(peer))
+            .collect::<Result<_, _>>()?;
+        let secrets = self.secrets.read()?;
+        Ok(Config {
+            state_dir: absolute(&self.state_dir)?,
+            socket: absolute(&socket)?,
+            port: self.port,
+            host: self.host,
+            nickname: self.nickname,
+            secrets,
+            encrypt: !self.secrets.no_encryption,
+            trusted_subnets: self.secrets.trusted_subnets,
+            bridge: self.bridge,
+            mtu: self.mtu,
+            fastdp: !self.no_fastdp,
+            discovery: !self.no_discovery,
+            conn_limit: Some(self.conn_limit).filter(|limit| *limit > 0),
+            resume: self.resume,
+            peers,
+            http_addr: self.http_addr,
+            log_filter: self.log_level,
+            log_format: match self.log_format {
+                LogFormatArg::Text => LogFormat::Text,
+                LogFormatArg::Json => LogFormat::Json,
+            },
+        })
+    }
+}
+
+impl LaterArgs {
+    fn refuse(&self) -> Result<(), Failure> {
+        let given = |flag, value: &Option<String>| value.is_some().then_some(flag);
+        let addresses = given("--ipalloc-range", &self.ipalloc_range)
+            .or(given("--ipalloc-init", &self.ipalloc_init));
+        if let Some(flag) = addresses {
+            return Err(Failure::not_in_this_version(flag, args::EXPLICIT_ADDRESSES));
+        }
+        match given("--dns-domain", &self.dns_domain).or(given("--dns-listen", &self.dns_listen)) {
+            Some(flag) => Err(Failure::not_in_this_version(
+                flag,
+                "launch without it and name containers by address",
+            )),
+            None => Ok(()),
+        }
+    }
+}
+
+impl SecretArgs {
+    /// All secrets, those on the command line before those in files.
+    fn read(&self) -> Result<Secrets, Failure> {
+        Ok(Secrets {
+            tokens: gather("token", &self.token, &self.token_file)?,
+            passwords: gather("password", &self.password, &self.password_file)?,
+        })
+    }
+}
+
+/// One secret may come by two ways, as from the environment and a file; it counts once.
+fn gather(what: &str, given: &[String], files: &[PathBuf]) -> Result<Vec<String>, Failure> {
+    let mut secrets = Vec::new();
+    let mut add = |secret: &str| {
+        check_secret(what, secret)?;
+        if !secrets.iter().any(|known| known == secret) {
+            secrets.push(secret.to_owned());
+        }
+        Ok::<_, Failure>(())
+    };
+    given.iter().try_for_each(|secret| add(secret))?;
+    for file in files {
+        read_lines(what, file)?
+            .iter()
+            .try_for_each(|secret| add(secret))?;
+    }
+    Ok(secrets)
+}
+
+fn check_secret(what: &str, secret: &str) -> Result<(), Failure> {
+    if secret.is_empty() {
+        return Err(Failure::failed(format!(
+            "an empty {what} keeps nobody out: give a {what}, or leave the option away"
+        )));
+    }
+    if secret.len() > MAX_SECRET {
+        return Err(Failure::failed(format!(
+            "a {what} is longer than {MAX_SECRET} bytes: is it the right file?"
+        )));
+    }
+    Ok(())
+}
+
+/// The lines of a file of secrets; empty ones and the ends of lines do not count.
+fn read_lines(what: &str, file: &Path) -> Result<Vec<String>, Failure> {
+    use std::io::Read;
+    let failed = |why: &dyn std::fmt::Display| {
+        Failure::failed(format!(
+            "the {what} file {} cannot be read: {why}; one {what} a line is expected",
+            file.display()
+        ))
+    };
+    let mut text = String::new();
+    let opened = fs::File::open(file).map_err(|error| failed(&error))?;
+    opened
+        .take(MAX_SECRETS + 1)
+        .read_to_string(&mut text)
+        .map_err(|error| failed(&error))?;
+    if text.len() as u64 > MAX_SECRETS {
+        return Err(failed(&"it is longer than 64 KiB"));
+    }
+    let lines: Vec<String> = text
+        .lines()
+        .filter(|line| !line.trim().is_empty())
+        .map(str::to_owned)
+        .collect();
+    match lines.is_empty() {
+        true => Err(failed(&"it is empty")),
+        false => Ok(lines),
+    }
+}
+
+/// The address of a peer as the daemon knows it.
+pub fn peer_address(text: &str) -> Result<String, Failure> {
+    config::parse_peer(text.trim()).map_err(|error| match error {
+        PeerAddressError::Tcp(_) => Failure::Failed(error.to_string()),
+        PeerAddressError::Malformed { .. } => Failure::Usage(error.to_string()),
+    })
+}
+
+/// Refuses when this process may not change the network of the host.
+pub fn check_privilege(command: &str) -> Result<(), Failure> {
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    if may_administer(&status) {
+        return Ok(());
+    }
+    Err(Failure::failed(format!(
+        "wove {command} needs root (CAP_NET_ADMIN): run it with sudo or as a systemd service"
+    )))
+}
+
+fn may_administer(proc_status: &str) -> bool {
+    let mask = proc_status
+        .lines()
+        .find_map(|line| line.strip_prefix("CapEff:"));
+    let mask = mask
+        .and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok())
+        .unwrap_or(0);
+    mask >> CAP_NET_ADMIN & 1 == 1
+}
+
+fn absolute(path: &Path) -> Result<PathBuf, Failure> {
+    std::path::absolute(path)
+        .map_err(|error| Failure::failed(format!("{} is no path: {error}", path.display())))
+}
+
+fn parse_nickname(text: &str) -> Result<String, String> {
+    if text.is_empty() || text.len() > 64 || text.chars().any(char::is_control) {
+        return Err("a nickname has 1 to 64 bytes and no control character".into());
+    }
+    Ok(text.to_owned())
+}
+
+fn parse_filter(text: &str) -> Result<String, String> {
+    logging::check_filter(text).map_err(|error| error.to_string())?;
+    Ok(text.to_owned())
+}
+
+#[cfg(test)]
+mod tests;

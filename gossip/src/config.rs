@@ -1,0 +1,129 @@
+//! What the engine tells the mesh at the start. Plain values; no parsing here.
+
+use std::{net::SocketAddr, time::Duration};
+
+use proto::{PeerId, PublicKeys};
+
+use crate::event::DialId;
+
+/// Signs and verifies records, so that this crate needs no crypto.
+pub trait Authority {
+    /// The signature of the local peer over `bytes`.
+    fn sign(&self, bytes: &[u8]) -> [u8; 64];
+
+    /// Whether `owner` is the hash of `keys`, and the signature is theirs.
+    fn verify(&self, owner: PeerId, keys: &PublicKeys, bytes: &[u8], signature: &[u8; 64]) -> bool;
+}
+
+/// How the mesh behaves. The defaults suit up to ten thousand peers.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Whether peers that were not named as targets are dialled.
+    pub discovery: bool,
+    /// Links of any kind, hard limit. 1..=320 (what the links records can hold).
+    pub link_limit: usize,
+    /// Up to this many peers everybody is everybody's neighbour. Keep at or below 2 * degree.
+    pub full_mesh_up_to: usize,
+    /// Links sought in a larger mesh; up to twice as many are accepted.
+    pub degree: usize,
+    /// Between pings on a link that is well.
+    pub heartbeat: Duration,
+    /// Between pings on a link that is being set up or is suspect.
+    pub urgent: Duration,
+    /// A link silent for so long is down.
+    pub dead_after: Duration,
+    /// First pause after a failed dial.
+    pub backoff_min: Duration,
+    /// Longest pause after failed dials.
+    pub backoff_max: Duration,
+    /// Longest pause for discovered peers while the mesh is small.
+    pub backoff_small: Duration,
+    /// A dial without result is given up after this.
+    pub dial_timeout: Duration,
+    /// Between rounds of anti-entropy; jittered by half of it.
+    pub anti_entropy: Duration,
+    /// Between attempts to reach one of the peers that are cut off (heals partitions); jittered.
+    pub explore: Duration,
+    /// A learnt station that is silent for so long is forgotten.
+    pub station_age: Duration,
+    /// A peer unreachable for so long is forgotten, with its records.
+    pub peer_age: Duration,
+    /// New records wait so long for others going to the same neighbour.
+    pub push_delay: Duration,
+    /// Changes of links wait so long before they are published.
+    pub links_delay: Duration,
+    /// Datagrams to one neighbour per `push_delay`.
+    pub burst: usize,
+    /// Records of one owner accepted in a row.
+    pub owner_burst: u32,
+    /// Records of one owner accepted per second thereafter.
+    pub owner_rate: u32,
+    /// Peers of whom records are kept.
+    pub owner_limit: usize,
+    /// A MAC or IP address is claimed anew from another peer no more often than this.
+    pub reclaim_after: Duration,
+    /// Once an identity is known to be cloned, our records jump over the other's no more often than this.
+    pub jump_interval: Duration,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            discovery: true,
+            link_limit: 200,
+            full_mesh_up_to: 16,
+            degree: 8,
+            heartbeat: Duration::from_millis(500),
+            urgent: Duration::from_millis(200),
+            dead_after: Duration::from_secs(2),
+            backoff_min: Duration::from_secs(1),
+            backoff_max: Duration::from_secs(60),
+            backoff_small: Duration::from_secs(3),
+            dial_timeout: Duration::from_secs(15),
+            anti_entropy: Duration::from_secs(2),
+            explore: Duration::from_secs(4),
+            station_age: Duration::from_secs(600),
+            peer_age: Duration::from_secs(600),
+            push_delay: Duration::from_millis(10),
+            links_delay: Duration::from_millis(20),
+            burst: 16,
+            owner_burst: 300,
+            owner_rate: 20,
+            owner_limit: 20_000,
+            reclaim_after: Duration::from_secs(1),
+            jump_interval: Duration::from_secs(60),
+        }
+    }
+}
+
+/// What the local peer says about itself.
+#[derive(Clone, Debug)]
+pub struct LocalPeer {
+    /// The hash of `keys`.
+    pub id: PeerId,
+    /// Published with every record.
+    pub keys: PublicKeys,
+    /// Higher than at the launch before.
+    pub epoch: u64,
+    /// Random per launch.
+    pub instance: u64,
+    /// For people. Cut to 64 bytes.
+    pub nickname: String,
+    /// The version of wove. Cut to 32 bytes.
+    pub version: String,
+    /// Where the peer can be dialled. Cut to 16.
+    pub endpoints: Vec<SocketAddr>,
+    /// Bits for what it can do.
+    pub capabilities: u64,
+}
+
+/// How a direct session came to be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SessionInfo {
+    /// The other end, as seen from here.
+    pub address: SocketAddr,
+    /// Whether we dialled.
+    pub outbound: bool,
+    /// The dial that led to it, if one did.
+    pub dial: Option<DialId>,
+}

@@ -1,0 +1,458 @@
+//! The operator's targets: each is tried until its peer is a neighbour, and
+//! again when it is lost. Resolving names and opening sockets is done elsewhere.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::{Duration, Instant},
+};
+
+use proto::PeerId;
+use rand::Rng;
+
+use crate::{backoff::Backoff, config::Config, event::DialId, target::Target};
+
+/// A link that lasted longer than this was a good one: its loss is no failure of the target.
+const GOOD_LINK: Duration = Duration::from_secs(10);
+
+/// Where a target stands.
+///
+/// ```text
+///  connect             due                 link up
+/// ---------> Waiting ------> Connecting -----------> Connected
+///               ^  ^           |   |  |                  |
+///               |  +-----------+   |  +-> Ourselves      |
+///               |  no answer       | refused             |
+///               |                  v                     |
+///               |     due <---- Failed                   |
+///               +----------------------------------------+
+///                               link lost
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum TargetState {
+    /// To be dialled at a time.
+    Waiting {
+        /// When.
+        retry_at: Instant,
+        /// Why the attempt before came to nothing.
+        reason: Option<String>,
+    },
+    /// Being dialled, or a session is there and the link is being probed.
+    Connecting {
+        /// Since when.
+        since: Instant,
+    },
+    /// Its peer is a neighbour.
+    Connected {
+        /// Who it is.
+        peer: PeerId,
+    },
+    /// It answered, but would not have us. Tried again at the longest pause.
+    Failed {
+        /// When.
+        retry_at: Instant,
+        /// Why.
+        reason: String,
+    },
+    /// It leads back here; never dialled again.
+    Ourselves,
+}
+
+#[derive(Clone, Debug)]
+struct Entry {
+    state: TargetState,
+    dial: Option<DialId>,
+    backoff: Backoff,
+    /// Who answered last.
+    peer: Option<PeerId>,
+}
+
+/// The targets.
+#[derive(Clone, Debug, Default)]
+pub struct Dialer {
+    targets: BTreeMap<Target, Entry>,
+}
+
+impl Dialer {
+    /// Adds targets and re-arms those that are there; with `replace`, drops all others.
+    pub fn connect(&mut self, targets: &[Target], replace: bool, now: Instant) {
+        if replace {
+            let keep: BTreeSet<&Target> = targets.iter().collect();
+            self.targets.retain(|target, _| keep.contains(target));
+        }
+        for target in targets {
+            let fresh = Entry {
+                state: waiting(now, None),
+                dial: None,
+                backoff: Backoff::default(),
+                peer: None,
+            };
+            let entry = self.targets.entry(target.clone()).or_insert(fresh);
+            entry.backoff.reset();
+            match entry.state {
+                TargetState::Waiting { .. } | TargetState::Failed { .. } => {
+                    entry.state = waiting(now, None)
+                }
+                TargetState::Connecting { .. }
+                | TargetState::Connected { .. }
+                | TargetState::Ourselves => {}
+            }
+        }
+    }
+
+    /// Drops targets. Returns the peers they led to.
+    pub fn forget(&mut self, targets: &[Target]) -> Vec<PeerId> {
+        targets
+            .iter()
+            .filter_map(|target| self.targets.remove(target)?.peer)
+            .collect()
+    }
+
+    /// All targets and where they stand.
+    pub fn iter(&self) -> impl Iterator<Item = (&Target, &TargetState)> {
+        self.targets
+            .iter()
+            .map(|(target, entry)| (target, &entry.state))
+    }
+
+    /// Whether a target led to this peer.
+    pub fn leads_to(&self, peer: &PeerId) -> bool {
+        self.targets.values().any(|entry| entry.peer == Some(*peer))
+    }
+
+    /// Targets to be dialled now, with who answered last time.
+    pub fn due(&self, now: Instant) -> Vec<(Target, Option<PeerId>)> {
+        let due = self
+            .targets
+            .iter()
+            .filter(|(_, entry)| entry.retry_at().is_some_and(|at| at <= now));
+        due.map(|(target, entry)| (target.clone(), entry.peer))
+            .collect()
+    }
+
+    /// When something is due.
+    pub fn deadline(&self, config: &Config) -> Option<Instant> {
+        self.targets
+            .values()
+            .filter_map(|entry| entry.retry_at().or_else(|| entry.give_up_at(config)))
+            .min()
+    }
+
+    /// An attempt has begun; `dial` is none if a session exists already.
+    pub fn dialling(&mut self, target: &Target, dial: Option<DialId>, now: Instant) {
+        if let Some(entry) = self.targets.get_mut(target) {
+            entry.state = TargetState::Connecting { since: now };
+            entry.dial = dial;
+        }
+    }
+
+    /// An attempt may not begin now.
+    pub fn postpone(
+        &mut self,
+        target: &Target,
+        reason: &str,
+        config: &Config,
+        now: Instant,
+        rng: &mut impl Rng,
+    ) {
+        if let Some(entry) = self.targets.get_mut(target) {
+            entry.back_off(Some(reason.to_owned()), config, now, rng);
+        }
+    }
+
+    /// It is known who answered.
+    pub fn answered(&mut self, target: &Target, peer: PeerId, local: PeerId, linked: bool) {
+        let Some(entry) = self.targets.get_mut(target) else {
+            return;
+        };
+        entry.peer = Some(peer);
+        if peer == local {
+            entry.state = TargetState::Ourselves;
+            entry.dial = None;
+        } else if linked {
+            entry.connected(peer);
+        }
+    }
+
+    /// An attempt came to nothing. `refused`: trying soon again is no use.
+    pub fn failed(
+        &mut self,
+        target: &Target,
+        dial: DialId,
+        reason: String,
+        refused: bool,
+        config: &Config,
+        now: Instant,
+        rng: &mut impl Rng,
+    ) {
+        let Some(entry) = self
+            .targets
+            .get_mut(target)
+            .filter(|entry| entry.dial == Some(dial))
+        else {
+            return;
+        };
+        if refused {
+            entry.refuse(reason, config, now, rng);
+        } else {
+            entry.back_off(Some(reason), config, now, rng);
+        }
+    }
+
+    /// Attempts without result for too long, which have now failed.
+    pub fn give_up(&mut self, config: &Config, now: Instant, rng: &mut impl Rng) -> bool {
+        let late = |entry: &&mut Entry| entry.give_up_at(config).is_some_and(|at| at <= now);
+        let mut any = false;
+        for entry in self.targets.values_mut().filter(late) {
+            entry.back_off(Some("no answer".to_owned()), config, now, rng);
+            any = true;
+        }
+        any
+    }
+
+    /// A peer became a neighbour. Says whether a target is concerned.
+    pub fn link_up(&mut self, peer: PeerId) -> bool {
+        let mut any = false;
+        for entry in self
+            .targets
+            .values_mut()
+            .filter(|entry| entry.peer == Some(peer))
+        {
+            entry.connected(peer);
+            any = true;
+        }
+        any
+    }
+
+    /// A link ended. `lasted` is none if it never came up; `patient`: the peer
+    /// would not have us, and there is no hurry. Says whether a target is concerned.
+    pub fn link_down(
+        &mut self,
+        peer: PeerId,
+        reason: &str,
+        lasted: Option<Duration>,
+        patient: bool,
+        config: &Config,
+        now: Instant,
+        rng: &mut impl Rng,
+    ) -> bool {
+        let concerned = |entry: &&mut Entry| {
+            let active = matches!(
+                entry.state,
+                TargetState::Connected { .. } | TargetState::Connecting { .. }
+            );
+            active && entry.peer == Some(peer)
+        };
+        let mut any = false;
+        for entry in self.targets.values_mut().filter(concerned) {
+            any = true;
+            if patient {
+                entry.refuse(reason.to_owned(), config, now, rng);
+            } else if lasted.is_some_and(|lasted| lasted > GOOD_LINK) {
+                entry.backoff.reset();
+                entry.dial = None;
+                let soon = Duration::from_millis(rng.random_range(50..300));
+                entry.state = waiting(now + soon, Some(reason.to_owned()));
+            } else {
+                entry.back_off(Some(reason.to_owned()), config, now, rng);
+            }
+        }
+        any
+    }
+}
+
+impl Entry {
+    fn retry_at(&self) -> Option<Instant> {
+        match self.state {
+            TargetState::Waiting { retry_at, .. } | TargetState::Failed { retry_at, .. } => {
+                Some(retry_at)
+            }
+            TargetState::Connecting { .. }
+            | TargetState::Connected { .. }
+            | TargetState::Ourselves => None,
+        }
+    }
+
+    fn give_up_at(&self, config: &Config) -> Option<Instant> {
+        match self.state {
+            TargetState::Connecting { since } => Some(since + config.dial_timeout),
+            _ => None,
+        }
+    }
+
+    fn connected(&mut self, peer: PeerId) {
+        self.state = TargetState::Connected { peer };
+        self.dial = None;
+    }
+
+    fn back_off(
+        &mut self,
+        reason: Option<String>,
+        config: &Config,
+        now: Instant,
+        rng: &mut impl Rng,
+    ) {
+        let pause = self
+            .backoff
+            .next(config.backoff_min, config.backoff_max, rng);
+        self.state = waiting(now + pause, reason);
+        self.dial = None;
+    }
+
+    fn refuse(&mut self, reason: String, config: &Config, now: Instant, rng: &mut impl Rng) {
+        self.backoff.exhaust();
+        let pause = self
+            .backoff
+            .next(config.backoff_min, config.backoff_max, rng);
+        self.state = TargetState::Failed {
+            retry_at: now + pause,
+            reason,
+        };
+        self.dial = None;
+    }
+}
+
+fn waiting(retry_at: Instant, reason: Option<String>) -> TargetState {
+    TargetState::Waiting { retry_at, reason }
+}
+
+#[cfg(test)]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "a test needs some instant to count from"
+)]
+mod tests {
+    use rand::SeedableRng;
+    use rand_chacha::ChaCha8Rng;
+
+    use super::*;
+
+    struct Bench {
+        dialer: Dialer,
+        config: Config,
+        rng: ChaCha8Rng,
+        now: Instant,
+        target: Target,
+    }
+
+    impl Bench {
+        fn new() -> Self {
+            let (dialer, target) = (Dialer::default(), Target::parse("a", 1).unwrap());
+            let (config, rng) = (Config::default(), ChaCha8Rng::seed_from_u64(1));
+            let mut bench = Self {
+                dialer,
+                config,
+                rng,
+                now: Instant::now(),
+                target,
+            };
+            bench
+                .dialer
+                .connect(std::slice::from_ref(&bench.target), false, bench.now);
+            bench
+        }
+
+        fn dial(&mut self) {
+            let (target, _) = self.dialer.due(self.now).pop().expect("it is due");
+            self.dialer.dialling(&target, Some(DialId(7)), self.now);
+        }
+
+        fn fail(&mut self, refused: bool) -> Duration {
+            let reason = "down".to_owned();
+            self.dialer.failed(
+                &self.target,
+                DialId(7),
+                reason,
+                refused,
+                &self.config,
+                self.now,
+                &mut self.rng,
+            );
+            let wait = self.dialer.deadline(&self.config).unwrap() - self.now;
+            self.now += wait;
+            wait
+        }
+
+        fn state(&self) -> TargetState {
+            self.dialer.iter().next().unwrap().1.clone()
+        }
+    }
+
+    #[test]
+    fn failures_back_off_and_connect_re_arms() {
+        let mut bench = Bench::new();
+        for _ in 0..10 {
+            bench.dial();
+            bench.fail(false);
+        }
+        bench.dial();
+        assert!(bench.fail(false) >= bench.config.backoff_max / 2);
+        bench
+            .dialer
+            .connect(&[bench.target.clone()], true, bench.now);
+        bench.dial();
+        assert!(bench.fail(false) < Duration::from_secs(2));
+    }
+
+    #[test]
+    fn a_refusal_is_shown_and_retried_at_the_longest_pause() {
+        let mut bench = Bench::new();
+        bench.dial();
+        assert!(bench.fail(true) >= bench.config.backoff_max / 2);
+        assert!(matches!(bench.state(), TargetState::Failed { .. }));
+        bench.dial();
+    }
+
+    #[test]
+    fn ourselves_is_never_dialled_again() {
+        let mut bench = Bench::new();
+        bench.dial();
+        bench.dialer.answered(
+            &bench.target.clone(),
+            PeerId([1; 16]),
+            PeerId([1; 16]),
+            false,
+        );
+        assert_eq!(bench.state(), TargetState::Ourselves);
+        assert_eq!(bench.dialer.deadline(&bench.config), None);
+    }
+
+    #[test]
+    fn a_lost_link_is_dialled_at_once_and_a_short_one_after_a_pause() {
+        let mut bench = Bench::new();
+        let peer = PeerId([2; 16]);
+        for (lasted, soon) in [(60, true), (1, false)] {
+            bench.dial();
+            bench
+                .dialer
+                .answered(&bench.target.clone(), peer, PeerId([1; 16]), false);
+            assert!(bench.dialer.link_up(peer));
+            assert_eq!(bench.state(), TargetState::Connected { peer });
+            let lasted = Some(Duration::from_secs(lasted));
+            bench.dialer.link_down(
+                peer,
+                "silent",
+                lasted,
+                false,
+                &bench.config,
+                bench.now,
+                &mut bench.rng,
+            );
+            let wait = bench.dialer.deadline(&bench.config).unwrap() - bench.now;
+            assert_eq!(wait < Duration::from_millis(300), soon);
+            bench.now += wait;
+        }
+    }
+
+    #[test]
+    fn an_attempt_without_result_is_given_up() {
+        let mut bench = Bench::new();
+        bench.dial();
+        bench.now = bench.dialer.deadline(&bench.config).unwrap();
+        assert!(
+            bench
+                .dialer
+                .give_up(&bench.config, bench.now, &mut bench.rng)
+        );
+        assert!(matches!(bench.state(), TargetState::Waiting { .. }));
+    }
+}

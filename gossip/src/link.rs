@@ -1,0 +1,359 @@
+//! Liveness of one neighbour, by ping and pong over a direct session.
+
+use std::{
+    collections::VecDeque,
+    time::{Duration, Instant},
+};
+
+use crate::config::Config;
+
+/// Where a link stands.
+///
+/// ```text
+///            Pong           Missed
+///  Probing ------->  Up  ----------> Suspect
+///     |               ^  <----------    |
+///     |               |      Pong       |
+///     | Expired, Bye  | Expired, Bye    | Expired, Bye
+///     v               v                 v
+///    Down <-----------+-----------------+
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum LinkState {
+    /// No pong yet.
+    Probing,
+    /// Pings are answered.
+    Up,
+    /// A pong is missing; still in use, pinged more often.
+    Suspect,
+    /// Over. A new link must be made.
+    Down,
+}
+
+/// What happens to a link.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Input {
+    /// An answer came.
+    Pong,
+    /// An answer is late.
+    Missed,
+    /// No answer for too long.
+    Expired,
+    /// One end said goodbye.
+    Bye,
+}
+
+impl LinkState {
+    /// The next state.
+    pub fn step(self, input: Input) -> Self {
+        match (self, input) {
+            (Self::Probing | Self::Up | Self::Suspect, Input::Pong) => Self::Up,
+            (Self::Probing, Input::Missed) => Self::Probing,
+            (Self::Up | Self::Suspect, Input::Missed) => Self::Suspect,
+            (Self::Probing | Self::Up | Self::Suspect, Input::Expired | Input::Bye) => Self::Down,
+            (Self::Down, Input::Pong | Input::Missed | Input::Expired | Input::Bye) => Self::Down,
+        }
+    }
+
+    /// Whether frames and records go over the link.
+    pub fn is_usable(self) -> bool {
+        matches!(self, Self::Up | Self::Suspect)
+    }
+}
+
+/// The liveness of one neighbour.
+#[derive(Clone, Debug)]
+pub struct Link {
+    state: LinkState,
+    /// When it was made, or came up.
+    since: Instant,
+    rtt: Option<Rtt>,
+    /// Pings without a pong, oldest first.
+    sent: VecDeque<(u64, Instant)>,
+    last_pong: Instant,
+    last_heard: Instant,
+    next_ping: Instant,
+}
+
+/// Pings remembered; more than a link sends until it is down.
+const REMEMBERED: usize = 32;
+/// A pong is never held for late before this.
+const PATIENCE_MIN: Duration = Duration::from_millis(250);
+
+impl Link {
+    /// A link to be probed from `now` on.
+    pub fn new(now: Instant) -> Self {
+        Self {
+            state: LinkState::Probing,
+            since: now,
+            rtt: None,
+            sent: VecDeque::new(),
+            last_pong: now,
+            last_heard: now,
+            next_ping: now,
+        }
+    }
+
+    /// Where it stands.
+    pub fn state(&self) -> LinkState {
+        self.state
+    }
+
+    /// When it was made or came up.
+    pub fn since(&self) -> Instant {
+        self.since
+    }
+
+    /// The smoothed round-trip time.
+    pub fn rtt(&self) -> Option<Duration> {
+        self.rtt.map(|rtt| rtt.smoothed)
+    }
+
+    /// Something authentic came from the neighbour.
+    pub fn heard(&mut self, now: Instant) {
+        self.last_heard = now;
+    }
+
+    /// A pong came. Unknown tokens are ignored.
+    pub fn pong(&mut self, token: u64, now: Instant) {
+        let Some(at) = self.sent.iter().position(|(sent, _)| *sent == token) else {
+            return;
+        };
+        let (_, sent) = self.sent[at];
+        self.sent.drain(..=at);
+        let sample = now.saturating_duration_since(sent);
+        self.rtt = Some(
+            self.rtt
+                .map_or_else(|| Rtt::first(sample), |rtt| rtt.with(sample)),
+        );
+        self.last_pong = now;
+        self.input(Input::Pong, now);
+    }
+
+    /// Ends the link.
+    pub fn bye(&mut self, now: Instant) {
+        self.input(Input::Bye, now);
+    }
+
+    /// Does what is due. True: send a ping with `token`.
+    pub fn handle_timeout(&mut self, token: u64, config: &Config, now: Instant) -> bool {
+        if now >= self.expiry(config) {
+            self.input(Input::Expired, now);
+        } else if self.late(now) {
+            if self.state == LinkState::Up {
+                self.next_ping = now;
+            }
+            self.input(Input::Missed, now);
+        }
+        if self.state == LinkState::Down || now < self.next_ping {
+            return false;
+        }
+        if self.sent.len() == REMEMBERED {
+            self.sent.pop_front();
+        }
+        self.sent.push_back((token, now));
+        let pause = if self.state == LinkState::Up {
+            config.heartbeat
+        } else {
+            config.urgent
+        };
+        // A tenth of jitter from the token, which is random: neighbours should not ping in step.
+        self.next_ping = now + pause.mul_f64(0.95 + (token % 1024) as f64 / 10_240.0);
+        true
+    }
+
+    /// When something is due.
+    pub fn deadline(&self, config: &Config) -> Instant {
+        let due = self.next_ping.min(self.expiry(config));
+        match (self.state, self.sent.front()) {
+            (LinkState::Up, Some((_, sent))) => due.min(*sent + self.patience()),
+            _ => due,
+        }
+    }
+
+    fn input(&mut self, input: Input, now: Instant) {
+        let before = self.state;
+        self.state = before.step(input);
+        if before == LinkState::Probing && self.state == LinkState::Up {
+            self.since = now;
+            self.next_ping = self.next_ping.max(now);
+        }
+    }
+
+    fn late(&self, now: Instant) -> bool {
+        self.state == LinkState::Up
+            && self
+                .sent
+                .front()
+                .is_some_and(|(_, sent)| now >= *sent + self.patience())
+    }
+
+    fn patience(&self) -> Duration {
+        self.rtt
+            .map_or(PATIENCE_MIN, |rtt| {
+                (rtt.smoothed * 4).max(rtt.smoothed + rtt.variation * 4)
+            })
+            .max(PATIENCE_MIN)
+    }
+
+    /// Down comes when neither pongs nor anything else arrives, or when pongs
+    /// alone stay away for twice as long: then the way there is broken and only
+    /// the way back works. Heavy loss alone must not look like either.
+    fn expiry(&self, config: &Config) -> Instant {
+        let dead = config
+            .dead_after
+            .max(self.rtt.map_or(Duration::ZERO, |rtt| rtt.smoothed * 6));
+        if self.state == LinkState::Probing {
+            return self.since + 2 * dead;
+        }
+        (self.last_pong.max(self.last_heard) + dead).min(self.last_pong + 2 * dead)
+    }
+}
+
+/// Smoothed round-trip time and its variation (RFC 6298, section 2).
+#[derive(Clone, Copy, Debug)]
+struct Rtt {
+    smoothed: Duration,
+    variation: Duration,
+}
+
+impl Rtt {
+    fn first(sample: Duration) -> Self {
+        Self {
+            smoothed: sample,
+            variation: sample / 2,
+        }
+    }
+
+    fn with(self, sample: Duration) -> Self {
+        let error = self.smoothed.abs_diff(sample);
+        Self {
+            smoothed: (self.smoothed * 7 + sample) / 8,
+            variation: (self.variation * 3 + error) / 4,
+        }
+    }
+}
+
+#[cfg(test)]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "a test needs some instant to count from"
+)]
+mod tests {
+    use rand::{Rng, RngCore, SeedableRng};
+    use rand_chacha::ChaCha8Rng;
+
+    use super::*;
+
+    #[test]
+    fn every_state_answers_every_input() {
+        use Input::{Bye, Expired, Missed, Pong};
+        use LinkState::{Down, Probing, Suspect, Up};
+        let table = [
+            (Probing, [Up, Probing, Down, Down]),
+            (Up, [Up, Suspect, Down, Down]),
+            (Suspect, [Up, Suspect, Down, Down]),
+            (Down, [Down, Down, Down, Down]),
+        ];
+        for (state, nexts) in table {
+            for (input, next) in [Pong, Missed, Expired, Bye].into_iter().zip(nexts) {
+                assert_eq!(state.step(input), next, "{state:?} {input:?}");
+            }
+        }
+    }
+
+    /// Two ends of a link in virtual time; returns when each went down.
+    struct Pair {
+        ends: [Link; 2],
+        loss: [f64; 2],
+        flying: Vec<(Instant, usize, bool, u64)>,
+        rng: ChaCha8Rng,
+        now: Instant,
+    }
+
+    impl Pair {
+        fn new(seed: u64, loss: f64) -> Self {
+            let now = Instant::now();
+            let ends = [Link::new(now), Link::new(now)];
+            Self {
+                ends,
+                loss: [loss; 2],
+                flying: vec![],
+                rng: ChaCha8Rng::seed_from_u64(seed),
+                now,
+            }
+        }
+
+        fn send(&mut self, to: usize, ping: bool, token: u64) {
+            if !self.rng.random_bool(self.loss[to]) {
+                let delay = Duration::from_millis(self.rng.random_range(10..30));
+                self.flying.push((self.now + delay, to, ping, token));
+            }
+        }
+
+        fn run(&mut self, time: Duration) {
+            let (config, end) = (Config::default(), self.now + time);
+            while self.now < end && self.ends.iter().all(|link| link.state() != LinkState::Down) {
+                let timers = self.ends.iter().map(|link| link.deadline(&config));
+                self.now = timers
+                    .chain(self.flying.iter().map(|f| f.0))
+                    .min()
+                    .unwrap()
+                    .max(self.now);
+                let due = self.flying.iter().position(|f| f.0 <= self.now);
+                if let Some((_, to, ping, token)) = due.map(|at| self.flying.swap_remove(at)) {
+                    self.ends[to].heard(self.now);
+                    match ping {
+                        true => self.send(1 - to, false, token),
+                        false => self.ends[to].pong(token, self.now),
+                    }
+                    continue;
+                }
+                for end in 0..2 {
+                    let token = self.rng.next_u64();
+                    if self.now >= self.ends[end].deadline(&config)
+                        && self.ends[end].handle_timeout(token, &config, self.now)
+                    {
+                        self.send(1 - end, true, token);
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn five_percent_loss_raises_no_false_alarm() {
+        for seed in 0..20 {
+            let mut pair = Pair::new(seed, 0.05);
+            pair.run(Duration::from_secs(30 * 60));
+            assert!(
+                pair.ends.iter().all(|link| link.state().is_usable()),
+                "seed {seed}"
+            );
+        }
+    }
+
+    #[test]
+    fn silence_is_noticed_within_dead_after() {
+        let mut pair = Pair::new(1, 0.0);
+        pair.run(Duration::from_secs(10));
+        assert_eq!(pair.ends[0].state(), LinkState::Up);
+        pair.loss = [1.0; 2];
+        let start = pair.now;
+        pair.run(Duration::from_secs(10));
+        assert!(pair.now - start <= Duration::from_millis(2100));
+    }
+
+    #[test]
+    fn a_link_that_works_one_way_goes_down_at_both_ends() {
+        for deaf in 0..2 {
+            let mut pair = Pair::new(2, 0.0);
+            pair.run(Duration::from_secs(10));
+            pair.loss[deaf] = 1.0;
+            let start = pair.now;
+            pair.run(Duration::from_secs(20));
+            assert_eq!(pair.ends[deaf].state(), LinkState::Down);
+            assert!(pair.now - start <= Duration::from_millis(2100));
+        }
+    }
+}

@@ -1,0 +1,438 @@
+//! The mesh of one peer: composes everything else in this crate.
+//!
+//! Input goes in through `handle_*`, `session_*`, `connect` and the like; after
+//! each, drain [`Mesh::poll_transmit`] and [`Mesh::poll_event`], and call
+//! [`Mesh::handle_timeout`] at [`Mesh::poll_timeout`]. Equal inputs and seed give
+//! equal outputs. Knows no crypto, no socket, no clock.
+
+mod dialling;
+mod links;
+mod publish;
+mod receive;
+mod upkeep;
+
+use std::{
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use proto::{
+    MacAddr, PeerId, PublicKeys,
+    message::{ByeReason, GossipMessage},
+    record::Node,
+};
+use rand::{Rng, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+
+use crate::{
+    bucket::TokenBucket,
+    claims::Claims,
+    config::{Authority, Config, LocalPeer, SessionInfo},
+    dialer::{Dialer, TargetState},
+    event::{Counters, DialId, Event, Warning},
+    link::{Link, LinkState},
+    local::Own,
+    members::Members,
+    neighbours::Neighbours,
+    outbox::Outbox,
+    parts::Parts,
+    reconcile::Wants,
+    replica::{LINK_PARTS, PART_LINKS, Replica},
+    routes::{Hop, Routes},
+    stations::{Learnt, LocalStations},
+    target::Target,
+    topology::Topology,
+};
+
+/// What the choice of neighbours depends on. A macro, so that the borrow checker
+/// sees that the neighbours and the random generator are not borrowed.
+macro_rules! situation {
+    ($mesh:ident, $links:expr, $now:expr) => {
+        crate::neighbours::Situation {
+            local: $mesh.local.id,
+            config: &$mesh.config,
+            members: &$mesh.members,
+            routes: &$mesh.routes,
+            reachable: $mesh.reachable,
+            links: &$links,
+            now: $now,
+        }
+    };
+}
+use situation;
+
+/// The mesh of one peer.
+pub struct Mesh<A> {
+    config: Config,
+    local: LocalPeer,
+    authority: A,
+    rng: ChaCha8Rng,
+    // What everybody says, and what follows from it.
+    replica: Replica,
+    members: Members,
+    topology: Topology,
+    routes: Arc<Routes>,
+    reachable: usize,
+    claims: Claims,
+    // What we say.
+    own: Own,
+    links: Parts<PeerId>,
+    published_rtt: BTreeMap<PeerId, u32>,
+    stations: LocalStations,
+    // Whom we talk to.
+    sessions: BTreeMap<PeerId, Session>,
+    dialer: Dialer,
+    neighbours: Neighbours,
+    dials: BTreeMap<DialId, Dialling>,
+    next_dial: u64,
+    /// Links refused to us since one last came up.
+    rejections: u32,
+    wants: Wants,
+    budgets: BTreeMap<PeerId, TokenBucket>,
+    // What goes out.
+    out: VecDeque<(PeerId, GossipMessage)>,
+    events: VecDeque<Event>,
+    warned: BTreeSet<(PeerId, &'static str)>,
+    counters: Counters,
+    stations_told: u64,
+    timers: Timers,
+}
+
+/// A direct session, and the link over it if there is one.
+#[derive(Debug)]
+struct Session {
+    info: SessionInfo,
+    link: Option<Link>,
+    outbox: Outbox,
+    /// When to send the sum over everything.
+    summary_at: Option<Instant>,
+    /// Signatures checked on its account.
+    checks: TokenBucket,
+}
+
+/// What an attempt to dial is for.
+#[derive(Clone, Debug)]
+enum Dialling {
+    Target(Target),
+    Peer(PeerId),
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Timers {
+    flush: Option<Instant>,
+    links: Option<Instant>,
+    stations: Option<Instant>,
+    routes: Option<Instant>,
+    routes_done: Instant,
+    anti_entropy: Instant,
+    refresh_rtt: Instant,
+    upkeep: Instant,
+}
+
+/// A known peer, for people.
+#[derive(Clone, Debug)]
+pub struct PeerView<'a> {
+    /// Who.
+    pub id: PeerId,
+    /// What it says about itself.
+    pub node: &'a Node,
+    /// Its keys.
+    pub keys: &'a PublicKeys,
+    /// The way to it; none for ourselves, and if there is none.
+    pub hop: Option<Hop>,
+    /// Whether it can be reached; we can.
+    pub reachable: bool,
+    /// The links it reports.
+    pub links: Vec<PeerId>,
+}
+
+/// A neighbour, or one to be.
+#[derive(Clone, Copy, Debug)]
+pub struct NeighbourView {
+    /// Who.
+    pub peer: PeerId,
+    /// Where the link stands.
+    pub state: LinkState,
+    /// The session below.
+    pub session: SessionInfo,
+    /// The smoothed round-trip time, once known.
+    pub rtt: Option<Duration>,
+    /// When it was made or came up.
+    pub since: Instant,
+}
+
+impl<A: Authority> Mesh<A> {
+    /// A mesh of ourselves alone.
+    pub fn new(
+        config: Config,
+        mut local: LocalPeer,
+        authority: A,
+        seed: u64,
+        now: Instant,
+    ) -> Self {
+        publish::clip(&mut local);
+        let timers = Timers {
+            flush: None,
+            links: None,
+            stations: None,
+            routes: None,
+            routes_done: now,
+            anti_entropy: now + config.anti_entropy,
+            refresh_rtt: now,
+            upkeep: now,
+        };
+        let mut mesh = Self {
+            rng: ChaCha8Rng::seed_from_u64(seed),
+            replica: Replica::new(config.owner_limit),
+            members: Members::default(),
+            topology: Topology::default(),
+            routes: Arc::default(),
+            reachable: 0,
+            claims: Claims::default(),
+            own: Own::new(local.epoch),
+            links: Parts::new(PART_LINKS, usize::from(LINK_PARTS)),
+            published_rtt: BTreeMap::new(),
+            stations: LocalStations::new(local.id, config.reclaim_after),
+            sessions: BTreeMap::new(),
+            dialer: Dialer::default(),
+            neighbours: Neighbours::new(now),
+            dials: BTreeMap::new(),
+            next_dial: 0,
+            rejections: 0,
+            wants: Wants::default(),
+            budgets: BTreeMap::new(),
+            out: VecDeque::new(),
+            events: VecDeque::new(),
+            warned: BTreeSet::new(),
+            counters: Counters::default(),
+            stations_told: 0,
+            timers,
+            config,
+            local,
+            authority,
+        };
+        mesh.publish_everything(now);
+        mesh.calculate_routes(now);
+        mesh.events.clear();
+        mesh
+    }
+
+    /// Something a peer said over an open direct session.
+    pub fn handle_message(&mut self, from: PeerId, message: GossipMessage, now: Instant) {
+        self.receive(from, message, now);
+        self.tell_stations();
+    }
+
+    /// Does what is due.
+    pub fn handle_timeout(&mut self, now: Instant) {
+        self.run_due(now);
+        self.tell_stations();
+    }
+
+    /// Adds targets, or makes these the only ones. Those that wait are dialled at once.
+    pub fn connect(&mut self, targets: &[Target], replace: bool, now: Instant) {
+        self.dialer.connect(targets, replace, now);
+        self.events.push_back(Event::TargetsChanged);
+        self.dial_targets(now);
+    }
+
+    /// Drops targets. Links that are up stay; once down, such a peer is dialled
+    /// again only while others reach it.
+    pub fn forget(&mut self, targets: &[Target]) {
+        for peer in self.dialer.forget(targets) {
+            if !self.dialer.leads_to(&peer) {
+                self.neighbours.forget(peer);
+            }
+        }
+        self.events.push_back(Event::TargetsChanged);
+    }
+
+    /// Where we can be dialled.
+    pub fn set_endpoints(&mut self, mut endpoints: Vec<SocketAddr>, now: Instant) {
+        endpoints.truncate(crate::replica::NODE_ENDPOINTS);
+        if self.local.endpoints != endpoints {
+            self.local.endpoints = endpoints;
+            self.publish_node(now);
+        }
+    }
+
+    /// What we are called.
+    pub fn set_nickname(&mut self, nickname: String, now: Instant) {
+        if self.local.nickname != nickname {
+            self.local.nickname = nickname;
+            publish::clip(&mut self.local);
+            self.publish_node(now);
+        }
+    }
+
+    /// A station was seen behind this peer, or is attached to it (`pinned`).
+    pub fn learn_station(&mut self, mac: MacAddr, ips: &[IpAddr], pinned: bool, now: Instant) {
+        match self.stations.learn(mac, ips, pinned, &self.claims, now) {
+            Learnt::Known => {}
+            Learnt::Changed => self.stations_changed(now),
+            Learnt::Full => {
+                let limit = crate::claims::STATIONS_PER_PEER;
+                self.warn(
+                    self.local.id,
+                    "stations",
+                    Warning::TooManyStations { limit },
+                );
+            }
+        }
+    }
+
+    /// A station is gone.
+    pub fn forget_station(&mut self, mac: MacAddr, now: Instant) {
+        if self.stations.forget(&mac) {
+            self.stations_changed(now);
+        }
+    }
+
+    /// A station no longer has an address.
+    pub fn forget_station_ip(&mut self, mac: MacAddr, ip: IpAddr, now: Instant) {
+        if self.stations.forget_ip(&mac, &ip.to_canonical()) {
+            self.stations_changed(now);
+        }
+    }
+
+    /// Says goodbye to all neighbours.
+    pub fn shutdown(&mut self, now: Instant) {
+        self.flush(now);
+        let linked: Vec<PeerId> = self.linked().collect();
+        for peer in linked {
+            self.out.push_back((
+                peer,
+                GossipMessage::Bye {
+                    reason: ByeReason::Stopping,
+                },
+            ));
+        }
+    }
+
+    /// The next message to send.
+    pub fn poll_transmit(&mut self) -> Option<(PeerId, GossipMessage)> {
+        self.out.pop_front()
+    }
+
+    /// The next event to act on.
+    pub fn poll_event(&mut self) -> Option<Event> {
+        self.events.pop_front()
+    }
+
+    /// When to call [`Mesh::handle_timeout`], and what for.
+    pub fn poll_timeout(&self) -> Option<(Instant, &'static str)> {
+        self.next_due()
+    }
+
+    /// Ways to everybody, as of the last [`Event::RoutesChanged`].
+    pub fn routes(&self) -> &Arc<Routes> {
+        &self.routes
+    }
+
+    /// Which peer has which MAC and IP address.
+    pub fn stations(&self) -> &Claims {
+        &self.claims
+    }
+
+    /// Everybody known, ourselves included, by id.
+    pub fn peers(&self) -> impl Iterator<Item = PeerView<'_>> {
+        self.members.iter().map(|(peer, member)| PeerView {
+            id: *peer,
+            node: &member.node,
+            keys: &member.keys,
+            hop: self.routes.next_hop(peer),
+            reachable: *peer == self.local.id || self.routes.reaches(peer),
+            links: self.topology.links_of(peer).collect(),
+        })
+    }
+
+    /// What a peer says about itself.
+    pub fn node(&self, peer: &PeerId) -> Option<&Node> {
+        self.members.member(peer).map(|member| &member.node)
+    }
+
+    /// The targets and where they stand.
+    pub fn targets(&self) -> impl Iterator<Item = (&Target, &TargetState)> {
+        self.dialer.iter()
+    }
+
+    /// The neighbours, and those being probed.
+    pub fn neighbours(&self) -> impl Iterator<Item = NeighbourView> {
+        self.sessions.iter().filter_map(|(peer, session)| {
+            let link = session.link.as_ref()?;
+            let (state, rtt, since) = (link.state(), link.rtt(), link.since());
+            Some(NeighbourView {
+                peer: *peer,
+                state,
+                session: session.info,
+                rtt,
+                since,
+            })
+        })
+    }
+
+    /// How many records are held.
+    pub fn record_count(&self) -> usize {
+        self.replica.len()
+    }
+
+    /// Stands for all records that are compared with others: equal on peers that agree.
+    pub fn fingerprint(&self) -> u64 {
+        self.replica.sum().fingerprint
+    }
+
+    /// What was done so far.
+    pub fn counters(&self) -> &Counters {
+        &self.counters
+    }
+
+    /// The epoch of our records. Keep it, and launch with a higher one next time.
+    pub fn epoch(&self) -> u64 {
+        self.own.epoch()
+    }
+
+    /// Peers with a usable link.
+    fn linked(&self) -> impl Iterator<Item = PeerId> {
+        let usable = |session: &Session| {
+            session
+                .link
+                .as_ref()
+                .is_some_and(|link| link.state().is_usable())
+        };
+        self.sessions
+            .iter()
+            .filter(move |(_, session)| usable(session))
+            .map(|(peer, _)| *peer)
+    }
+
+    /// Links, those being probed included.
+    fn link_count(&self) -> usize {
+        self.sessions
+            .values()
+            .filter(|session| session.link.is_some())
+            .count()
+    }
+
+    /// Warns once per culprit and cause.
+    fn warn(&mut self, culprit: PeerId, cause: &'static str, warning: Warning) {
+        const LIMIT: usize = 256;
+        if self.warned.len() < LIMIT && self.warned.insert((culprit, cause)) {
+            self.events.push_back(Event::Warning(warning));
+        }
+    }
+
+    fn tell_stations(&mut self) {
+        if std::mem::replace(&mut self.stations_told, self.claims.changes())
+            != self.claims.changes()
+        {
+            self.events.push_back(Event::StationsChanged);
+        }
+    }
+
+    /// `duration` times a factor in [0.5, 1.5).
+    fn jittered(&mut self, duration: Duration) -> Duration {
+        duration.mul_f64(self.rng.random_range(0.5..1.5))
+    }
+}

@@ -1,0 +1,331 @@
+//! Sessions, and the links over them.
+
+use std::{collections::BTreeMap, net::SocketAddr, time::Instant};
+
+use proto::{
+    PeerId,
+    message::{ByeReason, GossipMessage},
+    record::{RecordKey, Topic},
+};
+use rand::RngCore;
+
+use super::{Dialling, Mesh, Session, situation};
+use crate::{
+    bucket::TokenBucket,
+    config::{Authority, SessionInfo},
+    event::{DownReason, Event},
+    link::{Link, LinkState},
+    mesh::receive::CHECK_BURST,
+    outbox::Outbox,
+    reconcile,
+    replica::LINK_PARTS,
+};
+
+/// Node records told to somebody we refuse.
+const REFERRALS: usize = 8;
+/// Rejections after which a peer without any link asks to be let in for need.
+const REJECTIONS: u32 = 2;
+
+impl<A: Authority> Mesh<A> {
+    /// A direct, authenticated session exists, or was replaced by a new one.
+    pub fn session_opened(&mut self, peer: PeerId, info: SessionInfo, now: Instant) {
+        let dialled = info.dial.and_then(|dial| self.dials.remove(&dial));
+        let ordered = dialled.is_some();
+        match dialled {
+            Some(Dialling::Target(target)) => {
+                let linked = self.is_linked(&peer);
+                self.dialer.answered(&target, peer, self.local.id, linked);
+                self.neighbours.remember(&peer);
+                self.events.push_back(Event::TargetsChanged);
+            }
+            Some(Dialling::Peer(expected)) if expected != peer => {
+                self.attempt_failed(expected, true, now)
+            }
+            Some(Dialling::Peer(_)) | None => {}
+        }
+        if peer == self.local.id {
+            self.events.push_back(Event::CloseSession(peer));
+            return;
+        }
+        self.neighbours.reached(&peer);
+        if let Some(session) = self.sessions.get_mut(&peer) {
+            session.info = info;
+        } else {
+            let checks = TokenBucket::full(CHECK_BURST, now);
+            let session = Session {
+                info,
+                link: None,
+                outbox: Outbox::default(),
+                summary_at: None,
+                checks,
+            };
+            self.sessions.insert(peer, session);
+        }
+        if self.is_probed(&peer) {
+            return;
+        }
+        if self.link_count() >= self.config.link_limit {
+            self.refuse_link(peer, ByeReason::Full);
+            return;
+        }
+        if ordered
+            || self.dialer.leads_to(&peer)
+            || self.is_small()
+            || self.link_count() < self.config.degree
+        {
+            self.start_link(peer, now);
+        }
+    }
+
+    /// The session is gone.
+    pub fn session_closed(&mut self, peer: PeerId, now: Instant) {
+        self.end_link(peer, DownReason::SessionClosed, now);
+        self.sessions.remove(&peer);
+        self.wants.forget(&peer);
+    }
+
+    /// The peer at the other end is a new incarnation: nothing of its liveness holds.
+    pub fn session_restarted(&mut self, peer: PeerId, now: Instant) {
+        if self.is_probed(&peer) {
+            self.end_link(peer, DownReason::Restarted, now);
+            self.start_link(peer, now);
+        }
+    }
+
+    /// Whether somebody who wants a link may have it.
+    pub(super) fn admit(&self, peer: &PeerId, needy: bool) -> Result<(), ByeReason> {
+        let links = self.link_count();
+        if links >= self.config.link_limit {
+            return Err(ByeReason::Full);
+        }
+        let small = self.is_small();
+        let welcome =
+            needy || small || links < 2 * self.config.degree || self.dialer.leads_to(peer);
+        if welcome {
+            Ok(())
+        } else {
+            Err(ByeReason::Pruned)
+        }
+    }
+
+    /// Says no, and names others to try.
+    pub(super) fn refuse_link(&mut self, peer: PeerId, reason: ByeReason) {
+        self.counters.links_refused += 1;
+        let mut referral = Outbox::default();
+        for _ in 0..REFERRALS {
+            let sampled = self.members.sample(&mut self.rng).map(|(id, _)| *id);
+            if let Some(owner) = sampled.filter(|id| *id != peer && self.routes.reaches(id)) {
+                referral.push(RecordKey {
+                    owner,
+                    topic: Topic::Node,
+                });
+            }
+        }
+        while let Some(message) = referral.next(&self.replica, &mut self.counters.pushed) {
+            self.out.push_back((peer, message));
+        }
+        self.out.push_back((peer, GossipMessage::Bye { reason }));
+    }
+
+    /// Begins to probe over an existing session.
+    pub(super) fn start_link(&mut self, peer: PeerId, now: Instant) {
+        if let Some(session) = self.sessions.get_mut(&peer)
+            && session.link.is_none()
+        {
+            session.link = Some(Link::new(now));
+            self.run_links(now);
+        }
+    }
+
+    /// The first pong came.
+    pub(super) fn link_up(&mut self, peer: PeerId, now: Instant) {
+        tracing::debug!(%peer, "link up");
+        self.events.push_back(Event::LinkUp(peer));
+        if self.dialer.link_up(peer) {
+            self.events.push_back(Event::TargetsChanged);
+        }
+        self.neighbours.link_up(&peer);
+        self.neighbours.review_soon(now);
+        self.rejections = 0;
+        self.timers
+            .links
+            .get_or_insert(now + self.config.links_delay);
+        self.greet(peer, now);
+    }
+
+    /// Tells a new neighbour about ourselves, and starts to compare the rest.
+    fn greet(&mut self, peer: PeerId, now: Instant) {
+        // Comparing with several at once would bring everything several times:
+        // one after the other. Of the two ends, the lower id begins.
+        let busy = self
+            .sessions
+            .values()
+            .filter(|s| s.summary_at.is_some_and(|at| at > now))
+            .count() as u32;
+        let turn = if self.local.id < peer { busy } else { busy + 1 };
+        let owner = self.local.id;
+        let Some(session) = self.sessions.get_mut(&peer) else {
+            return;
+        };
+        session.outbox.push(RecordKey {
+            owner,
+            topic: Topic::Node,
+        });
+        (0..LINK_PARTS).for_each(|part| {
+            session.outbox.push(RecordKey {
+                owner,
+                topic: Topic::Links(part),
+            })
+        });
+        session.summary_at = Some(now + self.config.anti_entropy / 8 * turn.min(32));
+        self.flush_soon(now);
+    }
+
+    /// Ends a link and draws the consequences. The session stays.
+    pub(super) fn end_link(&mut self, peer: PeerId, reason: DownReason, now: Instant) {
+        let Some(session) = self.sessions.get_mut(&peer) else {
+            return;
+        };
+        let Some(mut link) = session.link.take() else {
+            return;
+        };
+        let was_up = link.state().is_usable();
+        link.bye(now);
+        session.outbox = Outbox::default();
+        session.summary_at = None;
+        self.link_over(peer, was_up.then(|| link.since()), reason, now);
+    }
+
+    fn link_over(
+        &mut self,
+        peer: PeerId,
+        up_since: Option<Instant>,
+        reason: DownReason,
+        now: Instant,
+    ) {
+        self.wants.forget(&peer);
+        if up_since.is_some() {
+            tracing::debug!(%peer, %reason, "link down");
+            self.events.push_back(Event::LinkDown { peer, reason });
+            self.timers
+                .links
+                .get_or_insert(now + self.config.links_delay);
+        }
+        let lasted = up_since.map(|since| now.saturating_duration_since(since));
+        let refused = matches!(reason, DownReason::Pruned | DownReason::Full);
+        let patient = refused && (reason == DownReason::Full || self.link_count() > 0);
+        let text = reason.to_string();
+        let concerned = self.dialer.link_down(
+            peer,
+            &text,
+            lasted,
+            patient,
+            &self.config,
+            now,
+            &mut self.rng,
+        );
+        if concerned {
+            self.events.push_back(Event::TargetsChanged);
+        }
+        let links = self.link_addresses();
+        let situation = situation!(self, links, now);
+        self.neighbours
+            .link_down(peer, refused, &situation, &mut self.rng);
+    }
+
+    /// Pings what is due and ends what is silent.
+    pub(super) fn run_links(&mut self, now: Instant) {
+        let needy = !self.config.discovery
+            || (self.rejections >= REJECTIONS && self.linked().next().is_none());
+        let mut silent = Vec::new();
+        for (peer, session) in &mut self.sessions {
+            let Some(link) = session
+                .link
+                .as_mut()
+                .filter(|link| link.deadline(&self.config) <= now)
+            else {
+                continue;
+            };
+            let was_up = link.state().is_usable();
+            let token = self.rng.next_u64();
+            if link.handle_timeout(token, &self.config, now) {
+                self.out
+                    .push_back((*peer, GossipMessage::Ping { token, needy }));
+            }
+            if link.state() == LinkState::Down {
+                silent.push((*peer, was_up.then(|| link.since())));
+            }
+        }
+        for (peer, up_since) in silent {
+            // Whoever does not answer pings does not answer on this session any more.
+            self.sessions.remove(&peer);
+            self.link_over(peer, up_since, DownReason::Silent, now);
+            self.events.push_back(Event::CloseSession(peer));
+        }
+    }
+
+    /// Starts rounds of anti-entropy that are due.
+    pub(super) fn run_anti_entropy(&mut self, now: Instant) {
+        if now >= self.timers.anti_entropy {
+            self.timers.anti_entropy = now + self.jittered(self.config.anti_entropy);
+            let linked: Vec<PeerId> = self.linked().collect();
+            let at = self.rng.next_u64() as usize % linked.len().max(1);
+            if let Some(session) = linked.get(at).and_then(|peer| self.sessions.get_mut(peer)) {
+                session.summary_at = Some(now);
+            }
+        }
+        let mut any = false;
+        for session in self
+            .sessions
+            .values_mut()
+            .filter(|s| s.summary_at.is_some_and(|at| at <= now))
+        {
+            session.summary_at = None;
+            session.outbox.summarise([reconcile::root(&self.replica)]);
+            any = true;
+        }
+        if any {
+            self.flush_soon(now);
+        }
+        for (peer, key) in self.wants.overdue(now) {
+            if let Some(session) = self.sessions.get_mut(&peer) {
+                session.outbox.want([key]);
+                self.timers
+                    .flush
+                    .get_or_insert(now + self.config.push_delay);
+            }
+        }
+    }
+
+    /// Whether a link exists, in whatever state.
+    pub(super) fn is_probed(&self, peer: &PeerId) -> bool {
+        self.sessions
+            .get(peer)
+            .is_some_and(|session| session.link.is_some())
+    }
+
+    /// Whether a link is usable.
+    pub(super) fn is_linked(&self, peer: &PeerId) -> bool {
+        let link = self
+            .sessions
+            .get(peer)
+            .and_then(|session| session.link.as_ref());
+        link.is_some_and(|link| link.state().is_usable())
+    }
+
+    /// Addresses of all links, those being probed included.
+    pub(super) fn link_addresses(&self) -> BTreeMap<PeerId, SocketAddr> {
+        let links = self
+            .sessions
+            .iter()
+            .filter(|(_, session)| session.link.is_some());
+        links
+            .map(|(peer, session)| (*peer, session.info.address))
+            .collect()
+    }
+
+    /// Whether everybody is to be a neighbour.
+    fn is_small(&self) -> bool {
+        self.reachable < self.config.full_mesh_up_to
+    }
+}

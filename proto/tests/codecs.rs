@@ -1,0 +1,396 @@
+//! Laws of every codec of the peers' own wire: what is written is read back,
+//! no bytes make a reader panic, truncated and trailing input is refused where
+//! the format has an end, and the headers keep the layout they were given.
+//! (The codecs of a container's frames have theirs beside them.)
+
+use std::net::{IpAddr, SocketAddr};
+
+use proptest::{collection::vec, prelude::*};
+use wove_proto::{
+    DecodeError, MacAddr, PeerId, PublicKeys,
+    content::{self, BroadcastHeader, Content, FragmentHeader, RelayHeader},
+    datagram::{
+        Datagram, Handshake, Protection, RejectReason, Stage, TAG, TransportHeader,
+        emit_cookie_reply, emit_reject,
+    },
+    message::{ByeReason, GossipMessage, Message, Padding, PathMessage, RangeSummary},
+    record::{Body, Links, MAX_RECORD, Node, Record, RecordKey, Station, Stations, Topic, Version},
+};
+
+mod golden {
+    use super::*;
+
+    const A: PeerId = PeerId([0xaa; 16]);
+    const B: PeerId = PeerId([0xbb; 16]);
+
+    #[test]
+    fn transport_header() {
+        let mut header = TransportHeader {
+            protection: Protection::Sealed,
+            receiver: 0x0102_0304,
+            counter: 0x0a0b_0c0d_0e0f_1011,
+        };
+        let bytes = [0x10, 0, 0, 0, 1, 2, 3, 4, 10, 11, 12, 13, 14, 15, 16, 17];
+        assert_eq!(header.emit(), bytes);
+        header.protection = Protection::Clear;
+        assert_eq!(header.emit()[0], 0x11);
+    }
+
+    #[test]
+    fn handshake_header() {
+        let stages = [
+            (Stage::Initiation, 1),
+            (Stage::Response, 2),
+            (Stage::Completion, 3),
+        ];
+        for (stage, kind) in stages {
+            let handshake = Handshake {
+                stage,
+                sender: 1,
+                receiver: 2,
+                cookie: [9; 16],
+                noise: b"noise",
+            };
+            let mut bytes = vec![kind, 1, 0, 0, 0, 0, 0, 1, 0, 0, 0, 2];
+            bytes.extend_from_slice(&[9; 16]);
+            bytes.extend_from_slice(b"noise");
+            assert_eq!(handshake.emit(), bytes);
+        }
+    }
+
+    #[test]
+    fn cookie_reply_and_rejections() {
+        let mut cookie = vec![4, 1, 0, 0, 0, 0, 0, 7];
+        cookie.extend_from_slice(&[5; 16]);
+        assert_eq!(emit_cookie_reply(7, &[5; 16]), cookie);
+        let reasons = [
+            (RejectReason::Secret, 1),
+            (RejectReason::Version, 2),
+            (RejectReason::Limit, 3),
+            (RejectReason::Identity, 4),
+        ];
+        for (reason, number) in reasons {
+            assert_eq!(emit_reject(7, reason), [5, 1, number, 0, 0, 0, 0, 7]);
+        }
+    }
+
+    #[test]
+    fn content_headers() {
+        assert_eq!((content::CONTROL, content::FRAME), ([1], [2]));
+
+        let relay = RelayHeader {
+            hops: 24,
+            source: A,
+            destination: B,
+        }
+        .emit();
+        assert_eq!(relay[..2], [3, 24]);
+        assert_eq!(
+            (&relay[2..18], &relay[18..]),
+            (&[0xaa; 16][..], &[0xbb; 16][..])
+        );
+
+        let broadcast = BroadcastHeader {
+            hops: 3,
+            source: A,
+            sequence: 0x0102,
+        }
+        .emit();
+        assert_eq!(broadcast[..2], [4, 3]);
+        assert_eq!(broadcast[2..18], [0xaa; 16]);
+        assert_eq!(broadcast[18..], [0, 0, 0, 0, 0, 0, 1, 2]);
+
+        let fragment = FragmentHeader {
+            id: 0x0102_0304,
+            index: 5,
+            count: 6,
+        }
+        .emit();
+        assert_eq!(fragment, [5, 1, 2, 3, 4, 5, 6]);
+    }
+}
+
+#[test]
+fn unknown_kinds_versions_and_tags_are_refused() {
+    for kind in (0..=255).filter(|k| !matches!(k, 1..=5 | 0x10 | 0x11)) {
+        let mut bytes = [0; 64];
+        bytes[..2].copy_from_slice(&[kind, 1]);
+        assert_eq!(
+            Datagram::parse(&bytes),
+            Err(DecodeError::Unknown),
+            "kind {kind}"
+        );
+    }
+    let mut later = emit_reject(1, RejectReason::Limit);
+    later[1] = 2;
+    assert_eq!(Datagram::parse(&later), Err(DecodeError::Unknown));
+    let mut reason = emit_reject(1, RejectReason::Limit);
+    reason[2] = 9;
+    assert_eq!(Datagram::parse(&reason), Err(DecodeError::Unknown));
+    for tag in (0..=255).filter(|t| !matches!(t, 1..=5)) {
+        assert_eq!(
+            Content::parse(&[tag; 64]),
+            Err(DecodeError::Unknown),
+            "tag {tag}"
+        );
+    }
+}
+
+#[test]
+fn a_hostile_length_allocates_nothing() {
+    // A gossip push of 2^63 records, and a body as long, in a few bytes.
+    let endless = [0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x7f];
+    let push = [&[0, 2][..], &endless].concat();
+    assert!(Message::decode(&push).is_err());
+    assert!(Body::decode(&[&[2][..], &endless].concat()).is_err());
+}
+
+#[test]
+fn a_record_over_the_limit_is_refused_unread() {
+    assert_eq!(
+        Record::decode(&[0; MAX_RECORD + 1]),
+        Err(DecodeError::Limit)
+    );
+    assert_eq!(Body::decode(&[0; MAX_RECORD + 1]), Err(DecodeError::Limit));
+}
+
+proptest! {
+    #[test]
+    fn handshakes_round_trip(
+        stage in prop::sample::select(vec![Stage::Initiation, Stage::Response, Stage::Completion]),
+        sender: u32, receiver: u32, cookie: [u8; 16], noise in vec(any::<u8>(), 0..200),
+    ) {
+        let handshake = Handshake { stage, sender, receiver, cookie, noise: &noise };
+        let bytes = handshake.emit();
+        prop_assert_eq!(Datagram::parse(&bytes), Ok(Datagram::Handshake(handshake)));
+        prop_assert_eq!(Datagram::parse(&bytes[..27]), Err(DecodeError::Truncated));
+    }
+
+    #[test]
+    fn short_answers_round_trip(receiver: u32, cookie: [u8; 16], cut in 0usize..8) {
+        let reply = emit_cookie_reply(receiver, &cookie);
+        prop_assert_eq!(Datagram::parse(&reply), Ok(Datagram::CookieReply { receiver, cookie }));
+        let reason = RejectReason::Limit;
+        let reject = emit_reject(receiver, reason);
+        prop_assert_eq!(Datagram::parse(&reject), Ok(Datagram::Reject { receiver, reason }));
+        for whole in [reply, reject] {
+            prop_assert_eq!(Datagram::parse(&whole[..cut]), Err(DecodeError::Truncated));
+            let longer = [&whole[..], &[0]].concat();
+            prop_assert_eq!(Datagram::parse(&longer), Err(DecodeError::Trailing));
+        }
+    }
+
+    #[test]
+    fn transport_headers_round_trip(sealed: bool, receiver: u32, counter: u64, body in 0usize..40) {
+        let protection = if sealed { Protection::Sealed } else { Protection::Clear };
+        let header = TransportHeader { protection, receiver, counter };
+        let bytes = [&header.emit()[..], &vec![0; body]].concat();
+        let expected =
+            if body < TAG { Err(DecodeError::Truncated) } else { Ok(Datagram::Transport(header)) };
+        prop_assert_eq!(Datagram::parse(&bytes), expected);
+    }
+
+    #[test]
+    fn contents_round_trip(
+        hops: u8, source: [u8; 16], destination: [u8; 16], sequence: u64, id: u32,
+        count in 2u8.., index: u8, rest in vec(any::<u8>(), 0..60),
+    ) {
+        let relay = RelayHeader { hops, source: PeerId(source), destination: PeerId(destination) };
+        let broadcast = BroadcastHeader { hops, source: PeerId(source), sequence };
+        let fragment = FragmentHeader { id, index: index % count, count };
+        for (header, value) in [
+            (content::CONTROL.to_vec(), Content::Control(&rest)),
+            (content::FRAME.to_vec(), Content::Frame(&rest)),
+            (relay.emit().to_vec(), Content::Relay(relay, &rest)),
+            (broadcast.emit().to_vec(), Content::Broadcast(broadcast, &rest)),
+            (fragment.emit().to_vec(), Content::Fragment(fragment, &rest)),
+        ] {
+            let bytes = [&header[..], &rest].concat();
+            prop_assert_eq!(Content::parse(&bytes), Ok(value));
+            for cut in 0..header.len() {
+                prop_assert_eq!(Content::parse(&header[..cut]), Err(DecodeError::Truncated));
+            }
+        }
+    }
+
+    #[test]
+    fn impossible_fragments_are_refused(id: u32, index: u8, count: u8) {
+        let header = FragmentHeader { id, index, count };
+        let possible = count >= 2 && index < count;
+        prop_assert_eq!(Content::parse(&header.emit()).is_ok(), possible);
+    }
+
+    #[test]
+    fn messages_round_trip(message in message(), cut: prop::sample::Index) {
+        let bytes = message.encode();
+        prop_assert_eq!(Message::decode(&bytes), Ok(message));
+        prop_assert!(Message::decode(&bytes[..cut.index(bytes.len())]).is_err());
+        let longer = [&bytes[..], &[0]].concat();
+        prop_assert_eq!(Message::decode(&longer), Err(DecodeError::Trailing));
+    }
+
+    #[test]
+    fn records_round_trip(record in record(), signature in vec(any::<u8>(), 64), cut: prop::sample::Index) {
+        let mut record = record;
+        let unsigned = record.signed_bytes();
+        let signature: [u8; 64] = signature.try_into().unwrap();
+        record.set_signature(&signature);
+        prop_assert_eq!(record.signature_bytes(), signature);
+        prop_assert_eq!(record.signed_bytes(), unsigned, "a signature does not cover itself");
+        let bytes = record.encode();
+        if bytes.len() > MAX_RECORD {
+            prop_assert_eq!(Record::decode(&bytes), Err(DecodeError::Limit));
+            return Ok(());
+        }
+        prop_assert_eq!(Record::decode(&bytes), Ok(record));
+        prop_assert!(Record::decode(&bytes[..cut.index(bytes.len())]).is_err());
+    }
+
+    #[test]
+    fn everything_but_the_signature_is_signed(record in record(), other in record()) {
+        let same = Record { signature: other.signature, ..record.clone() } == Record { signature: other.signature, ..other.clone() };
+        prop_assert_eq!(record.signed_bytes() == other.signed_bytes(), same);
+    }
+
+    #[test]
+    fn bodies_round_trip(body in body(), cut: prop::sample::Index) {
+        let bytes = body.encode();
+        prop_assume!(bytes.len() <= MAX_RECORD);
+        prop_assert_eq!(Body::decode(&bytes), Ok(body));
+        prop_assert!(Body::decode(&bytes[..cut.index(bytes.len())]).is_err());
+    }
+
+    #[test]
+    fn ids_survive_their_text_form(id: [u8; 16]) {
+        prop_assert_eq!(PeerId(id).to_string().parse(), Ok(PeerId(id)));
+    }
+
+    #[test]
+    fn no_bytes_make_a_decoder_panic(bytes in vec(any::<u8>(), 0..1200), first in 0u8..20) {
+        let mut bytes = bytes;
+        for _ in 0..2 {
+            let _ = Datagram::parse(&bytes);
+            let _ = Content::parse(&bytes);
+            let _ = Message::decode(&bytes);
+            let _ = Record::decode(&bytes);
+            let _ = Body::decode(&bytes);
+            // Once more with a first byte that a reader knows.
+            if let Some(byte) = bytes.first_mut() {
+                *byte = first;
+            }
+        }
+    }
+
+    #[test]
+    fn no_text_makes_a_parser_panic(text: String) {
+        let _ = text.parse::<PeerId>();
+        let _ = text.parse::<MacAddr>();
+    }
+}
+
+fn peer() -> impl Strategy<Value = PeerId> {
+    any::<[u8; 16]>().prop_map(PeerId)
+}
+
+fn topic() -> impl Strategy<Value = Topic> {
+    prop_oneof![
+        Just(Topic::Node),
+        Just(Topic::Links),
+        any::<u16>().prop_map(Topic::Stations)
+    ]
+}
+
+fn key() -> impl Strategy<Value = RecordKey> {
+    (peer(), topic()).prop_map(|(owner, topic)| RecordKey { owner, topic })
+}
+
+fn version() -> impl Strategy<Value = Version> {
+    any::<(u64, u64)>().prop_map(|(epoch, sequence)| Version { epoch, sequence })
+}
+
+prop_compose! {
+    fn record()(
+        key in key(), version in version(), body in vec(any::<u8>(), 0..900),
+        (sign, exchange, signature) in any::<([u8; 32], [u8; 32], ([u8; 32], [u8; 32]))>(),
+    ) -> Record {
+        Record { key, keys: PublicKeys { sign, exchange }, version, body, signature }
+    }
+}
+
+/// Addresses as they survive serde: it drops scope and flow label.
+fn address() -> impl Strategy<Value = SocketAddr> {
+    any::<(IpAddr, u16)>().prop_map(|(ip, port)| SocketAddr::new(ip, port))
+}
+
+fn station() -> impl Strategy<Value = Station> {
+    let ips = vec(any::<(IpAddr, u32)>(), 0..8);
+    (any::<[u8; 6]>(), any::<u32>(), ips).prop_map(|(mac, claim, ips)| Station {
+        mac: MacAddr(mac),
+        claim,
+        ips,
+    })
+}
+
+fn body() -> impl Strategy<Value = Body> {
+    let node = (
+        "\\PC{0,16}",
+        any::<u64>(),
+        vec(address(), 0..16),
+        "\\PC{0,8}",
+        any::<u64>(),
+    );
+    prop_oneof![
+        node.prop_map(|(nickname, instance, endpoints, version, capabilities)| {
+            Body::Node(Node {
+                nickname,
+                instance,
+                endpoints,
+                version,
+                capabilities,
+            })
+        }),
+        vec((peer(), any::<u32>()), 0..40).prop_map(|links| Body::Links(Links { links })),
+        vec(station(), 0..10).prop_map(|stations| Body::Stations(Stations { stations })),
+    ]
+}
+
+fn range() -> impl Strategy<Value = RangeSummary> {
+    any::<(u64, u64, u64, u32)>().prop_map(|(first, last, fingerprint, count)| RangeSummary {
+        first,
+        last,
+        fingerprint,
+        count,
+    })
+}
+
+fn gossip() -> impl Strategy<Value = GossipMessage> {
+    let held = vec((key(), version()), 0..20);
+    prop_oneof![
+        any::<u64>().prop_map(|token| GossipMessage::Ping { token }),
+        any::<u64>().prop_map(|token| GossipMessage::Pong { token }),
+        vec(record(), 0..3).prop_map(|records| GossipMessage::Push { records }),
+        vec(range(), 0..20).prop_map(|ranges| GossipMessage::Summary { ranges }),
+        (any::<u64>(), any::<u64>(), held)
+            .prop_map(|(first, last, held)| GossipMessage::Versions { first, last, held }),
+        vec(key(), 0..20).prop_map(|keys| GossipMessage::Want { keys }),
+        prop::sample::select(vec![ByeReason::Stopping, ByeReason::Pruned])
+            .prop_map(|reason| GossipMessage::Bye { reason }),
+    ]
+}
+
+fn message() -> impl Strategy<Value = Message> {
+    let path = prop_oneof![
+        Just(PathMessage::Confirm),
+        (any::<u64>(), 0u16..2000).prop_map(|(token, n)| PathMessage::Probe {
+            token,
+            padding: Padding(n)
+        }),
+        (any::<u64>(), prop::option::of(address()))
+            .prop_map(|(token, observed)| PathMessage::Ack { token, observed }),
+        Just(PathMessage::Close),
+    ];
+    prop_oneof![
+        gossip().prop_map(Message::Gossip),
+        path.prop_map(Message::Path)
+    ]
+}

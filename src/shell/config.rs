@@ -1,0 +1,352 @@
+//! What a daemon is told at launch, and how operators write the address of a
+//! peer. It knows neither the command line nor the environment.
+
+use std::{
+    net::{IpAddr, Ipv6Addr, SocketAddr},
+    path::PathBuf,
+};
+
+use ipnet::IpNet;
+
+/// Where keys, targets and addresses are kept unless told otherwise.
+pub const DEFAULT_STATE_DIR: &str = "/var/lib/wove";
+/// Where the daemon answers its clients unless told otherwise.
+pub const DEFAULT_SOCKET: &str = "/run/wove/wove.sock";
+/// The UDP port of a peer unless told otherwise.
+pub const DEFAULT_PORT: u16 = 6783;
+/// The bridge unless told otherwise.
+pub const DEFAULT_BRIDGE: &str = "wove";
+/// What is logged unless told otherwise.
+pub const DEFAULT_LOG_FILTER: &str = "info";
+/// The overlay MTUs that can be asked for, in bytes. The upper end is what the
+/// kernel accepts for a TAP device.
+pub const MTU_RANGE: std::ops::RangeInclusive<u32> = 576..=65521;
+
+/// Everything a daemon is told at launch.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// Directory of keys, targets and addresses; made with mode 0700 if absent.
+    pub state_dir: PathBuf,
+    /// The unix socket on which clients are answered; at most 103 bytes.
+    pub socket: PathBuf,
+    /// UDP port of the underlay, 1 to 65535.
+    pub port: u16,
+    /// The local address to bind; none means every address.
+    pub host: Option<IpAddr>,
+    /// Label shown beside the peer's id, at most 64 bytes; none means the host name.
+    pub nickname: Option<String>,
+    /// The network's secrets. With none, and none in the state directory, the
+    /// daemon makes a new network.
+    pub secrets: Secrets,
+    /// Whether frames are encrypted.
+    pub encrypt: bool,
+    /// Underlay networks between whose hosts frames travel in clear; both ends must agree.
+    pub trusted_subnets: Vec<IpNet>,
+    /// Name of the Linux bridge, 1 to 15 bytes.
+    pub bridge: String,
+    /// MTU of the overlay in bytes, within [`MTU_RANGE`]; none means found by probing.
+    pub mtu: Option<u32>,
+    /// Whether the kernel may carry frames where it can.
+    pub fastdp: bool,
+    /// Whether peers that were only heard of are dialled, too.
+    pub discovery: bool,
+    /// The most connections held at once, 1 or more; none means no limit.
+    pub conn_limit: Option<u32>,
+    /// Whether to dial the targets of the last run instead of `peers`.
+    pub resume: bool,
+    /// The seeds, each as [`parse_peer`] returns it.
+    pub peers: Vec<String>,
+    /// Where metrics and the status page are served, read-only; none means nowhere.
+    pub http_addr: Option<SocketAddr>,
+    /// What is logged: `info`, or `wove::engine=debug,info`.
+    pub log_filter: String,
+    /// How it is logged.
+    pub log_format: LogFormat,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            state_dir: DEFAULT_STATE_DIR.into(),
+            socket: DEFAULT_SOCKET.into(),
+            port: DEFAULT_PORT,
+            host: None,
+            nickname: None,
+            secrets: Secrets::default(),
+            encrypt: true,
+            trusted_subnets: Vec::new(),
+            bridge: DEFAULT_BRIDGE.into(),
+            mtu: None,
+            fastdp: true,
+            discovery: true,
+            conn_limit: None,
+            resume: false,
+            peers: Vec::new(),
+            http_addr: None,
+            log_filter: DEFAULT_LOG_FILTER.into(),
+            log_format: LogFormat::Text,
+        }
+    }
+}
+
+/// Secrets as the operator gave them. All are accepted at once; the first of
+/// the tokens, or of the passwords if there is no token, is offered first.
+#[derive(Clone, Default, PartialEq, Eq)]
+pub struct Secrets {
+    /// Tokens, as `wove token` prints them.
+    pub tokens: Vec<String>,
+    /// Passwords; each is stretched before use.
+    pub passwords: Vec<String>,
+}
+
+impl std::fmt::Debug for Secrets {
+    /// Counts only: a configuration is logged, a secret never.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(
+            f,
+            "{} tokens, {} passwords",
+            self.tokens.len(),
+            self.passwords.len()
+        )
+    }
+}
+
+/// How a line is logged.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum LogFormat {
+    /// For people.
+    #[default]
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// Why a text is not the address of a peer.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum PeerAddressError {
+    /// A form that a later version will understand.
+    #[error(
+        "TCP is not available in this version, so {0} cannot be dialled: give host[:port], which is dialled over UDP"
+    )]
+    Tcp(String),
+    /// Anything else.
+    #[error(
+        "{text:?} is not the address of a peer ({why}): write host[:port], [v6]:port or an IPv6 address"
+    )]
+    Malformed {
+        /// What was given, cut to a readable length.
+        text: String,
+        /// What is wrong with it.
+        why: &'static str,
+    },
+}
+
+/// Reads `host[:port]`, `[v6][:port]` or a bare IPv6 address and returns it
+/// with its port, [`DEFAULT_PORT`] if it had none; names come out in lower
+/// case, addresses in their shortest form, so that equal targets are equal texts.
+pub fn parse_peer(text: &str) -> Result<String, PeerAddressError> {
+    let malformed = |why| PeerAddressError::Malformed {
+        text: text.chars().take(80).collect(),
+        why,
+    };
+    if text
+        .get(..6)
+        .is_some_and(|scheme| scheme.eq_ignore_ascii_case("tcp://"))
+    {
+        split_peer(&text[6..]).map_err(malformed)?;
+        return Err(PeerAddressError::Tcp(text.to_owned()));
+    }
+    let (host, port) = split_peer(text).map_err(malformed)?;
+    Ok(format!("{host}:{port}"))
+}
+
+fn split_peer(text: &str) -> Result<(String, u16), &'static str> {
+    if let Ok(v6) = text.parse::<Ipv6Addr>() {
+        return Ok((format!("[{v6}]"), DEFAULT_PORT));
+    }
+    if let Some(rest) = text.strip_prefix('[') {
+        let (v6, port) = rest.split_once(']').ok_or("the bracket is not closed")?;
+        let v6: Ipv6Addr = v6
+            .parse()
+            .map_err(|_| "what is in brackets is not an IPv6 address")?;
+        return Ok((format!("[{v6}]"), parse_port(port)?));
+    }
+    let (host, port) = match text.find(':') {
+        Some(colon) => text.split_at(colon),
+        None => (text, ""),
+    };
+    check_host(host)?;
+    Ok((host.to_ascii_lowercase(), parse_port(port)?))
+}
+
+/// Reads `:port` or nothing.
+fn parse_port(text: &str) -> Result<u16, &'static str> {
+    if text.is_empty() {
+        return Ok(DEFAULT_PORT);
+    }
+    let digits = text
+        .strip_prefix(':')
+        .ok_or("only a port may follow the bracket")?;
+    if !digits.bytes().all(|b| b.is_ascii_digit()) {
+        return Err("the port is not a number");
+    }
+    match digits.parse() {
+        Ok(0) | Err(_) => Err("a port is 1 to 65535"),
+        Ok(port) => Ok(port),
+    }
+}
+
+/// Accepts an IPv4 address or a name that a resolver could know (RFC 1123, and
+/// the underscore that people use).
+fn check_host(host: &str) -> Result<(), &'static str> {
+    let known = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.');
+    if host.is_empty() {
+        return Err("the host is missing");
+    }
+    if host.len() > 253 {
+        return Err("the host is longer than 253 bytes");
+    }
+    if !host.bytes().all(known) || host.starts_with(['-', '.']) || host.contains("..") {
+        return Err("the host is neither a name nor an address");
+    }
+    let looks_like_v4 = host.bytes().all(|b| b.is_ascii_digit() || b == b'.');
+    if looks_like_v4 && host.parse::<std::net::Ipv4Addr>().is_err() {
+        return Err("the host is not a complete IPv4 address");
+    }
+    Ok(())
+}
+
+/// Checks the name of a network interface: 1 to 15 bytes, no slash, colon or space.
+pub fn check_ifname(name: &str) -> Result<(), &'static str> {
+    let bad = |b: u8| !b.is_ascii_graphic() || matches!(b, b'/' | b':' | b'%');
+    if name.is_empty() || name.len() > 15 {
+        return Err("an interface name has 1 to 15 bytes");
+    }
+    if name == "." || name == ".." || name.starts_with('-') || name.bytes().any(bad) {
+        return Err(
+            "an interface name has no slash, colon, percent sign or space and starts with no dash",
+        );
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn a_peer_address_is_normalised() {
+        let table = [
+            ("b.example", "b.example:6783"),
+            ("B.Example:7000", "b.example:7000"),
+            ("host_1", "host_1:6783"),
+            ("10.0.0.1", "10.0.0.1:6783"),
+            ("10.0.0.1:1", "10.0.0.1:1"),
+            ("2001:DB8:0::1", "[2001:db8::1]:6783"),
+            ("[2001:db8::1]", "[2001:db8::1]:6783"),
+            ("[::1]:65535", "[::1]:65535"),
+        ];
+        for (text, expected) in table {
+            assert_eq!(parse_peer(text).as_deref(), Ok(expected), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_malformed_peer_address_is_refused() {
+        let table = [
+            "",
+            ":6783",
+            "host:",
+            "host:0",
+            "host:65536",
+            "host:+1",
+            "host:x",
+            "a b",
+            "-x",
+            ".x",
+            "a..b",
+            "[::1",
+            "[::1]6783",
+            "[host]:1",
+            "10.0.0",
+            "1:2:3",
+            "host/24",
+            "http://host",
+            "a\u{1b}[31m",
+            "fe80::1%eth0",
+        ];
+        for text in table {
+            let refused = parse_peer(text);
+            assert!(
+                matches!(refused, Err(PeerAddressError::Malformed { .. })),
+                "{text:?}: {refused:?}"
+            );
+        }
+        assert!(parse_peer(&"a".repeat(254)).is_err());
+    }
+
+    #[test]
+    fn tcp_is_recognised_and_refused_by_name() {
+        assert!(matches!(
+            parse_peer("tcp://b:443"),
+            Err(PeerAddressError::Tcp(_))
+        ));
+        assert!(matches!(
+            parse_peer("TCP://[::1]:443"),
+            Err(PeerAddressError::Tcp(_))
+        ));
+        assert!(matches!(
+            parse_peer("tcp://"),
+            Err(PeerAddressError::Malformed { .. })
+        ));
+    }
+
+    #[test]
+    fn interface_names_are_those_of_the_kernel() {
+        for good in ["wove", "wove0", "br-1.2", "exactly15bytes_"] {
+            assert_eq!(check_ifname(good), Ok(()), "{good}");
+        }
+        for bad in [
+            "",
+            ".",
+            "..",
+            "a/b",
+            "a b",
+            "a:b",
+            "-x",
+            "a%d",
+            "sixteen_bytes__x",
+            "caf\u{e9}",
+        ] {
+            assert!(check_ifname(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_configuration_never_prints_its_secrets() {
+        let secrets = Secrets {
+            tokens: vec!["hunter2".into()],
+            passwords: vec!["swordfish".into()],
+        };
+        let text = format!(
+            "{:?}",
+            Config {
+                secrets,
+                ..Config::default()
+            }
+        );
+        assert!(text.contains("1 tokens, 1 passwords"));
+        assert!(!text.contains("hunter2") && !text.contains("swordfish"));
+    }
+
+    proptest! {
+        #[test]
+        fn normalising_is_idempotent_and_never_panics(text in "\\PC{0,40}|[a-z0-9.:\\[\\]-]{0,24}") {
+            if let Ok(address) = parse_peer(&text) {
+                prop_assert_eq!(parse_peer(&address), Ok(address.clone()));
+            }
+        }
+    }
+}

@@ -1,0 +1,142 @@
+//! IP addresses of the host and of containers.
+
+use std::net::IpAddr;
+
+use anyhow::{Context, Result};
+use futures_util::TryStreamExt;
+use ipnet::IpNet;
+use netlink_packet_route::{
+    AddressFamily,
+    address::{AddressAttribute, AddressFlags, AddressHeaderFlags, AddressMessage},
+};
+
+use super::{
+    link::Link,
+    netlink::{Netlink, explain, unless},
+    sysctl,
+};
+
+/// An address of a device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Address {
+    pub(super) index: u32,
+    pub(super) net: IpNet,
+    /// The kernel would not yet, or not any more, use it as a source.
+    pub(super) unusable: bool,
+}
+
+impl Netlink {
+    /// All addresses of the namespace.
+    pub(super) async fn addresses(&self) -> Result<Vec<Address>> {
+        let found: Vec<AddressMessage> = self
+            .handle
+            .address()
+            .get()
+            .execute()
+            .try_collect()
+            .await
+            .map_err(explain)?;
+        Ok(found.iter().filter_map(parse).collect())
+    }
+
+    /// A device's addresses, without link-local ones, which the kernel gives by itself.
+    pub(super) async fn addresses_of(&self, link: &Link) -> Result<Vec<IpNet>> {
+        let mut found: Vec<IpNet> = self
+            .addresses()
+            .await?
+            .into_iter()
+            .filter(|address| address.index == link.index && !is_link_local(address.net.addr()))
+            .map(|address| address.net)
+            .collect();
+        found.sort();
+        Ok(found)
+    }
+
+    /// Gives a device the addresses it lacks, and tells which those were.
+    ///
+    /// IPv6 addresses are not probed for duplicates (RFC 4862 5.4): the address
+    /// space is wove's, and a container wants to talk at once.
+    pub(super) async fn add_addresses(&self, link: &Link, wanted: &[IpNet]) -> Result<Vec<IpNet>> {
+        let present = self.addresses_of(link).await?;
+        let mut added = Vec::new();
+        for &net in wanted {
+            if present.contains(&net) || added.contains(&net) {
+                continue;
+            }
+            let mut request = self
+                .handle
+                .address()
+                .add(link.index, net.addr(), net.prefix_len());
+            if net.addr().is_ipv6() {
+                request.message_mut().header.flags |= AddressHeaderFlags::Nodad;
+            }
+            let result = unless(request.execute().await, &[libc::EEXIST]);
+            result.with_context(|| format!("address {net} cannot be given to '{}'", link.name))?;
+            added.push(net);
+        }
+        Ok(added)
+    }
+
+    /// Takes addresses from a device; those it lacks are fine, and all others stay.
+    pub(super) async fn remove_addresses(&self, link: &Link, unwanted: &[IpNet]) -> Result<()> {
+        sysctl::keep_secondary_addresses(&link.name);
+        let mut others = self.addresses_of(link).await?;
+        others.retain(|net| !unwanted.contains(net));
+        for net in unwanted {
+            let mut message = AddressMessage::default();
+            message.header.index = link.index;
+            message.header.prefix_len = net.prefix_len();
+            message.header.family = match net {
+                IpNet::V4(_) => AddressFamily::Inet,
+                IpNet::V6(_) => AddressFamily::Inet6,
+            };
+            message
+                .attributes
+                .push(AddressAttribute::Address(net.addr()));
+            message.attributes.push(AddressAttribute::Local(net.addr()));
+            let result = unless(
+                self.handle.address().del(message).execute().await,
+                &[libc::EADDRNOTAVAIL],
+            );
+            result
+                .with_context(|| format!("address {net} cannot be taken from '{}'", link.name))?;
+        }
+        // Where the setting could not be changed, the kernel took them as well.
+        self.add_addresses(link, &others).await?;
+        Ok(())
+    }
+}
+
+fn parse(message: &AddressMessage) -> Option<Address> {
+    let find =
+        |pick: fn(&AddressAttribute) -> Option<IpAddr>| message.attributes.iter().find_map(pick);
+    // On a point-to-point device the first is the other side's address.
+    let local = find(|a| match a {
+        AddressAttribute::Local(ip) => Some(*ip),
+        _ => None,
+    });
+    let address = local.or_else(|| {
+        find(|a| match a {
+            AddressAttribute::Address(ip) => Some(*ip),
+            _ => None,
+        })
+    })?;
+    let flags = message.attributes.iter().find_map(|a| match a {
+        AddressAttribute::Flags(flags) => Some(*flags),
+        _ => None,
+    });
+    let passing = AddressFlags::Tentative | AddressFlags::Dadfailed | AddressFlags::Deprecated;
+    Some(Address {
+        index: message.header.index,
+        net: IpNet::new(address, message.header.prefix_len).ok()?,
+        unusable: flags.is_some_and(|flags| flags.intersects(passing)),
+    })
+}
+
+/// Whether an address means something on one link only.
+pub(super) fn is_link_local(ip: IpAddr) -> bool {
+    match ip {
+        IpAddr::V4(v4) => v4.is_link_local(),
+        IpAddr::V6(v6) => v6.is_unicast_link_local(),
+    }
+}

@@ -1,0 +1,24 @@
+//! The only place that does I/O: sockets, devices, files, threads and clocks
+//! around the pure [`engine`](crate::engine).
+
+pub mod api;
+pub mod config;
+pub mod daemon;
+mod dataplane;
+pub mod demo;
+pub mod host;
+pub mod logging;
+pub mod metrics;
+pub mod netns;
+pub mod reset;
+pub mod serve;
+pub mod store;
+mod sys;
+pub mod tap;
+pub mod udp;
+pub mod view;
+pub mod wait;
+pub mod web;
+
+pub use config::Config;
+pub use reset::reset_host;

@@ -1,0 +1,19 @@
+//! `wove reset` where no daemon runs: what a dead one left behind.
+
+use std::path::Path;
+
+use anyhow::{Context, Result};
+
+use super::{host::Host, store::Store};
+
+/// Removes wove's devices of `bridge` from this host, then the state directory.
+///
+/// # Errors
+/// A daemon holds the state directory, or the kernel refuses.
+pub fn reset_host(state_dir: &Path, bridge: &str) -> Result<()> {
+    let store = Store::open(state_dir).context("nothing was reset")?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(async { Host::new()?.tear_down(bridge).await })?;
+    store.erase()?;
+    Ok(())
+}

@@ -1,0 +1,124 @@
+//! A status to show in tests, and a backend that answers with it.
+
+use proto::{MacAddr, PeerId};
+use tokio::sync::mpsc;
+
+use crate::{
+    engine::{
+        Reply, Status,
+        status::{
+            ConnectionState, ConnectionStatus, CounterStatus, PathKind, PeerStatus, RouterStatus,
+            StationStatus, TargetState, TargetStatus,
+        },
+    },
+    shell::api::Request,
+};
+
+pub(crate) const ALPHA: PeerId = PeerId([1; 16]);
+pub(crate) const BETA: PeerId = PeerId([2; 16]);
+
+/// Answers every command with this status.
+pub(crate) async fn answer_status(mut queue: mpsc::Receiver<Request>, status: Status) {
+    while let Some(request) = queue.recv().await {
+        let _ = request
+            .reply
+            .send(Ok(Reply::Status(Box::new(status.clone()))));
+    }
+}
+
+/// Alpha, linked to beta, with a second target that does not answer.
+pub(crate) fn status() -> Status {
+    let target = |address: &str, state, reason: &str, retry_in_s| TargetStatus {
+        address: address.into(),
+        state,
+        reason: reason.into(),
+        retry_in_s,
+    };
+    Status {
+        version: "0.1.0".into(),
+        router: RouterStatus {
+            peer: ALPHA,
+            nickname: "alpha".into(),
+            port: 6783,
+            encryption: true,
+            uptime_s: 3700.5,
+            ready: true,
+            mtu: 1400,
+            bridge: "wove".into(),
+        },
+        connections: vec![established(), retrying()],
+        targets: vec![
+            target("10.0.0.2:6783", TargetState::Connected, "", 0.0),
+            target("10.0.0.3:6783", TargetState::Waiting, "no answer", 3.2),
+        ],
+        peers: vec![peer(ALPHA, "alpha", 0, BETA), peer(BETA, "beta", 1, ALPHA)],
+        stations: vec![StationStatus {
+            mac: MacAddr([2, 0, 0, 0, 0, 5]),
+            peer: BETA,
+            ips: vec![[10, 32, 0, 5].into(), [0xfd00, 0, 0, 0, 0, 0, 0, 5].into()],
+        }],
+        warnings: vec!["nickname alpha: used twice; rename one".into()],
+        counters: CounterStatus {
+            drops: [("replay".to_owned(), 7), ("no-route".to_owned(), 0)].into(),
+            control_rx_bytes: 10,
+            control_tx_bytes: 20,
+            sessions: 1,
+            handshakes: 4,
+            records: 6,
+            resident_bytes: 8 << 20,
+        },
+    }
+}
+
+fn peer(id: PeerId, nickname: &str, hops: u32, link: PeerId) -> PeerStatus {
+    PeerStatus {
+        peer: id,
+        nickname: nickname.into(),
+        reachable: true,
+        hops,
+        next_hop: id,
+        links: vec![link],
+        version: "0.1.0".into(),
+    }
+}
+
+fn established() -> ConnectionStatus {
+    ConnectionStatus {
+        peer: BETA,
+        nickname: "beta".into(),
+        address: "10.0.0.2:6783".into(),
+        outbound: true,
+        state: ConnectionState::Established,
+        path: PathKind::Sleeve,
+        reason: "kernel has no ESP".into(),
+        cipher: "AES-256-GCM".into(),
+        mtu: 1400,
+        rtt_us: 210,
+        rx_bytes: 1536,
+        tx_bytes: 3 << 20,
+        rx_frames: 15,
+        tx_frames: 3000,
+        key_age_s: 12,
+        link: true,
+    }
+}
+
+fn retrying() -> ConnectionStatus {
+    ConnectionStatus {
+        peer: PeerId::default(),
+        nickname: String::new(),
+        address: "10.0.0.3:6783".into(),
+        state: ConnectionState::Retrying,
+        reason: "no answer".into(),
+        cipher: "none".into(),
+        mtu: 0,
+        rtt_us: 0,
+        rx_bytes: 0,
+        tx_bytes: 0,
+        rx_frames: 0,
+        tx_frames: 0,
+        key_age_s: 0,
+        link: false,
+        ..established()
+    }
+}

@@ -1,0 +1,343 @@
+//! Valid encodings of everything, for the harness to damage.
+
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+
+use proto::{
+    MacAddr, PeerId, PublicKeys,
+    arp::{ArpRepr, Operation},
+    content::{self, BroadcastHeader, FragmentHeader, RelayHeader},
+    datagram::{
+        Handshake, Protection, RejectReason, Stage, TransportHeader, emit_cookie_reply, emit_reject,
+    },
+    ethernet::{EthernetRepr, ethertype},
+    ip::{Ipv6Repr, protocol},
+    message::{ByeReason, GossipMessage, Message, Padding, PathMessage, RangeSummary},
+    ndp::{Advertisement, NdpRepr, multicast_mac, solicited_node},
+    record::{Body, Links, Node, Record, RecordKey, Station, Stations, Topic, Version},
+};
+
+const PEER: PeerId = PeerId([7; 16]);
+/// The station that asks in these frames.
+const MAC: MacAddr = MacAddr([2, 0, 0, 0, 0, 1]);
+const IP6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, 1);
+const TARGET6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, 2);
+
+pub(crate) fn datagrams() -> Vec<Vec<u8>> {
+    let handshake = |stage, noise| {
+        Handshake {
+            stage,
+            sender: 1,
+            receiver: 2,
+            cookie: [3; 16],
+            noise,
+        }
+        .emit()
+    };
+    let transport = |protection| {
+        let header = TransportHeader {
+            protection,
+            receiver: 9,
+            counter: 1 << 40,
+        };
+        [&header.emit()[..], &[0xee; 60]].concat()
+    };
+    vec![
+        handshake(Stage::Initiation, &[1; 96]),
+        handshake(Stage::Response, &[2; 200]),
+        handshake(Stage::Completion, &[3; 150]),
+        emit_cookie_reply(5, &[6; 16]),
+        emit_reject(5, RejectReason::Version),
+        transport(Protection::Sealed),
+        transport(Protection::Clear),
+    ]
+}
+
+pub(crate) fn contents() -> Vec<Vec<u8>> {
+    let relay = RelayHeader {
+        hops: 24,
+        source: PEER,
+        destination: PeerId([8; 16]),
+    };
+    let broadcast = BroadcastHeader {
+        hops: 24,
+        source: PEER,
+        sequence: 1 << 33,
+    };
+    let fragment = FragmentHeader {
+        id: 1,
+        index: 2,
+        count: 3,
+    };
+    let frame = arp(Operation::Request);
+    let mut all = vec![
+        [&content::FRAME[..], &frame].concat(),
+        [&relay.emit()[..], &datagrams()[5]].concat(),
+        [&broadcast.emit()[..], &frame].concat(),
+        [&fragment.emit()[..], &[1; 99]].concat(),
+    ];
+    all.extend(
+        messages()
+            .iter()
+            .map(|message| [&content::CONTROL[..], message].concat()),
+    );
+    all
+}
+
+pub(crate) fn messages() -> Vec<Vec<u8>> {
+    let key = RecordKey {
+        owner: PEER,
+        topic: Topic::Stations(300),
+    };
+    let version = Version {
+        epoch: 3,
+        sequence: 1000,
+    };
+    let range = RangeSummary {
+        first: 0,
+        last: u64::MAX,
+        fingerprint: 0x1234_5678,
+        count: 99,
+    };
+    let observed = SocketAddr::new(IP6.into(), 6783);
+    let gossip = [
+        GossipMessage::Ping { token: 1 << 50 },
+        GossipMessage::Pong { token: 2 },
+        GossipMessage::Push {
+            records: bodies().into_iter().map(record_of).collect(),
+        },
+        GossipMessage::Summary {
+            ranges: vec![range; 16],
+        },
+        GossipMessage::Versions {
+            first: 1,
+            last: 2,
+            held: vec![(key, version); 20],
+        },
+        GossipMessage::Want {
+            keys: vec![key; 30],
+        },
+        GossipMessage::Bye {
+            reason: ByeReason::Pruned,
+        },
+    ];
+    let path = [
+        PathMessage::Confirm,
+        PathMessage::Probe {
+            token: 3,
+            padding: Padding(400),
+        },
+        PathMessage::Ack {
+            token: 3,
+            observed: Some(observed),
+        },
+        PathMessage::Ack {
+            token: 4,
+            observed: None,
+        },
+        PathMessage::Close,
+    ];
+    let gossip = gossip.into_iter().map(Message::Gossip);
+    gossip
+        .chain(path.into_iter().map(Message::Path))
+        .map(|message| message.encode())
+        .collect()
+}
+
+pub(crate) fn records() -> Vec<Vec<u8>> {
+    bodies()
+        .into_iter()
+        .map(|body| record_of(body).encode())
+        .collect()
+}
+
+pub(crate) fn bodies() -> Vec<Vec<u8>> {
+    let node = Node {
+        nickname: "north-1".into(),
+        instance: u64::MAX,
+        endpoints: vec![
+            SocketAddr::new(Ipv4Addr::LOCALHOST.into(), 6783),
+            SocketAddr::new(IP6.into(), 6783),
+        ],
+        version: "0.1.0".into(),
+        capabilities: 5,
+    };
+    let links = Links {
+        links: (0..8).map(|n| (PeerId([n; 16]), 200)).collect(),
+    };
+    let station = Station {
+        mac: MAC,
+        claim: 2,
+        ips: vec![(Ipv4Addr::new(10, 32, 0, 1).into(), 1), (IP6.into(), 2)],
+    };
+    let stations = Stations {
+        stations: vec![station; 5],
+    };
+    [
+        Body::Node(node),
+        Body::Links(links),
+        Body::Stations(stations),
+    ]
+    .map(|b| b.encode())
+    .into()
+}
+
+fn record_of(body: Vec<u8>) -> Record {
+    Record {
+        key: RecordKey {
+            owner: PEER,
+            topic: Topic::Node,
+        },
+        keys: PublicKeys {
+            sign: [1; 32],
+            exchange: [2; 32],
+        },
+        version: Version {
+            epoch: 1,
+            sequence: 2,
+        },
+        body,
+        signature: ([3; 32], [4; 32]),
+    }
+}
+
+pub(crate) fn texts() -> Vec<Vec<u8>> {
+    vec![
+        PEER.to_string().into_bytes(),
+        MAC.to_string().into_bytes(),
+        "é:ü".into(),
+    ]
+}
+
+/// Ethernet frames as containers send them, plain and tagged.
+pub(crate) fn frames() -> Vec<Vec<u8>> {
+    let mut all = vec![
+        arp(Operation::Request),
+        arp(Operation::Reply),
+        ndp(
+            IP6,
+            NdpRepr::Solicitation {
+                target: TARGET6,
+                source_link: Some(MAC),
+            },
+        ),
+        ndp(
+            Ipv6Addr::UNSPECIFIED,
+            NdpRepr::Solicitation {
+                target: IP6,
+                source_link: None,
+            },
+        ),
+        ndp(
+            IP6,
+            NdpRepr::Advertisement(Advertisement {
+                router: false,
+                solicited: false,
+                overrides: true,
+                target: IP6,
+                target_link: Some(MAC),
+            }),
+        ),
+        syn_v4(),
+        syn_v6(),
+    ];
+    for i in 0..all.len() {
+        for tags in [&[0x81, 0, 0, 7][..], &[0x88, 0xa8, 0, 7, 0x81, 0, 0, 9]] {
+            let tagged = [&all[i][..12], tags, &all[i][12..]].concat();
+            all.push(tagged);
+        }
+    }
+    all
+}
+
+fn ethernet(destination: MacAddr, ethertype: u16, payload: &[u8]) -> Vec<u8> {
+    let header = EthernetRepr {
+        destination,
+        source: MAC,
+        ethertype,
+    };
+    [&header.emit()[..], payload].concat()
+}
+
+fn arp(operation: Operation) -> Vec<u8> {
+    let repr = ArpRepr {
+        operation,
+        sender_mac: MAC,
+        sender_ip: Ipv4Addr::new(10, 32, 0, 1),
+        target_mac: MacAddr::default(),
+        target_ip: Ipv4Addr::new(10, 32, 0, 2),
+    };
+    ethernet(MacAddr::BROADCAST, ethertype::ARP, &repr.emit())
+}
+
+fn ipv6(source: Ipv6Addr, destination: Ipv6Addr, next_header: u8, payload: &[u8]) -> Vec<u8> {
+    let header = Ipv6Repr {
+        source,
+        destination,
+        next_header,
+        hop_limit: 255,
+        payload_len: payload.len().try_into().expect("these are small"),
+    };
+    [&header.emit()[..], payload].concat()
+}
+
+fn ndp(source: Ipv6Addr, repr: NdpRepr) -> Vec<u8> {
+    let group = solicited_node(match repr {
+        NdpRepr::Solicitation { target, .. } => target,
+        NdpRepr::Advertisement(a) => a.target,
+    });
+    let mut message = Vec::new();
+    repr.emit(source, group, &mut message);
+    let packet = ipv6(source, group, protocol::ICMPV6, &message);
+    ethernet(multicast_mac(group), ethertype::IPV6, &packet)
+}
+
+/// A SYN with the options that Linux sends; the checksums are not valid.
+const SYN: [u8; 40] = [
+    0x9c, 0x40, 0, 80, 1, 2, 3, 4, 0, 0, 0, 0, 0xa0, 2, 0xff, 0xff, 0x12, 0x34, 0, 0, 2, 4, 5,
+    0xb4, 4, 2, 8, 10, 1, 2, 3, 4, 0, 0, 0, 0, 1, 3, 3, 7,
+];
+
+fn syn_v4() -> Vec<u8> {
+    let ip = [
+        0x45, 0, 0, 60, 0, 1, 0x40, 0, 64, 6, 0, 0, 10, 32, 0, 1, 10, 32, 0, 2,
+    ];
+    ethernet(MacAddr([2; 6]), ethertype::IPV4, &[&ip[..], &SYN].concat())
+}
+
+fn syn_v6() -> Vec<u8> {
+    let options = [
+        43, 0, 1, 4, 0, 0, 0, 0, 44, 0, 1, 4, 0, 0, 0, 0, 6, 0, 0, 1, 0, 0, 0, 1,
+    ];
+    let packet = ipv6(IP6, TARGET6, 0, &[&options[..], &SYN].concat());
+    ethernet(MacAddr([2; 6]), ethertype::IPV6, &packet)
+}
+
+/// Steps for [`crate::targets::fragment`]: contents of 2, 3 and 255 pieces.
+pub(crate) fn fragment_steps() -> Vec<Vec<u8>> {
+    let content = |session: u8, id: u8, count: u8, len: u16| -> Vec<u8> {
+        let [high, low] = len.to_be_bytes();
+        let piece = |index| [session, id, index, count, high, low, 0];
+        (0..count.min(12)).flat_map(piece).collect()
+    };
+    vec![
+        content(1, 1, 2, 700),
+        content(1, 2, 3, 1400),
+        content(2, 1, 255, 1300),
+        [
+            content(1, 1, 2, 60_000),
+            content(2, 9, 4, 0),
+            content(1, 1, 2, 60_000),
+        ]
+        .concat(),
+    ]
+}
+
+/// Steps for [`crate::targets::dedup`].
+pub(crate) fn dedup_steps() -> Vec<Vec<u8>> {
+    let step = |source: u8, scale: u8, sequence: u8| [source, scale, sequence];
+    vec![
+        (0..20).flat_map(|n| step(1, 0, n)).collect(),
+        (0..20).flat_map(|n| step(n, 16, n)).collect(),
+        (0..20).flat_map(|n| step(n % 2, 56, n)).collect(),
+    ]
+}

@@ -1,0 +1,14 @@
+//! Traffic from inside namespaces: pings, transfers, floods and raw frames.
+//!
+//! Sockets are made inside and used from here, for a socket stays in the
+//! namespace it was made in. Must not know daemons.
+
+mod flood;
+mod packet;
+mod ping;
+mod tcp;
+
+pub(crate) use flood::{Receivers, send_broadcasts, send_multicasts};
+pub(crate) use packet::PacketSocket;
+pub(crate) use ping::{PingFlow, PingOptions, ping, ping_within};
+pub(crate) use tcp::Transfer;

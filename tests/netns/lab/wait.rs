@@ -1,0 +1,51 @@
+//! Waiting for what must come true, with a generous limit, and saying what was
+//! missing together with the daemons' last words.
+
+use std::thread;
+use std::time::{Duration, Instant};
+
+use super::log;
+
+/// How often a condition is tried.
+const PAUSE: Duration = Duration::from_millis(50);
+
+/// Tries until `attempt` is Ok; after `limit` panics with its last error and
+/// the tail of every log.
+pub(crate) fn eventually<T>(
+    limit: Duration,
+    what: &str,
+    mut attempt: impl FnMut() -> Result<T, String>,
+) -> T {
+    let started = Instant::now();
+    loop {
+        let error = match attempt() {
+            Ok(value) => return value,
+            Err(error) => error,
+        };
+        if started.elapsed() >= limit {
+            panic!("not within {limit:?}: {what}: {error}\n{}", log::tails());
+        }
+        thread::sleep(PAUSE);
+    }
+}
+
+/// As `eventually`, for a condition without a value.
+pub(crate) fn until(limit: Duration, what: &str, mut holds: impl FnMut() -> bool) {
+    eventually(limit, what, || {
+        if holds() {
+            return Ok(());
+        }
+        Err("still not so".to_owned())
+    });
+}
+
+/// Panics with the tail of every log unless `holds`.
+#[track_caller]
+pub(crate) fn ensure(holds: bool, what: impl std::fmt::Display) {
+    assert!(holds, "{what}\n{}", log::tails());
+}
+
+/// Seconds, for limits that read well.
+pub(crate) const fn secs(seconds: u64) -> Duration {
+    Duration::from_secs(seconds)
+}

@@ -29,6 +29,7 @@ const CAP_NET_ADMIN: u32 = 12;
 
 /// The options of `wove launch`.
 #[derive(Args, Clone, Debug)]
+#[command(args_override_self = true)]
 pub struct LaunchArgs {
     /// Peers to start from: host[:port], [v6]:port or an IPv6 address
     ///

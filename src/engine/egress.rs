@@ -8,6 +8,7 @@
 //! 6. cut, seal, hand to the socket
 
 use std::{
+    cell::Cell,
     collections::HashMap,
     net::IpAddr,
     time::{Duration, Instant},
@@ -30,6 +31,8 @@ use super::{
 
 /// How often a station that keeps talking is reported again.
 const REFRESH: Duration = Duration::from_secs(60);
+/// A question repeated within this time was not served by the answer.
+const ASKED_AGAIN: Duration = Duration::from_secs(5);
 /// How many local stations are remembered before the memory starts afresh.
 const REMEMBERED: usize = 8192;
 /// Broadcasts per second that local containers may send on average, and at once.
@@ -40,6 +43,8 @@ const STORM_BURST: u64 = 10_000;
 pub struct Egress {
     seen: HashMap<MacAddr, Sighted>,
     storm: TokenBucket,
+    /// When a question of a station was last answered here.
+    answered: HashMap<(MacAddr, IpAddr), Instant>,
     reply: Vec<u8>,
 }
 
@@ -57,7 +62,7 @@ impl Default for Egress {
 impl Egress {
     /// A reader that has seen nobody.
     pub fn new() -> Self {
-        Self { seen: HashMap::new(), storm: TokenBucket::new(STORM_RATE, STORM_BURST), reply: Vec::new() }
+        Self { seen: HashMap::new(), storm: TokenBucket::new(STORM_RATE, STORM_BURST), answered: HashMap::new(), reply: Vec::new() }
     }
 
     /// Handles one frame from the bridge. `frame` may be rewritten in place.
@@ -77,7 +82,7 @@ impl Egress {
             return Err(DropReason::Stp);
         }
         self.learn(snapshot, frame, source, now, out);
-        if self.answer(snapshot, frame, out) {
+        if self.answer(snapshot, frame, source, now, out) {
             return Ok(());
         }
         let home = snapshot.stations.macs.get(&destination);
@@ -111,18 +116,31 @@ impl Egress {
         out.upcall(Upcall::Station { mac: source, ips });
     }
 
-    fn answer(&mut self, snapshot: &Snapshot, frame: &[u8], out: &mut impl Output) -> bool {
+    /// Answers a question from what is known. One that is asked again at once
+    /// goes out to everybody: the answer did not help.
+    fn answer(&mut self, snapshot: &Snapshot, frame: &[u8], source: MacAddr, now: Instant, out: &mut impl Output) -> bool {
         let stations = &snapshot.stations;
+        let asked = Cell::new(None);
         let remote = |ip: IpAddr| {
+            asked.set(Some(ip));
             let mac = stations.ips.get(&ip)?;
             (stations.macs.get(mac)? != &snapshot.shared.local).then_some(*mac)
         };
         self.reply.clear();
-        let answered = neighbour::answer(frame, remote, &mut self.reply);
-        if answered {
-            out.frame(&self.reply);
+        if !neighbour::answer(frame, remote, &mut self.reply) {
+            return false;
         }
-        answered
+        if let Some(ip) = asked.get() {
+            if self.answered.len() >= REMEMBERED {
+                self.answered.clear();
+            }
+            let before = self.answered.insert((source, ip), now);
+            if before.is_some_and(|at| now.duration_since(at) < ASKED_AGAIN) {
+                return false;
+            }
+        }
+        out.frame(&self.reply);
+        true
     }
 
     fn broadcast(&mut self, snapshot: &Snapshot, frame: &[u8], now: Instant, out: &mut impl Output) -> Result<(), DropReason> {

@@ -99,7 +99,7 @@ impl DataPlane {
             if let Err(error) = run(waker)
                 && !stop.load(Ordering::Relaxed)
             {
-                tracing::error!(%error, "a data thread ended; frames are not carried any more");
+                tracing::warn!(%error, "a data thread ended: its device is gone");
             }
         };
         let thread = std::thread::Builder::new().name(name.to_owned()).spawn(body);
@@ -118,8 +118,9 @@ impl DataPlane {
     }
 }
 
-impl Drop for DataPlane {
-    fn drop(&mut self) {
+impl DataPlane {
+    /// Ends the threads; the TAP goes with them.
+    pub(super) fn stop(&mut self) {
         self.stop.store(true, Ordering::Relaxed);
         self.wakers.iter().for_each(|w| w.wake());
         for thread in self.threads.drain(..) {
@@ -127,6 +128,12 @@ impl Drop for DataPlane {
                 tracing::error!("a data thread panicked");
             }
         }
+    }
+}
+
+impl Drop for DataPlane {
+    fn drop(&mut self) {
+        self.stop();
     }
 }
 

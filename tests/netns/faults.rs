@@ -210,7 +210,7 @@ fn a_client_without_root_is_turned_away() {
     host.launch(&[]);
     let output = host.cli_as(NOBODY, &["status"]);
     assert_eq!(output.status.code(), Some(1));
-    one_line_of(&output.stderr, "permission");
+    one_line_of(&output.stderr, "root");
 }
 
 #[test]

@@ -33,6 +33,8 @@ fn a_mac_moves_with_its_container() {
     let (moving, client) = (&containers[0], &containers[2]);
     let mac = [2, 0x77, 0, 0, 0, 9];
     moving.netns.set_mac("wove0", mac);
+    // Its first frame tells that it has another MAC.
+    ping_within(secs(5), &moving.netns, client.v4);
     ping_within(secs(10), &client.netns, moving.v4);
     hosts[0].detach(moving);
     hosts[1].attach(moving);

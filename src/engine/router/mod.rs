@@ -246,7 +246,13 @@ impl Router {
     pub fn handle_resolved(&mut self, dial: DialId, result: Result<Vec<SocketAddr>, String>, now: Instant) {
         match result {
             Ok(addresses) => self.dial(dial, addresses, now),
-            Err(reason) => self.mesh.dial_failed(dial, reason, false, now),
+            Err(reason) => {
+                let dialling = self.dials.remove(&dial);
+                if let Some(target) = dialling.and_then(|d| d.target) {
+                    self.warn(format!("{target}: {reason}; it is tried again"));
+                }
+                self.mesh.dial_failed(dial, reason, false, now);
+            }
         }
         self.drain(now);
     }
@@ -334,9 +340,10 @@ impl Router {
         self.mesh.node(&id).map(|node| node.nickname.clone()).unwrap_or_default()
     }
 
-    /// The addresses a peer says it can be dialled at.
+    /// The addresses a peer says it can be dialled at; none without discovery.
     fn endpoints_of(&self, id: PeerId) -> impl Iterator<Item = Origin> + use<> {
-        let endpoints = self.mesh.node(&id).map(|node| node.endpoints.clone()).unwrap_or_default();
+        let node = self.mesh.node(&id).filter(|_| self.config.mesh.discovery);
+        let endpoints = node.map(|node| node.endpoints.clone()).unwrap_or_default();
         endpoints.into_iter().map(Origin::Direct)
     }
 

@@ -100,6 +100,7 @@ struct Daemon {
     batch: SendBatch,
     endpoints: BTreeSet<IpAddr>,
     repairing: bool,
+    damaged: bool,
     ending: Option<(Ending, Option<oneshot::Sender<work::Answer>>)>,
     _servers: oneshot::Sender<()>,
 }
@@ -152,6 +153,7 @@ impl Daemon {
             batch: SendBatch::new(),
             endpoints: BTreeSet::new(),
             repairing: false,
+            damaged: false,
             ending: None,
             _servers: serve(control, web, &handle),
             config,
@@ -164,8 +166,10 @@ impl Daemon {
     async fn begin(&mut self) -> Result<()> {
         self.restore_attachments().await?;
         self.update_endpoints().await;
+        // Read in any case, so that a damaged file is said before it is replaced.
+        let saved = self.store.targets()?;
         let peers = if self.config.resume {
-            self.store.targets()?.unwrap_or_default()
+            saved.unwrap_or_default()
         } else {
             self.config.peers.clone()
         };
@@ -267,6 +271,9 @@ impl Daemon {
         if !self.plane.is_running() {
             self.restart_plane().await?;
         }
+        if self.damaged && !std::mem::replace(&mut self.repairing, true) {
+            self.repair();
+        }
         Ok(())
     }
 
@@ -322,11 +329,11 @@ impl Daemon {
         self.router.shut_down(Instant::now());
         self.drain();
         let answer = self.ending.take().and_then(|(_, reply)| reply);
+        self.plane.stop();
         let result = match ending {
             Ending::Stop => Ok(()),
             Ending::Reset => self.host.tear_down(&self.config.bridge).await,
         };
-        drop(self.plane);
         let result = match (ending, result) {
             (Ending::Reset, Ok(())) => {
                 Arc::into_inner(self.store).map_or(Ok(()), Store::erase).map_err(anyhow::Error::from)

@@ -144,8 +144,10 @@ impl Daemon {
             }
             Done::Repaired { result } => {
                 self.repairing = false;
+                let failing = std::mem::replace(&mut self.damaged, result.is_err());
                 match result {
                     Ok(repairs) => repairs.iter().for_each(|what| tracing::warn!("repaired: {what}")),
+                    Err(error) if failing => tracing::debug!("the host is still not in order: {error:#}"),
                     Err(error) => tracing::warn!("the host is not in order: {error:#}"),
                 }
             }

@@ -28,6 +28,7 @@ pub(super) struct Address {
 impl Netlink {
     /// All addresses of the namespace.
     pub(super) async fn addresses(&self) -> Result<Vec<Address>> {
+        let _one = self.dump.lock().await;
         let found: Vec<AddressMessage> = self
             .handle
             .address()

@@ -105,6 +105,7 @@ impl Link {
 impl Netlink {
     /// All devices of the namespace.
     pub(super) async fn links(&self) -> Result<Vec<Link>> {
+        let _one = self.dump.lock().await;
         let found: Vec<LinkMessage> = self
             .handle
             .link()

@@ -4,12 +4,14 @@ use std::io;
 
 use anyhow::{Context, Result, anyhow};
 use rtnetlink::Handle;
-use tokio::task::JoinHandle;
+use tokio::{sync::Mutex, task::JoinHandle};
 
 /// A connection in the namespace of the thread that opened it; closed when dropped.
 #[derive(Debug)]
 pub(super) struct Netlink {
     pub(super) handle: Handle,
+    /// The kernel answers one dump per socket at a time; a second gets EBUSY.
+    pub(super) dump: Mutex<()>,
     task: JoinHandle<()>,
 }
 
@@ -19,6 +21,7 @@ impl Netlink {
         let (connection, handle, _) = rtnetlink::new_connection().context("no netlink socket")?;
         Ok(Self {
             handle,
+            dump: Mutex::default(),
             task: tokio::spawn(connection),
         })
     }

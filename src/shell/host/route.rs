@@ -58,6 +58,7 @@ impl Netlink {
     }
 
     async fn routes(&self, family: RouteMessage) -> Result<Vec<RouteMessage>> {
+        let _one = self.dump.lock().await;
         let found = unless(
             self.handle
                 .route()

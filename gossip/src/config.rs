@@ -52,6 +52,9 @@ pub struct Config {
     pub push_delay: Duration,
     /// Changes of links wait so long before they are published.
     pub links_delay: Duration,
+    /// New links are published no more often than this: a peer that joins gains
+    /// several, and every record goes to everybody. Lost links do not wait.
+    pub links_spacing: Duration,
     /// Datagrams to one neighbour per `push_delay`.
     pub burst: usize,
     /// Records of one owner accepted in a row.
@@ -86,6 +89,7 @@ impl Default for Config {
             peer_age: Duration::from_secs(600),
             push_delay: Duration::from_millis(10),
             links_delay: Duration::from_millis(20),
+            links_spacing: Duration::from_millis(250),
             burst: 16,
             owner_burst: 300,
             owner_rate: 20,

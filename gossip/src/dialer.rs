@@ -8,6 +8,7 @@ use std::{
 
 use proto::PeerId;
 use rand::Rng;
+use rand_chacha::ChaCha8Rng;
 
 use crate::{backoff::Backoff, config::Config, event::DialId, target::Target};
 
@@ -55,6 +56,22 @@ pub enum TargetState {
     },
     /// It leads back here; never dialled again.
     Ourselves,
+}
+
+/// What it takes to plan the next attempt.
+pub struct Turn<'a> {
+    /// The settings.
+    pub config: &'a Config,
+    /// The time.
+    pub now: Instant,
+    /// For jitter.
+    pub rng: &'a mut ChaCha8Rng,
+}
+
+impl Turn<'_> {
+    fn pause(&mut self, backoff: &mut Backoff) -> Duration {
+        backoff.next(self.config.backoff_min, self.config.backoff_max, self.rng)
+    }
 }
 
 #[derive(Clone, Debug)]
@@ -146,16 +163,9 @@ impl Dialer {
     }
 
     /// An attempt may not begin now.
-    pub fn postpone(
-        &mut self,
-        target: &Target,
-        reason: &str,
-        config: &Config,
-        now: Instant,
-        rng: &mut impl Rng,
-    ) {
+    pub fn postpone(&mut self, target: &Target, reason: &str, turn: &mut Turn<'_>) {
         if let Some(entry) = self.targets.get_mut(target) {
-            entry.back_off(Some(reason.to_owned()), config, now, rng);
+            entry.back_off(Some(reason.to_owned()), turn);
         }
     }
 
@@ -180,9 +190,7 @@ impl Dialer {
         dial: DialId,
         reason: String,
         refused: bool,
-        config: &Config,
-        now: Instant,
-        rng: &mut impl Rng,
+        turn: &mut Turn<'_>,
     ) {
         let Some(entry) = self
             .targets
@@ -192,18 +200,19 @@ impl Dialer {
             return;
         };
         if refused {
-            entry.refuse(reason, config, now, rng);
+            entry.refuse(reason, turn);
         } else {
-            entry.back_off(Some(reason), config, now, rng);
+            entry.back_off(Some(reason), turn);
         }
     }
 
     /// Attempts without result for too long, which have now failed.
-    pub fn give_up(&mut self, config: &Config, now: Instant, rng: &mut impl Rng) -> bool {
+    pub fn give_up(&mut self, turn: &mut Turn<'_>) -> bool {
+        let (config, now) = (turn.config, turn.now);
         let late = |entry: &&mut Entry| entry.give_up_at(config).is_some_and(|at| at <= now);
         let mut any = false;
         for entry in self.targets.values_mut().filter(late) {
-            entry.back_off(Some("no answer".to_owned()), config, now, rng);
+            entry.back_off(Some("no answer".to_owned()), turn);
             any = true;
         }
         any
@@ -231,9 +240,7 @@ impl Dialer {
         reason: &str,
         lasted: Option<Duration>,
         patient: bool,
-        config: &Config,
-        now: Instant,
-        rng: &mut impl Rng,
+        turn: &mut Turn<'_>,
     ) -> bool {
         let concerned = |entry: &&mut Entry| {
             let active = matches!(
@@ -246,14 +253,14 @@ impl Dialer {
         for entry in self.targets.values_mut().filter(concerned) {
             any = true;
             if patient {
-                entry.refuse(reason.to_owned(), config, now, rng);
+                entry.refuse(reason.to_owned(), turn);
             } else if lasted.is_some_and(|lasted| lasted > GOOD_LINK) {
                 entry.backoff.reset();
                 entry.dial = None;
-                let soon = Duration::from_millis(rng.random_range(50..300));
-                entry.state = waiting(now + soon, Some(reason.to_owned()));
+                let soon = Duration::from_millis(turn.rng.random_range(50..300));
+                entry.state = waiting(turn.now + soon, Some(reason.to_owned()));
             } else {
-                entry.back_off(Some(reason.to_owned()), config, now, rng);
+                entry.back_off(Some(reason.to_owned()), turn);
             }
         }
         any
@@ -284,27 +291,17 @@ impl Entry {
         self.dial = None;
     }
 
-    fn back_off(
-        &mut self,
-        reason: Option<String>,
-        config: &Config,
-        now: Instant,
-        rng: &mut impl Rng,
-    ) {
-        let pause = self
-            .backoff
-            .next(config.backoff_min, config.backoff_max, rng);
-        self.state = waiting(now + pause, reason);
+    fn back_off(&mut self, reason: Option<String>, turn: &mut Turn<'_>) {
+        let pause = turn.pause(&mut self.backoff);
+        self.state = waiting(turn.now + pause, reason);
         self.dial = None;
     }
 
-    fn refuse(&mut self, reason: String, config: &Config, now: Instant, rng: &mut impl Rng) {
+    fn refuse(&mut self, reason: String, turn: &mut Turn<'_>) {
         self.backoff.exhaust();
-        let pause = self
-            .backoff
-            .next(config.backoff_min, config.backoff_max, rng);
+        let pause = turn.pause(&mut self.backoff);
         self.state = TargetState::Failed {
-            retry_at: now + pause,
+            retry_at: turn.now + pause,
             reason,
         };
         self.dial = None;
@@ -351,6 +348,15 @@ mod tests {
             bench
         }
 
+        fn turn(&mut self) -> (&mut Dialer, Turn<'_>) {
+            let turn = Turn {
+                config: &self.config,
+                now: self.now,
+                rng: &mut self.rng,
+            };
+            (&mut self.dialer, turn)
+        }
+
         fn dial(&mut self) {
             let (target, _) = self.dialer.due(self.now).pop().expect("it is due");
             self.dialer.dialling(&target, Some(DialId(7)), self.now);
@@ -358,15 +364,9 @@ mod tests {
 
         fn fail(&mut self, refused: bool) -> Duration {
             let reason = "down".to_owned();
-            self.dialer.failed(
-                &self.target,
-                DialId(7),
-                reason,
-                refused,
-                &self.config,
-                self.now,
-                &mut self.rng,
-            );
+            let target = self.target.clone();
+            let (dialer, mut turn) = self.turn();
+            dialer.failed(&target, DialId(7), reason, refused, &mut turn);
             let wait = self.dialer.deadline(&self.config).unwrap() - self.now;
             self.now += wait;
             wait
@@ -428,15 +428,8 @@ mod tests {
             assert!(bench.dialer.link_up(peer));
             assert_eq!(bench.state(), TargetState::Connected { peer });
             let lasted = Some(Duration::from_secs(lasted));
-            bench.dialer.link_down(
-                peer,
-                "silent",
-                lasted,
-                false,
-                &bench.config,
-                bench.now,
-                &mut bench.rng,
-            );
+            let (dialer, mut turn) = bench.turn();
+            dialer.link_down(peer, "silent", lasted, false, &mut turn);
             let wait = bench.dialer.deadline(&bench.config).unwrap() - bench.now;
             assert_eq!(wait < Duration::from_millis(300), soon);
             bench.now += wait;
@@ -448,11 +441,8 @@ mod tests {
         let mut bench = Bench::new();
         bench.dial();
         bench.now = bench.dialer.deadline(&bench.config).unwrap();
-        assert!(
-            bench
-                .dialer
-                .give_up(&bench.config, bench.now, &mut bench.rng)
-        );
+        let (dialer, mut turn) = bench.turn();
+        assert!(dialer.give_up(&mut turn));
         assert!(matches!(bench.state(), TargetState::Waiting { .. }));
     }
 }

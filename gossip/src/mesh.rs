@@ -63,6 +63,18 @@ macro_rules! situation {
 }
 use situation;
 
+/// What it takes to plan the next attempt to dial.
+macro_rules! turn {
+    ($mesh:ident, $now:expr) => {
+        crate::dialer::Turn {
+            config: &$mesh.config,
+            now: $now,
+            rng: &mut $mesh.rng,
+        }
+    };
+}
+use turn;
+
 /// The mesh of one peer.
 pub struct Mesh<A> {
     config: Config,
@@ -89,6 +101,8 @@ pub struct Mesh<A> {
     next_dial: u64,
     /// Links refused to us since one last came up.
     rejections: u32,
+    /// When a link was last lost.
+    alone_since: Instant,
     wants: Wants,
     budgets: BTreeMap<PeerId, TokenBucket>,
     // What goes out.
@@ -108,6 +122,8 @@ struct Session {
     outbox: Outbox,
     /// When to send the sum over everything.
     summary_at: Option<Instant>,
+    /// The other end said it has no other way into the mesh.
+    needy: bool,
     /// Signatures checked on its account.
     checks: TokenBucket,
 }
@@ -123,6 +139,7 @@ enum Dialling {
 struct Timers {
     flush: Option<Instant>,
     links: Option<Instant>,
+    links_done: Instant,
     stations: Option<Instant>,
     routes: Option<Instant>,
     routes_done: Instant,
@@ -176,6 +193,7 @@ impl<A: Authority> Mesh<A> {
         let timers = Timers {
             flush: None,
             links: None,
+            links_done: now,
             stations: None,
             routes: None,
             routes_done: now,
@@ -201,6 +219,7 @@ impl<A: Authority> Mesh<A> {
             dials: BTreeMap::new(),
             next_dial: 0,
             rejections: 0,
+            alone_since: now,
             wants: Wants::default(),
             budgets: BTreeMap::new(),
             out: VecDeque::new(),

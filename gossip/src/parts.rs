@@ -101,7 +101,6 @@ impl<K: Ord + Copy> Parts<K> {
     pub(crate) fn keys(&self) -> impl Iterator<Item = &K> {
         self.places.keys()
     }
-
 }
 
 #[cfg(test)]

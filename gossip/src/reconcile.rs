@@ -158,6 +158,8 @@ fn digest(record: &Record) -> u32 {
 #[derive(Clone, Debug, Default)]
 pub struct Wants {
     open: BTreeMap<RecordKey, Want>,
+    /// No want is due before this; kept, because it is asked for after every step.
+    due: Option<Instant>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -186,6 +188,7 @@ impl Wants {
                     tries: 1,
                 });
                 asked.push(key);
+                self.due.get_or_insert(now + Self::RETRY);
             }
         }
         asked
@@ -206,6 +209,9 @@ impl Wants {
     /// What to ask for again, and of whom. After three tries it is left to the next round.
     pub fn overdue(&mut self, now: Instant) -> Vec<(PeerId, RecordKey)> {
         let mut again = Vec::new();
+        if self.due.is_none_or(|due| now < due) {
+            return again;
+        }
         self.open.retain(|key, want| {
             if now < want.asked + Self::RETRY {
                 return true;
@@ -217,15 +223,17 @@ impl Wants {
             }
             want.tries <= Self::TRIES
         });
+        self.due = self
+            .open
+            .values()
+            .map(|want| want.asked + Self::RETRY)
+            .min();
         again
     }
 
     /// When [`Wants::overdue`] has something.
     pub fn deadline(&self) -> Option<Instant> {
-        self.open
-            .values()
-            .map(|want| want.asked + Self::RETRY)
-            .min()
+        self.due
     }
 }
 

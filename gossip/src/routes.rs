@@ -26,7 +26,7 @@ pub struct Routes {
     graph: Graph,
     hops: Vec<Option<Hop>>,
     /// By source, made when first asked for.
-    children: OnceLock<Box<[OnceLock<Box<[PeerId]>>]>>,
+    children: OnceLock<Box<[Children]>>,
 }
 
 impl Routes {
@@ -75,7 +75,7 @@ impl Routes {
         &self.graph
     }
 
-    fn graph_sized(&self) -> Box<[OnceLock<Box<[PeerId]>>]> {
+    fn graph_sized(&self) -> Box<[Children]> {
         (0..self.graph.len()).map(|_| OnceLock::new()).collect()
     }
 
@@ -89,6 +89,9 @@ impl Routes {
         ours.map(|to| self.graph.peer(to)).collect()
     }
 }
+
+/// The neighbours that get what one source broadcasts, once calculated.
+type Children = OnceLock<Box<[PeerId]>>;
 
 const NONE: u32 = u32::MAX;
 

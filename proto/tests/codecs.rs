@@ -3,7 +3,10 @@
 //! the format has an end, and the headers keep the layout they were given.
 //! (The codecs of a container's frames have theirs beside them.)
 
-use std::net::{IpAddr, SocketAddr};
+use std::{
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+};
 
 use proptest::{collection::vec, prelude::*};
 use wove_proto::{
@@ -13,7 +16,7 @@ use wove_proto::{
         Datagram, Handshake, Protection, RejectReason, Stage, TAG, TransportHeader,
         emit_cookie_reply, emit_reject,
     },
-    message::{ByeReason, GossipMessage, Message, Padding, PathMessage, RangeSummary},
+    message::{ByeReason, GossipMessage, Held, Message, Padding, PathMessage, RangeSummary},
     record::{Body, Links, MAX_RECORD, Node, Record, RecordKey, Station, Stations, Topic, Version},
 };
 
@@ -112,7 +115,7 @@ mod golden {
 
 #[test]
 fn unknown_kinds_versions_and_tags_are_refused() {
-    for kind in (0..=255).filter(|k| !matches!(k, 1..=5 | 0x10 | 0x11)) {
+    for kind in (0..=255).filter(|k| !matches!(k, 1..=6 | 0x10 | 0x11)) {
         let mut bytes = [0; 64];
         bytes[..2].copy_from_slice(&[kind, 1]);
         assert_eq!(
@@ -295,7 +298,7 @@ fn peer() -> impl Strategy<Value = PeerId> {
 fn topic() -> impl Strategy<Value = Topic> {
     prop_oneof![
         Just(Topic::Node),
-        Just(Topic::Links),
+        any::<u8>().prop_map(Topic::Links),
         any::<u16>().prop_map(Topic::Stations)
     ]
 }
@@ -364,11 +367,12 @@ fn range() -> impl Strategy<Value = RangeSummary> {
 }
 
 fn gossip() -> impl Strategy<Value = GossipMessage> {
-    let held = vec((key(), version()), 0..20);
+    let held = vec((key(), version(), any::<u32>()), 0..20);
+    let held = held.prop_map(|held| held.into_iter().map(|(key, version, digest)| Held { key, version, digest }).collect());
     prop_oneof![
-        any::<u64>().prop_map(|token| GossipMessage::Ping { token }),
+        any::<(u64, bool)>().prop_map(|(token, needy)| GossipMessage::Ping { token, needy }),
         any::<u64>().prop_map(|token| GossipMessage::Pong { token }),
-        vec(record(), 0..3).prop_map(|records| GossipMessage::Push { records }),
+        vec(record().prop_map(Arc::new), 0..3).prop_map(|records| GossipMessage::Push { records }),
         vec(range(), 0..20).prop_map(|ranges| GossipMessage::Summary { ranges }),
         (any::<u64>(), any::<u64>(), held)
             .prop_map(|(first, last, held)| GossipMessage::Versions { first, last, held }),

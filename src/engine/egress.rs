@@ -31,6 +31,8 @@ use super::{
 
 /// How often a station that keeps talking is reported again.
 const REFRESH: Duration = Duration::from_secs(60);
+/// How often one that is not known yet is reported again.
+const AGAIN: Duration = Duration::from_millis(100);
 /// A question repeated within this time was not served by the answer.
 const ASKED_AGAIN: Duration = Duration::from_secs(5);
 /// How many local stations are remembered before the memory starts afresh.
@@ -81,8 +83,9 @@ impl Egress {
         if destination.is_link_local_group() {
             return Err(DropReason::Stp);
         }
-        self.learn(snapshot, frame, source, now, out);
-        if self.answer(snapshot, frame, source, now, out) {
+        // A question that also tells others something new has to reach them.
+        let news = self.learn(snapshot, frame, source, now, out);
+        if !news && self.answer(snapshot, frame, source, now, out) {
             return Ok(());
         }
         let home = snapshot.stations.macs.get(&destination);
@@ -94,15 +97,21 @@ impl Egress {
         }
     }
 
-    fn learn(&mut self, snapshot: &Snapshot, frame: &[u8], source: MacAddr, now: Instant, out: &mut impl Output) {
-        let ips = neighbour::learn(frame).map(|s| s.ips().collect::<Vec<_>>()).unwrap_or_default();
-        let ours = snapshot.stations.macs.get(&source) == Some(&snapshot.shared.local);
-        let wait = if ours { REFRESH } else { Duration::from_millis(100) };
+    /// Tells the control thread of a station that is new or spoke after a
+    /// while. Returns whether the frame shows an address that the mesh does not
+    /// know to be this station's.
+    fn learn(&mut self, snapshot: &Snapshot, frame: &[u8], source: MacAddr, now: Instant, out: &mut impl Output) -> bool {
+        let sighting = neighbour::learn(frame);
+        let ips = || sighting.iter().flat_map(|s| s.ips());
+        let stations = &snapshot.stations;
+        let ours = stations.macs.get(&source) == Some(&snapshot.shared.local);
+        let news = !ours || ips().any(|ip| stations.ips.get(&ip) != Some(&source));
+        let wait = if news { AGAIN } else { REFRESH };
         if let Some(seen) = self.seen.get(&source)
             && now.duration_since(seen.reported) < wait
-            && ips.iter().all(|ip| seen.ips.contains(ip))
+            && ips().all(|ip| seen.ips.contains(&ip))
         {
-            return;
+            return news;
         }
         if self.seen.len() >= REMEMBERED {
             self.seen.clear();
@@ -112,8 +121,9 @@ impl Egress {
         if seen.ips.len() > 16 {
             seen.ips.clear();
         }
-        seen.ips.extend_from_slice(&ips);
-        out.upcall(Upcall::Station { mac: source, ips });
+        seen.ips.extend(ips());
+        out.upcall(Upcall::Station { mac: source, ips: ips().collect() });
+        news
     }
 
     /// Answers a question from what is known. One that is asked again at once

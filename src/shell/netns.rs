@@ -3,6 +3,9 @@
 //! A thread that enters a namespace is made for it and ends there: a thread of
 //! the runtime never changes its namespace.
 
+#[cfg(test)]
+pub(in crate::shell) mod lab;
+
 use std::{
     fs::{self, DirBuilder, File, OpenOptions},
     io::ErrorKind,

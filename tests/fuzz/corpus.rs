@@ -1,6 +1,9 @@
 //! Valid encodings of everything, for the harness to damage.
 
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::{
+    net::{Ipv4Addr, Ipv6Addr, SocketAddr},
+    sync::Arc,
+};
 
 use proto::{
     MacAddr, PeerId, PublicKeys,
@@ -11,7 +14,7 @@ use proto::{
     },
     ethernet::{EthernetRepr, ethertype},
     ip::{Ipv6Repr, protocol},
-    message::{ByeReason, GossipMessage, Message, Padding, PathMessage, RangeSummary},
+    message::{ByeReason, GossipMessage, Held, Message, Padding, PathMessage, RangeSummary},
     ndp::{Advertisement, NdpRepr, multicast_mac, solicited_node},
     record::{Body, Links, Node, Record, RecordKey, Station, Stations, Topic, Version},
 };
@@ -100,10 +103,13 @@ pub(crate) fn messages() -> Vec<Vec<u8>> {
     };
     let observed = SocketAddr::new(IP6.into(), 6783);
     let gossip = [
-        GossipMessage::Ping { token: 1 << 50 },
+        GossipMessage::Ping {
+            token: 1 << 50,
+            needy: true,
+        },
         GossipMessage::Pong { token: 2 },
         GossipMessage::Push {
-            records: bodies().into_iter().map(record_of).collect(),
+            records: bodies().into_iter().map(record_of).map(Arc::new).collect(),
         },
         GossipMessage::Summary {
             ranges: vec![range; 16],
@@ -111,7 +117,14 @@ pub(crate) fn messages() -> Vec<Vec<u8>> {
         GossipMessage::Versions {
             first: 1,
             last: 2,
-            held: vec![(key, version); 20],
+            held: vec![
+                Held {
+                    key,
+                    version,
+                    digest: 7
+                };
+                20
+            ],
         },
         GossipMessage::Want {
             keys: vec![key; 30],

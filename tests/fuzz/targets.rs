@@ -10,7 +10,7 @@ use proto::{
     MacAddr, PeerId,
     arp::{ArpPacket, ArpRepr},
     content::{Content, FragmentHeader},
-    datagram::{Datagram, emit_cookie_reply, emit_reject},
+    datagram::{Datagram, emit_cookie_reply, emit_no_session, emit_reject},
     ethernet::{EthernetFrame, EthernetRepr, NetworkLayer},
     ip::{Checksum, Ipv4Packet, Ipv6Packet, TcpSegment},
     message::Message,
@@ -33,6 +33,7 @@ pub(crate) fn datagram(bytes: &[u8]) {
         Datagram::Handshake(handshake) => handshake.emit(),
         Datagram::CookieReply { receiver, cookie } => emit_cookie_reply(receiver, &cookie),
         Datagram::Reject { receiver, reason } => emit_reject(receiver, reason),
+        Datagram::NoSession { receiver, counter } => emit_no_session(receiver, counter),
         Datagram::Transport(header) => [&header.emit()[..], &bytes[16..]].concat(),
     };
     assert_eq!(written.len(), bytes.len());

@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use proto::PeerId;
 
-use super::{Dialling, Mesh, situation};
+use super::{Dialling, Mesh, situation, turn};
 use crate::{
     config::Authority,
     event::{DialId, DialTarget, Event},
@@ -17,15 +17,8 @@ impl<A: Authority> Mesh<A> {
         match self.dials.remove(&dial) {
             Some(Dialling::Target(target)) => {
                 tracing::debug!(%target, %reason, refused, "target not reached");
-                self.dialer.failed(
-                    &target,
-                    dial,
-                    reason,
-                    refused,
-                    &self.config,
-                    now,
-                    &mut self.rng,
-                );
+                self.dialer
+                    .failed(&target, dial, reason, refused, &mut turn!(self, now));
                 self.events.push_back(Event::TargetsChanged);
             }
             Some(Dialling::Peer(peer)) => self.attempt_failed(peer, refused, now),
@@ -64,7 +57,7 @@ impl<A: Authority> Mesh<A> {
 
     /// Dials the targets that are due, and gives up those that do not answer.
     pub(super) fn dial_targets(&mut self, now: Instant) {
-        let mut changed = self.dialer.give_up(&self.config, now, &mut self.rng);
+        let mut changed = self.dialer.give_up(&mut turn!(self, now));
         for (target, peer) in self.dialer.due(now) {
             changed = true;
             let session = peer.filter(|peer| self.sessions.contains_key(peer));
@@ -72,8 +65,7 @@ impl<A: Authority> Mesh<A> {
                 && self.link_count() >= self.config.link_limit
             {
                 let reason = "not dialled: this peer has reached its link limit (--conn-limit)";
-                self.dialer
-                    .postpone(&target, reason, &self.config, now, &mut self.rng);
+                self.dialer.postpone(&target, reason, &mut turn!(self, now));
                 continue;
             }
             if let Some(peer) = session {
@@ -97,6 +89,7 @@ impl<A: Authority> Mesh<A> {
 
     /// Dials those whom we want as neighbours.
     pub(super) fn review_neighbours(&mut self, now: Instant) {
+        self.prune(now);
         let links = self.link_addresses();
         let situation = situation!(self, links, now);
         let chosen = self.neighbours.review(&situation, &mut self.rng);

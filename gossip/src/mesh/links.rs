@@ -1,6 +1,10 @@
 //! Sessions, and the links over them.
 
-use std::{collections::BTreeMap, net::SocketAddr, time::Instant};
+use std::{
+    collections::BTreeMap,
+    net::SocketAddr,
+    time::{Duration, Instant},
+};
 
 use proto::{
     PeerId,
@@ -9,7 +13,7 @@ use proto::{
 };
 use rand::RngCore;
 
-use super::{Dialling, Mesh, Session, situation};
+use super::{Dialling, Mesh, Session, situation, turn};
 use crate::{
     bucket::TokenBucket,
     config::{Authority, SessionInfo},
@@ -23,8 +27,11 @@ use crate::{
 
 /// Node records told to somebody we refuse.
 const REFERRALS: usize = 8;
-/// Rejections after which a peer without any link asks to be let in for need.
+/// Rejections and time without any link after which a peer asks to be let in for need.
 const REJECTIONS: u32 = 2;
+const ALONE: Duration = Duration::from_secs(5);
+/// A link younger than this is not pruned: its other end may still be settling.
+const SETTLED: Duration = Duration::from_secs(10);
 
 impl<A: Authority> Mesh<A> {
     /// A direct, authenticated session exists, or was replaced by a new one.
@@ -57,6 +64,7 @@ impl<A: Authority> Mesh<A> {
                 link: None,
                 outbox: Outbox::default(),
                 summary_at: None,
+                needy: false,
                 checks,
             };
             self.sessions.insert(peer, session);
@@ -68,11 +76,12 @@ impl<A: Authority> Mesh<A> {
             self.refuse_link(peer, ByeReason::Full);
             return;
         }
-        if ordered
-            || self.dialer.leads_to(&peer)
-            || self.is_small()
-            || self.link_count() < self.config.degree
-        {
+        let room = if self.is_small() {
+            self.config.full_mesh_up_to
+        } else {
+            self.config.degree
+        };
+        if ordered || self.dialer.leads_to(&peer) || self.link_count() < room {
             self.start_link(peer, now);
         }
     }
@@ -98,9 +107,14 @@ impl<A: Authority> Mesh<A> {
         if links >= self.config.link_limit {
             return Err(ByeReason::Full);
         }
-        let small = self.is_small();
-        let welcome =
-            needy || small || links < 2 * self.config.degree || self.dialer.leads_to(peer);
+        // Many may come at once before we know how many there are.
+        let room = 2 * self.config.degree;
+        let room = if self.is_small() {
+            room.max(self.config.full_mesh_up_to)
+        } else {
+            room
+        };
+        let welcome = needy || links < room || self.dialer.leads_to(peer);
         if welcome {
             Ok(())
         } else {
@@ -112,7 +126,13 @@ impl<A: Authority> Mesh<A> {
     pub(super) fn refuse_link(&mut self, peer: PeerId, reason: ByeReason) {
         self.counters.links_refused += 1;
         let mut referral = Outbox::default();
-        for _ in 0..REFERRALS {
+        // Whoever is in the mesh already finds others without us.
+        let referrals = if self.routes.reaches(&peer) {
+            0
+        } else {
+            REFERRALS
+        };
+        for _ in 0..referrals {
             let sampled = self.members.sample(&mut self.rng).map(|(id, _)| *id);
             if let Some(owner) = sampled.filter(|id| *id != peer && self.routes.reaches(id)) {
                 referral.push(RecordKey {
@@ -147,9 +167,9 @@ impl<A: Authority> Mesh<A> {
         self.neighbours.link_up(&peer);
         self.neighbours.review_soon(now);
         self.rejections = 0;
-        self.timers
-            .links
-            .get_or_insert(now + self.config.links_delay);
+        let spaced = self.timers.links_done + self.config.links_spacing;
+        let at = spaced.max(now + self.config.links_delay);
+        self.timers.links.get_or_insert(at);
         self.greet(peer, now);
     }
 
@@ -207,23 +227,17 @@ impl<A: Authority> Mesh<A> {
         if up_since.is_some() {
             tracing::debug!(%peer, %reason, "link down");
             self.events.push_back(Event::LinkDown { peer, reason });
-            self.timers
-                .links
-                .get_or_insert(now + self.config.links_delay);
+            self.alone_since = now;
+            let at = now + self.config.links_delay;
+            self.timers.links = Some(self.timers.links.map_or(at, |links| links.min(at)));
         }
         let lasted = up_since.map(|since| now.saturating_duration_since(since));
         let refused = matches!(reason, DownReason::Pruned | DownReason::Full);
         let patient = refused && (reason == DownReason::Full || self.link_count() > 0);
         let text = reason.to_string();
-        let concerned = self.dialer.link_down(
-            peer,
-            &text,
-            lasted,
-            patient,
-            &self.config,
-            now,
-            &mut self.rng,
-        );
+        let concerned = self
+            .dialer
+            .link_down(peer, &text, lasted, patient, &mut turn!(self, now));
         if concerned {
             self.events.push_back(Event::TargetsChanged);
         }
@@ -235,8 +249,8 @@ impl<A: Authority> Mesh<A> {
 
     /// Pings what is due and ends what is silent.
     pub(super) fn run_links(&mut self, now: Instant) {
-        let needy = !self.config.discovery
-            || (self.rejections >= REJECTIONS && self.linked().next().is_none());
+        let alone = now >= self.alone_since + ALONE && self.linked().next().is_none();
+        let needy = !self.config.discovery || (self.rejections >= REJECTIONS && alone);
         let mut silent = Vec::new();
         for (peer, session) in &mut self.sessions {
             let Some(link) = session
@@ -261,6 +275,31 @@ impl<A: Authority> Mesh<A> {
             self.sessions.remove(&peer);
             self.link_over(peer, up_since, DownReason::Silent, now);
             self.events.push_back(Event::CloseSession(peer));
+        }
+    }
+
+    /// Ends one link too many, if its other end can do without.
+    pub(super) fn prune(&mut self, now: Instant) {
+        if self.is_small() || self.link_count() <= 2 * self.config.degree {
+            return;
+        }
+        let settled = |link: &Link| {
+            link.state() == LinkState::Up && now.saturating_duration_since(link.since()) >= SETTLED
+        };
+        let spare = self.sessions.iter().filter(|(peer, session)| {
+            let settled = session.link.as_ref().is_some_and(settled);
+            settled && !session.needy && !self.dialer.leads_to(peer)
+        });
+        let spare: Vec<PeerId> = spare.map(|(peer, _)| *peer).collect();
+        let at = self.rng.next_u64() as usize % spare.len().max(1);
+        if let Some(peer) = spare.get(at) {
+            self.out.push_back((
+                *peer,
+                GossipMessage::Bye {
+                    reason: ByeReason::Pruned,
+                },
+            ));
+            self.end_link(*peer, DownReason::Pruned, now);
         }
     }
 

@@ -15,11 +15,12 @@ use crate::{
     config::{Authority, LocalPeer},
     event::Event,
     replica::{NODE_ENDPOINTS, NODE_NICKNAME, NODE_VERSION},
-    topology::RTT_LIMIT_US,
+    topology::{HOP_PENALTY_US, RTT_LIMIT_US},
 };
 
-/// A published round-trip time is replaced only when it is off by a quarter and by this.
-const RTT_TOLERANCE_US: u32 = 1000;
+/// A published round-trip time is replaced only when it is off by a third and by this;
+/// less would hardly change a way, as each hop costs as much.
+const RTT_TOLERANCE_US: u32 = HOP_PENALTY_US;
 
 /// Cuts what we say about ourselves to what a record may hold.
 pub(super) fn clip(local: &mut LocalPeer) {
@@ -60,6 +61,7 @@ impl<A: Authority> Mesh<A> {
     /// Brings the links records in line with the links.
     pub(super) fn publish_links(&mut self, now: Instant) {
         self.timers.links = None;
+        self.timers.links_done = now;
         let measured: Vec<(PeerId, Duration)> = self
             .sessions
             .iter()
@@ -261,7 +263,7 @@ impl<A: Authority> Mesh<A> {
 }
 
 fn is_off(published: u32, measured: u32) -> bool {
-    published.abs_diff(measured) > RTT_TOLERANCE_US.max(published / 4)
+    published.abs_diff(measured) > RTT_TOLERANCE_US.max(published / 3)
 }
 
 /// The nearest of four steps per octave from below, so that equal ways look equal.

@@ -72,6 +72,9 @@ impl<A: Authority> Mesh<A> {
         if !linked {
             self.start_link(from, now);
         }
+        if let Some(session) = self.sessions.get_mut(&from) {
+            session.needy = needy;
+        }
     }
 
     fn receive_pong(&mut self, from: PeerId, token: u64, now: Instant) {
@@ -107,18 +110,22 @@ impl<A: Authority> Mesh<A> {
             self.receive_echo(from, record, now);
             return;
         }
-        if let Some(session) = self.sessions.get_mut(&from) {
-            let same = self
-                .replica
-                .get(&record.key)
-                .is_some_and(|held| held.version == record.version);
-            if same {
-                session.outbox.cancel(&record.key);
-            }
-            if !same && !session.checks.take(CHECK_BURST, CHECK_RATE, now) {
-                self.counters.limited += 1;
-                return;
-            }
+        let Some(session) = self.sessions.get_mut(&from) else {
+            return;
+        };
+        // Most records come by several ways: the copies must cost next to nothing.
+        if self
+            .replica
+            .get(&record.key)
+            .is_some_and(|held| Arc::ptr_eq(held, record) || held == record)
+        {
+            session.outbox.cancel(&record.key);
+            self.counters.stale += 1;
+            return;
+        }
+        if !session.checks.take(CHECK_BURST, CHECK_RATE, now) {
+            self.counters.limited += 1;
+            return;
         }
         let mut over_budget = false;
         let (config, authority, budgets) = (&self.config, &self.authority, &mut self.budgets);

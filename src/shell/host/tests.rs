@@ -3,15 +3,19 @@
 use std::{
     os::fd::{AsFd, AsRawFd},
     path::{Path, PathBuf},
-    process::Command,
     time::Duration,
 };
+
+use netlink_packet_route::link::{LinkAttribute, LinkMessage};
 
 use super::*;
 use crate::{
     engine::Attachment,
     shell::{
-        netns::testing::in_fresh_namespace,
+        netns::{
+            lab::{self, ip},
+            testing::in_fresh_namespace,
+        },
         tap::{FrameBatch, Tap, TapOptions},
     },
 };
@@ -95,20 +99,10 @@ fn container() -> (Namespace, PathBuf) {
     (namespace, path)
 }
 
-fn ip(arguments: &str) {
-    let status = Command::new("ip")
-        .args(arguments.split(' '))
-        .status()
-        .unwrap();
-    assert!(status.success(), "ip {arguments}");
-}
-
-fn show(arguments: &str) -> String {
-    let output = Command::new("ip")
-        .args(arguments.split(' '))
-        .output()
-        .unwrap();
-    String::from_utf8(output.stdout).unwrap()
+/// What the kernel says of a device of the present namespace.
+fn detail(name: &str) -> String {
+    let is_named = |link: &LinkMessage| link.attributes.contains(&LinkAttribute::IfName(name.to_owned()));
+    format!("{:?}", lab::links().into_iter().find(is_named))
 }
 
 fn nets(list: &[&str]) -> Vec<IpNet> {
@@ -125,9 +119,9 @@ fn setting_up_twice_changes_nothing_and_a_new_process_finds_it_again() {
         let bridge = world.link("wove").await;
         assert!(bridge.up && bridge.mtu == 1400 && bridge.mac == first.mac);
         assert_eq!(world.link("wovetap").await.controller, Some(first.bridge));
-        let detail = show("-d link show wove");
+        let detail = detail("wove");
         assert!(
-            detail.contains("stp_state 0") && detail.contains("mcast_snooping 0"),
+            detail.contains("StpState(Disabled)") && detail.contains("MulticastSnooping(false)"),
             "{detail}"
         );
         for device in ["wove", "wovetap"] {
@@ -224,14 +218,14 @@ fn attach_is_idempotent_and_adds_what_is_missing() {
         assert_eq!(port.controller, Some(world.link("wove").await.index));
         assert!(port.up && port.mtu == 1380);
         let (detail, routes) = inside
-            .run(|| Ok((show("-d link show wove0"), show("route"))))
+            .run(|| Ok((detail("wove0"), lab::routes())))
             .unwrap();
         assert!(
-            detail.contains("mtu 1380") && detail.contains("UP"),
+            detail.contains("Mtu(1380)") && detail.contains("Up"),
             "{detail}"
         );
-        assert!(routes.contains("224.0.0.0/4 dev wove0"), "{routes}");
-        assert_eq!(show("-o link").matches("wv-").count(), 1);
+        assert!(routes.contains("Destination(Inet(224.0.0.0))"), "{routes}");
+        assert_eq!(format!("{:?}", lab::links()).matches("IfName(\"wv-").count(), 1);
     });
 }
 
@@ -497,10 +491,7 @@ fn tear_down_leaves_nothing_of_ours_and_everything_else() {
         left.retain(|name| !before.contains(&name.as_str()));
         assert_eq!(left, Vec::<String>::new());
         assert!(
-            !inside
-                .run(|| Ok(show("-o link")))
-                .unwrap()
-                .contains("wove0")
+            inside.run(|| Ok(detail("wove0"))).unwrap() == "None"
         );
     });
 }

@@ -1,33 +1,18 @@
 //! The socket against a real kernel, each test in a network namespace of its own.
 
-use std::{process::Command, time::Duration};
+use std::time::Duration;
 
 use super::*;
 use crate::shell::{
-    netns::testing::in_fresh_namespace,
+    netns::{lab::ip, testing::in_fresh_namespace},
     wait::{Waker, wait},
 };
 
 fn in_namespace_with_loopback(work: impl FnOnce() + Send) {
     in_fresh_namespace(|| {
-        let up = Command::new("ip")
-            .args(["link", "set", "lo", "up"])
-            .status();
-        assert!(
-            up.is_ok_and(|status| status.success()),
-            "this test needs iproute2"
-        );
+        ip("link set lo up");
         work();
     });
-}
-
-fn run(command: &str) {
-    let mut words = command.split(' ');
-    let status = Command::new(words.next().unwrap())
-        .args(words)
-        .status()
-        .unwrap();
-    assert!(status.success(), "{command}");
 }
 
 /// Reads until `count` datagrams came or nothing comes any more.
@@ -87,7 +72,7 @@ fn batches_travel_over_ipv4_ipv6_and_a_dual_stack_socket() {
 #[test]
 fn what_does_not_fit_is_told_and_its_short_tail_still_leaves() {
     in_namespace_with_loopback(|| {
-        run("ip link set lo mtu 1400");
+        ip("link set lo mtu 1400");
         let receiver = UdpSocket::bind(None, 0).unwrap();
         let sender = UdpSocket::bind(None, 0).unwrap();
         for host in ["127.0.0.1", "::1"] {
@@ -108,7 +93,7 @@ fn what_does_not_fit_is_told_and_its_short_tail_still_leaves() {
 #[test]
 fn a_bad_destination_is_a_drop_and_does_not_cost_the_others_their_speed() {
     in_namespace_with_loopback(|| {
-        run("ip route add blackhole 198.51.100.1/32");
+        ip("route add blackhole 198.51.100.1/32");
         let socket = UdpSocket::bind(None, 0).unwrap();
         let before = socket.max_segments();
         let hostile = [

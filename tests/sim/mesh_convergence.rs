@@ -1,0 +1,133 @@
+//! Meshes come together, stay together and say little.
+
+use std::time::Duration;
+
+use crate::world::{World, id, mac};
+
+const SECOND: Duration = Duration::from_secs(1);
+
+#[test]
+fn a_handful_of_peers_becomes_a_full_mesh() {
+    let mut world = World::new(1).peers(8);
+    world.run_for(8 * SECOND).assert_one_mesh();
+    for peer in 0..8 {
+        assert_eq!(
+            world
+                .mesh(peer)
+                .neighbours()
+                .filter(|n| n.state.is_usable())
+                .count(),
+            7
+        );
+        assert_eq!(
+            world
+                .mesh(peer)
+                .peers()
+                .filter(|peer| peer.reachable)
+                .count(),
+            8
+        );
+    }
+}
+
+#[test]
+fn a_hundred_peers_converge_under_loss_with_bounded_degree() {
+    let mut world = World::new(2).loss(0.05).reorder(0.1).peers(100);
+    let took = world.run_until(30 * SECOND, World::is_one_mesh);
+    assert!(took <= 15 * SECOND, "{took:?}");
+    world.run_for(10 * SECOND);
+    for peer in 0..100 {
+        let links = world.mesh(peer).neighbours().count();
+        assert!((4..=20).contains(&links), "peer {peer} has {links} links");
+    }
+    assert!(world.slots.iter().all(|slot| slot.warnings.is_empty()));
+}
+
+#[test]
+fn a_change_is_known_everywhere_at_once() {
+    let mut world = World::new(3).peers(60);
+    world.run_until(30 * SECOND, World::is_one_mesh);
+    world.run_for(5 * SECOND);
+    world.with(17, |mesh, now| mesh.learn_station(mac(1), &[], false, now));
+    let known =
+        |world: &World| (0..60).all(|p| world.mesh(p).stations().peer_of(&mac(1)) == Some(id(17)));
+    let took = world.run_until(3 * SECOND, known);
+    assert!(took <= 800 * SECOND / 1000, "{took:?}");
+}
+
+#[test]
+fn a_quiet_mesh_is_quiet() {
+    let mut world = World::new(4).peers(40);
+    world.run_until(30 * SECOND, World::is_one_mesh);
+    world.run_for(60 * SECOND);
+    let pushed = |world: &World| -> u64 { (0..40).map(|p| world.mesh(p).counters().pushed).sum() };
+    let (before, sent) = (pushed(&world), world.sent);
+    world.run_for(30 * SECOND);
+    assert_eq!(
+        pushed(&world),
+        before,
+        "records are pushed though nothing changes"
+    );
+    // A ping and a pong per link and heartbeat, from both ends, and now and then a sum.
+    let per_peer_and_second = (world.sent - sent) as f64 / (40.0 * 30.0);
+    assert!(per_peer_and_second < 4.5 * 16.0, "{per_peer_and_second}");
+}
+
+#[test]
+fn the_same_seed_runs_the_same_way() {
+    let run = |seed| {
+        let mut world = World::new(seed).loss(0.05).reorder(0.2).peers(25);
+        world.run_for(6 * SECOND);
+        world.crash(3);
+        world.run_for(6 * SECOND);
+        (world.trace, world.steps)
+    };
+    assert_eq!(run(5), run(5));
+    assert_ne!(run(5), run(6));
+}
+
+/// Too long for every day: `cargo sim -- --ignored --nocapture`.
+#[test]
+#[ignore = "minutes, and worth it only with --release"]
+fn three_hundred_peers_converge() {
+    let mut world = World::new(7).loss(0.01).peers(300);
+    let took = world.run_until(60 * SECOND, World::is_one_mesh);
+    println!(
+        "one mesh of 300 after {took:?}, {} messages, {} steps",
+        world.sent, world.steps
+    );
+    world.run_for(60 * SECOND);
+    let sent = world.sent;
+    world.run_for(10 * SECOND);
+    let links: Vec<usize> = (0..300)
+        .map(|peer| world.mesh(peer).neighbours().count())
+        .collect();
+    println!(
+        "links: most {:?}, fewest {:?}",
+        links.iter().max(),
+        links.iter().min()
+    );
+    println!(
+        "messages per peer and second: {}",
+        (world.sent - sent) as f64 / 3_000.0
+    );
+    world.with(299, |mesh, now| mesh.learn_station(mac(1), &[], false, now));
+    let known = |world: &World| {
+        (0..300).all(|p| world.mesh(p).stations().peer_of(&mac(1)) == Some(id(299)))
+    };
+    println!(
+        "a change is known everywhere after {:?}",
+        world.run_until(5 * SECOND, known)
+    );
+    world.crash(150);
+    let noticed = |world: &World| {
+        world
+            .alive()
+            .iter()
+            .all(|p| !world.mesh(*p).routes().reaches(&id(150)))
+    };
+    println!(
+        "a crash is known everywhere after {:?}",
+        world.run_until(10 * SECOND, noticed)
+    );
+}

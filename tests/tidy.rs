@@ -310,8 +310,7 @@ fn has_unsafe(line: &str) -> bool {
 
 /// A file up to the tests at its end.
 fn without_tests(text: &str) -> &str {
-    text.find("#[cfg(test)]\nmod ")
-        .map_or(text, |at| &text[..at])
+    text.rfind("#[cfg(test)]\n").map_or(text, |at| &text[..at])
 }
 
 fn is_test(path: &str) -> bool {

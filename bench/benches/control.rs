@@ -1,5 +1,4 @@
 //! The cost of a handshake and of taking in a record.
-#![expect(missing_docs, reason = "criterion makes an undocumented function")]
 
 use criterion::{Criterion, criterion_group, criterion_main};
 use crypto::{Identity, Secret};

@@ -2,7 +2,6 @@
 //! from a frame to a datagram and back.
 #![expect(unsafe_code, reason = "counting allocations takes a global allocator")]
 #![expect(clippy::print_stdout, reason = "a benchmark prints")]
-#![expect(missing_docs, reason = "criterion makes an undocumented function")]
 
 use std::{
     alloc::{GlobalAlloc, Layout, System},

@@ -142,7 +142,9 @@ impl Serialize for Padding {
 impl<'de> Deserialize<'de> for Padding {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let bytes = <&[u8]>::deserialize(deserializer)?;
-        u16::try_from(bytes.len()).map(Self).map_err(serde::de::Error::custom)
+        u16::try_from(bytes.len())
+            .map(Self)
+            .map_err(serde::de::Error::custom)
     }
 }
 

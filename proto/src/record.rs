@@ -41,7 +41,9 @@ pub struct RecordKey {
 }
 
 /// The version of a record. A later epoch (one per launch) beats any sequence.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize,
+)]
 pub struct Version {
     /// Rises with every launch of the owner.
     pub epoch: u64,
@@ -68,7 +70,13 @@ pub struct Record {
 impl Record {
     /// What the owner signs: everything but the signature, under a label.
     pub fn signed_bytes(&self) -> Vec<u8> {
-        encode(&("wove record v1", self.key, self.keys, self.version, &self.body))
+        encode(&(
+            "wove record v1",
+            self.key,
+            self.keys,
+            self.version,
+            &self.body,
+        ))
     }
 
     /// No fewer bytes than the record takes on the wire, without encoding it.

@@ -368,7 +368,15 @@ fn range() -> impl Strategy<Value = RangeSummary> {
 
 fn gossip() -> impl Strategy<Value = GossipMessage> {
     let held = vec((key(), version(), any::<u32>()), 0..20);
-    let held = held.prop_map(|held| held.into_iter().map(|(key, version, digest)| Held { key, version, digest }).collect());
+    let held = held.prop_map(|held| {
+        held.into_iter()
+            .map(|(key, version, digest)| Held {
+                key,
+                version,
+                digest,
+            })
+            .collect()
+    });
     prop_oneof![
         any::<(u64, bool)>().prop_map(|(token, needy)| GossipMessage::Ping { token, needy }),
         any::<u64>().prop_map(|token| GossipMessage::Pong { token }),

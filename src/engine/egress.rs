@@ -64,17 +64,34 @@ impl Default for Egress {
 impl Egress {
     /// A reader that has seen nobody.
     pub fn new() -> Self {
-        Self { seen: HashMap::new(), storm: TokenBucket::new(STORM_RATE, STORM_BURST), answered: HashMap::new(), reply: Vec::new() }
+        Self {
+            seen: HashMap::new(),
+            storm: TokenBucket::new(STORM_RATE, STORM_BURST),
+            answered: HashMap::new(),
+            reply: Vec::new(),
+        }
     }
 
     /// Handles one frame from the bridge. `frame` may be rewritten in place.
-    pub fn handle_frame(&mut self, snapshot: &Snapshot, frame: &mut [u8], now: Instant, out: &mut impl Output) {
+    pub fn handle_frame(
+        &mut self,
+        snapshot: &Snapshot,
+        frame: &mut [u8],
+        now: Instant,
+        out: &mut impl Output,
+    ) {
         if let Err(reason) = self.forward(snapshot, frame, now, out) {
             snapshot.shared.counters.count(reason);
         }
     }
 
-    fn forward(&mut self, snapshot: &Snapshot, frame: &mut [u8], now: Instant, out: &mut impl Output) -> Result<(), DropReason> {
+    fn forward(
+        &mut self,
+        snapshot: &Snapshot,
+        frame: &mut [u8],
+        now: Instant,
+        out: &mut impl Output,
+    ) -> Result<(), DropReason> {
         let header = EthernetFrame::new_checked(&*frame).map_err(|_| DropReason::Malformed)?;
         let (source, destination) = (header.source(), header.destination());
         if source.is_multicast() {
@@ -100,7 +117,14 @@ impl Egress {
     /// Tells the control thread of a station that is new or spoke after a
     /// while. Returns whether the frame shows an address that the mesh does not
     /// know to be this station's.
-    fn learn(&mut self, snapshot: &Snapshot, frame: &[u8], source: MacAddr, now: Instant, out: &mut impl Output) -> bool {
+    fn learn(
+        &mut self,
+        snapshot: &Snapshot,
+        frame: &[u8],
+        source: MacAddr,
+        now: Instant,
+        out: &mut impl Output,
+    ) -> bool {
         let sighting = neighbour::learn(frame);
         let ips = || sighting.iter().flat_map(|s| s.ips());
         let stations = &snapshot.stations;
@@ -116,19 +140,32 @@ impl Egress {
         if self.seen.len() >= REMEMBERED {
             self.seen.clear();
         }
-        let seen = self.seen.entry(source).or_insert_with(|| Sighted { reported: now, ips: Vec::new() });
+        let seen = self.seen.entry(source).or_insert_with(|| Sighted {
+            reported: now,
+            ips: Vec::new(),
+        });
         seen.reported = now;
         if seen.ips.len() > 16 {
             seen.ips.clear();
         }
         seen.ips.extend(ips());
-        out.upcall(Upcall::Station { mac: source, ips: ips().collect() });
+        out.upcall(Upcall::Station {
+            mac: source,
+            ips: ips().collect(),
+        });
         news
     }
 
     /// Answers a question from what is known. One that is asked again at once
     /// goes out to everybody: the answer did not help.
-    fn answer(&mut self, snapshot: &Snapshot, frame: &[u8], source: MacAddr, now: Instant, out: &mut impl Output) -> bool {
+    fn answer(
+        &mut self,
+        snapshot: &Snapshot,
+        frame: &[u8],
+        source: MacAddr,
+        now: Instant,
+        out: &mut impl Output,
+    ) -> bool {
         let stations = &snapshot.stations;
         let asked = Cell::new(None);
         let remote = |ip: IpAddr| {
@@ -153,29 +190,52 @@ impl Egress {
         true
     }
 
-    fn broadcast(&mut self, snapshot: &Snapshot, frame: &[u8], now: Instant, out: &mut impl Output) -> Result<(), DropReason> {
+    fn broadcast(
+        &mut self,
+        snapshot: &Snapshot,
+        frame: &[u8],
+        now: Instant,
+        out: &mut impl Output,
+    ) -> Result<(), DropReason> {
         if !self.storm.take(now, 1) {
             return Err(DropReason::Storm);
         }
         let shared = &snapshot.shared;
-        let header =
-            BroadcastHeader { hops: HOP_LIMIT, source: shared.local, sequence: shared.next_broadcast() };
+        let header = BroadcastHeader {
+            hops: HOP_LIMIT,
+            source: shared.local,
+            sequence: shared.next_broadcast(),
+        };
         send_broadcast(snapshot, header, frame, None, out);
         Ok(())
     }
 }
 
 /// Sends a frame to the peer behind which its destination lives.
-pub fn unicast(snapshot: &Snapshot, peer: PeerId, frame: &mut [u8], out: &mut impl Output) -> Result<(), DropReason> {
+pub fn unicast(
+    snapshot: &Snapshot,
+    peer: PeerId,
+    frame: &mut [u8],
+    out: &mut impl Output,
+) -> Result<(), DropReason> {
     let path = snapshot.paths.get(&peer).ok_or(DropReason::NoRoute)?;
     if path.session.is_none() {
-        out.upcall(Upcall::Pending { peer, frame: frame.to_vec() });
+        out.upcall(Upcall::Pending {
+            peer,
+            frame: frame.to_vec(),
+        });
         return Ok(());
     }
     if let Some(room) = snapshot.packet_room(path) {
         mss::clamp(frame, room);
     }
-    send_content(snapshot, (peer, path), path.protection, (&content::FRAME, frame), out)?;
+    send_content(
+        snapshot,
+        (peer, path),
+        path.protection,
+        (&content::FRAME, frame),
+        out,
+    )?;
     path.counters.sent(frame.len());
     Ok(())
 }
@@ -183,19 +243,37 @@ pub fn unicast(snapshot: &Snapshot, peer: PeerId, frame: &mut [u8], out: &mut im
 /// Sends a broadcast on to this peer's children in its source's tree, except
 /// back to where it came from. A child that cannot be reached is counted and
 /// does not hinder the others.
-pub fn send_broadcast(snapshot: &Snapshot, header: BroadcastHeader, frame: &[u8], from: Option<PeerId>, out: &mut impl Output) {
+pub fn send_broadcast(
+    snapshot: &Snapshot,
+    header: BroadcastHeader,
+    frame: &[u8],
+    from: Option<PeerId>,
+    out: &mut impl Output,
+) {
     // Until the tree is known the frame floods; the receivers' filters keep
     // that exact.
     let children = snapshot.trees.get(&header.source).unwrap_or_else(|| {
-        out.upcall(Upcall::TreeWanted { source: header.source });
+        out.upcall(Upcall::TreeWanted {
+            source: header.source,
+        });
         &snapshot.neighbours
     });
     for child in children.iter().filter(|c| Some(**c) != from) {
-        let sent = snapshot.paths.get(child).ok_or(DropReason::NoRoute).and_then(|path| {
-            send_content(snapshot, (*child, path), path.protection, (&header.emit(), frame), out)?;
-            path.counters.sent(frame.len());
-            Ok(())
-        });
+        let sent = snapshot
+            .paths
+            .get(child)
+            .ok_or(DropReason::NoRoute)
+            .and_then(|path| {
+                send_content(
+                    snapshot,
+                    (*child, path),
+                    path.protection,
+                    (&header.emit(), frame),
+                    out,
+                )?;
+                path.counters.sent(frame.len());
+                Ok(())
+            });
         if let Err(reason) = sent {
             snapshot.shared.counters.count(reason);
         }

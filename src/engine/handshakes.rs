@@ -19,7 +19,8 @@ use std::{
 };
 
 use crypto::{
-    CookieJar, Established, HandshakeError, HandshakeLimiter, Hello, Identity, Initiator, Responder, Secret,
+    CookieJar, Established, HandshakeError, HandshakeLimiter, Hello, Identity, Initiator,
+    Responder, Secret,
 };
 use gossip::DialId;
 use proto::{
@@ -141,7 +142,13 @@ struct Response {
 impl Handshakes {
     /// For a peer with this identity, greeting and network secrets, the
     /// preferred first.
-    pub fn new(identity: Arc<Identity>, hello: Hello, secrets: Vec<Secret>, seed: u64, now: Instant) -> Self {
+    pub fn new(
+        identity: Arc<Identity>,
+        hello: Hello,
+        secrets: Vec<Secret>,
+        seed: u64,
+        now: Instant,
+    ) -> Self {
         let mut rng = ChaCha8Rng::seed_from_u64(seed);
         Self {
             identity,
@@ -166,7 +173,11 @@ impl Handshakes {
     pub fn begin(&mut self, purpose: Purpose, mut ways: Vec<Origin>, now: Instant) {
         ways.truncate(MAX_WAYS);
         if ways.is_empty() || self.attempts.len() >= MAX_ATTEMPTS {
-            let reason = if ways.is_empty() { "no address is known" } else { "too many handshakes are under way" };
+            let reason = if ways.is_empty() {
+                "no address is known"
+            } else {
+                "too many handshakes are under way"
+            };
             self.fail(purpose, reason.to_owned(), false);
             return;
         }
@@ -175,15 +186,19 @@ impl Handshakes {
 
     fn begin_with(&mut self, purpose: Purpose, ways: Vec<Origin>, secret: usize, now: Instant) {
         let index = self.fresh_index();
-        let (initiator, datagram) = match Initiator::start(&self.identity, &self.hello, index, &mut self.rng) {
-            Ok(started) => started,
-            Err(error) => {
-                self.release(index);
-                return self.fail(purpose, error.to_string(), true);
-            }
-        };
+        let (initiator, datagram) =
+            match Initiator::start(&self.identity, &self.hello, index, &mut self.rng) {
+                Ok(started) => started,
+                Err(error) => {
+                    self.release(index);
+                    return self.fail(purpose, error.to_string(), true);
+                }
+            };
         for way in &ways {
-            self.outcomes.push_back(Outcome::Send { way: *way, datagram: datagram.clone() });
+            self.outcomes.push_back(Outcome::Send {
+                way: *way,
+                datagram: datagram.clone(),
+            });
         }
         let attempt = Attempt {
             initiator,
@@ -223,7 +238,9 @@ impl Handshakes {
                 Stage::Response => self.handle_response(&message, way, now),
                 Stage::Completion => self.handle_completion(&message, way),
             },
-            Ok(Datagram::CookieReply { receiver, cookie }) => self.handle_cookie(receiver, cookie, way),
+            Ok(Datagram::CookieReply { receiver, cookie }) => {
+                self.handle_cookie(receiver, cookie, way)
+            }
             Ok(Datagram::Reject { receiver, reason }) => self.handle_reject(receiver, reason, now),
             Ok(Datagram::Transport(_) | Datagram::NoSession { .. }) | Err(_) => {}
         }
@@ -233,17 +250,34 @@ impl Handshakes {
         if !self.limiter.admit(now) && !self.proves_address(message, way, now) {
             return;
         }
-        let known = self.responses.values().find(|r| r.way == way && r.responder.answers(message));
+        let known = self
+            .responses
+            .values()
+            .find(|r| r.way == way && r.responder.answers(message));
         if let Some(response) = known {
-            self.outcomes.push_back(Outcome::Send { way, datagram: response.responder.datagram().to_vec() });
+            self.outcomes.push_back(Outcome::Send {
+                way,
+                datagram: response.responder.datagram().to_vec(),
+            });
             return;
         }
         self.make_room(now);
         let index = self.fresh_index();
         match Responder::accept(&self.identity, &self.hello, index, message, &mut self.rng) {
             Ok((responder, answer)) => {
-                self.outcomes.push_back(Outcome::Send { way, datagram: answer });
-                self.responses.insert(index, Response { responder, way, established: false, since: now });
+                self.outcomes.push_back(Outcome::Send {
+                    way,
+                    datagram: answer,
+                });
+                self.responses.insert(
+                    index,
+                    Response {
+                        responder,
+                        way,
+                        established: false,
+                        since: now,
+                    },
+                );
             }
             Err(_) => self.release(index),
         }
@@ -265,13 +299,21 @@ impl Handshakes {
     }
 
     fn make_room(&mut self, now: Instant) {
-        let old: Vec<SessionIndex> =
-            self.responses.iter().filter(|(_, r)| now > r.since + RESPONSE_AGE).map(|(i, _)| *i).collect();
+        let old: Vec<SessionIndex> = self
+            .responses
+            .iter()
+            .filter(|(_, r)| now > r.since + RESPONSE_AGE)
+            .map(|(i, _)| *i)
+            .collect();
         for index in old {
             self.forget_response(index);
         }
         if self.responses.len() >= MAX_RESPONSES
-            && let Some((index, _)) = self.responses.iter().min_by_key(|(_, r)| r.since).map(|(i, r)| (*i, r.since))
+            && let Some((index, _)) = self
+                .responses
+                .iter()
+                .min_by_key(|(_, r)| r.since)
+                .map(|(i, r)| (*i, r.since))
         {
             self.forget_response(index);
         }
@@ -286,17 +328,33 @@ impl Handshakes {
     }
 
     fn handle_response(&mut self, message: &Handshake<'_>, way: Origin, now: Instant) {
-        let Some(attempt) = self.attempts.get_mut(&message.receiver) else { return };
-        let Some(secret) = self.secrets.get(attempt.secret) else { return };
-        let Phase::AwaitingResponse = attempt.phase else { return };
+        let Some(attempt) = self.attempts.get_mut(&message.receiver) else {
+            return;
+        };
+        let Some(secret) = self.secrets.get(attempt.secret) else {
+            return;
+        };
+        let Phase::AwaitingResponse = attempt.phase else {
+            return;
+        };
         match attempt.initiator.read_response(message, secret) {
             Ok((established, completion)) => {
-                attempt.phase = Phase::AwaitingConfirm { way, completion: completion.clone() };
+                attempt.phase = Phase::AwaitingConfirm {
+                    way,
+                    completion: completion.clone(),
+                };
                 attempt.interval = RETRANSMIT;
                 attempt.repeat_at = now + RETRANSMIT;
                 let established = Box::new(established);
-                self.outcomes.push_back(Outcome::Established { established, way, outbound: true });
-                self.outcomes.push_back(Outcome::Send { way, datagram: completion });
+                self.outcomes.push_back(Outcome::Established {
+                    established,
+                    way,
+                    outbound: true,
+                });
+                self.outcomes.push_back(Outcome::Send {
+                    way,
+                    datagram: completion,
+                });
             }
             Err(error @ (HandshakeError::Identity | HandshakeError::Version)) => {
                 let purpose = attempt.purpose;
@@ -308,28 +366,43 @@ impl Handshakes {
     }
 
     fn handle_completion(&mut self, message: &Handshake<'_>, way: Origin) {
-        let Some(response) = self.responses.get_mut(&message.receiver) else { return };
+        let Some(response) = self.responses.get_mut(&message.receiver) else {
+            return;
+        };
         if response.established {
-            self.outcomes.push_back(Outcome::Reconfirm { session: message.receiver });
+            self.outcomes.push_back(Outcome::Reconfirm {
+                session: message.receiver,
+            });
             return;
         }
         match response.responder.complete(message, &self.secrets) {
             Ok(established) => {
                 response.established = true;
                 let established = Box::new(established);
-                self.outcomes.push_back(Outcome::Established { established, way, outbound: false });
+                self.outcomes.push_back(Outcome::Established {
+                    established,
+                    way,
+                    outbound: false,
+                });
             }
             Err(error) => {
-                let Some(reason) = error.reject_reason() else { return };
+                let Some(reason) = error.reject_reason() else {
+                    return;
+                };
                 let datagram = datagram::emit_reject(message.sender, reason);
                 self.outcomes.push_back(Outcome::Send { way, datagram });
-                self.outcomes.push_back(Outcome::Refused { way, reason: error.to_string() });
+                self.outcomes.push_back(Outcome::Refused {
+                    way,
+                    reason: error.to_string(),
+                });
             }
         }
     }
 
     fn handle_cookie(&mut self, receiver: SessionIndex, cookie: Cookie, way: Origin) {
-        let Some(attempt) = self.attempts.get_mut(&receiver) else { return };
+        let Some(attempt) = self.attempts.get_mut(&receiver) else {
+            return;
+        };
         if attempt.cookie.replace(cookie).is_none() {
             let datagram = attempt.initiator.with_cookie(&cookie);
             self.outcomes.push_back(Outcome::Send { way, datagram });
@@ -337,7 +410,9 @@ impl Handshakes {
     }
 
     fn handle_reject(&mut self, receiver: SessionIndex, reason: RejectReason, now: Instant) {
-        let Some(attempt) = self.end(receiver) else { return };
+        let Some(attempt) = self.end(receiver) else {
+            return;
+        };
         let next = attempt.secret + 1;
         if reason == RejectReason::Secret && next < self.secrets.len() {
             let ways = match attempt.phase {
@@ -348,16 +423,24 @@ impl Handshakes {
             return;
         }
         let text = match reason {
-            RejectReason::Secret => "the network secrets differ: check the token or password on both hosts",
+            RejectReason::Secret => {
+                "the network secrets differ: check the token or password on both hosts"
+            }
             RejectReason::Version => "no protocol version in common: upgrade the older of the two",
             RejectReason::Limit => "the peer keeps no more links (its --conn-limit)",
-            RejectReason::Identity => "the peer has the same identity: one state directory was copied from the other",
+            RejectReason::Identity => {
+                "the peer has the same identity: one state directory was copied from the other"
+            }
         };
         self.fail(attempt.purpose, text.to_owned(), true);
     }
 
     fn fail(&mut self, purpose: Purpose, reason: String, refused: bool) {
-        self.outcomes.push_back(Outcome::Failed { purpose, reason, refused });
+        self.outcomes.push_back(Outcome::Failed {
+            purpose,
+            reason,
+            refused,
+        });
     }
 
     /// Takes an attempt out, and gives up its session if it came that far.
@@ -365,17 +448,25 @@ impl Handshakes {
         let attempt = self.attempts.remove(&index)?;
         match attempt.phase {
             Phase::AwaitingResponse => self.release(index),
-            Phase::AwaitingConfirm { .. } => self.outcomes.push_back(Outcome::Abandoned { session: index }),
+            Phase::AwaitingConfirm { .. } => self
+                .outcomes
+                .push_back(Outcome::Abandoned { session: index }),
         }
         Some(attempt)
     }
 
     /// Repeats what was not answered, and gives up what is too old.
     pub fn handle_timeout(&mut self, now: Instant) {
-        let due: Vec<SessionIndex> =
-            self.attempts.iter().filter(|(_, a)| now >= a.repeat_at).map(|(i, _)| *i).collect();
+        let due: Vec<SessionIndex> = self
+            .attempts
+            .iter()
+            .filter(|(_, a)| now >= a.repeat_at)
+            .map(|(i, _)| *i)
+            .collect();
         for index in due {
-            let Some(attempt) = self.attempts.get_mut(&index) else { continue };
+            let Some(attempt) = self.attempts.get_mut(&index) else {
+                continue;
+            };
             if now < attempt.started + HANDSHAKE_PATIENCE {
                 attempt.interval *= 2;
                 attempt.repeat_at = now + attempt.interval;
@@ -413,11 +504,17 @@ impl Attempt {
                     None => self.initiator.datagram().to_vec(),
                 };
                 for way in &self.ways {
-                    outcomes.push_back(Outcome::Send { way: *way, datagram: datagram.clone() });
+                    outcomes.push_back(Outcome::Send {
+                        way: *way,
+                        datagram: datagram.clone(),
+                    });
                 }
             }
             Phase::AwaitingConfirm { way, completion } => {
-                outcomes.push_back(Outcome::Send { way: *way, datagram: completion.clone() });
+                outcomes.push_back(Outcome::Send {
+                    way: *way,
+                    datagram: completion.clone(),
+                });
             }
         }
     }
@@ -425,9 +522,12 @@ impl Attempt {
     fn silence(&self) -> String {
         match self.phase {
             Phase::AwaitingResponse => {
-                "no answer: is wove running there, and does its UDP port pass the firewalls?".to_owned()
+                "no answer: is wove running there, and does its UDP port pass the firewalls?"
+                    .to_owned()
             }
-            Phase::AwaitingConfirm { .. } => "the handshake was not confirmed: datagrams get lost on the way".to_owned(),
+            Phase::AwaitingConfirm { .. } => {
+                "the handshake was not confirmed: datagrams get lost on the way".to_owned()
+            }
         }
     }
 }

@@ -81,7 +81,14 @@ impl Ingress {
     }
 
     /// Handles one datagram, which is opened in place.
-    pub fn handle_datagram(&mut self, snapshot: &Snapshot, datagram: &mut [u8], from: SocketAddr, now: Instant, out: &mut impl Output) {
+    pub fn handle_datagram(
+        &mut self,
+        snapshot: &Snapshot,
+        datagram: &mut [u8],
+        from: SocketAddr,
+        now: Instant,
+        out: &mut impl Output,
+    ) {
         self.forget_retired(snapshot);
         if let Err(reason) = self.receive(snapshot, datagram, Origin::Direct(from), now, out) {
             snapshot.shared.counters.count(reason);
@@ -93,55 +100,109 @@ impl Ingress {
             return;
         }
         self.generation = snapshot.generation;
-        self.windows.retain(|index, _| snapshot.sessions.contains_key(index));
+        self.windows
+            .retain(|index, _| snapshot.sessions.contains_key(index));
     }
 
-    fn receive(&mut self, snapshot: &Snapshot, datagram: &mut [u8], origin: Origin, now: Instant, out: &mut impl Output) -> Result<(), DropReason> {
+    fn receive(
+        &mut self,
+        snapshot: &Snapshot,
+        datagram: &mut [u8],
+        origin: Origin,
+        now: Instant,
+        out: &mut impl Output,
+    ) -> Result<(), DropReason> {
         let header = match Datagram::parse(datagram).map_err(|_| DropReason::Malformed)? {
             Datagram::Transport(header) => header,
-            Datagram::Handshake(_) | Datagram::CookieReply { .. } | Datagram::Reject { .. } | Datagram::NoSession { .. } => {
-                out.upcall(Upcall::Handshake { datagram: datagram.to_vec(), origin });
+            Datagram::Handshake(_)
+            | Datagram::CookieReply { .. }
+            | Datagram::Reject { .. }
+            | Datagram::NoSession { .. } => {
+                out.upcall(Upcall::Handshake {
+                    datagram: datagram.to_vec(),
+                    origin,
+                });
                 return Ok(());
             }
         };
         let Some(incoming) = snapshot.sessions.get(&header.receiver) else {
             if let Origin::Direct(from) = origin {
-                out.upcall(Upcall::UnknownSession { receiver: header.receiver, counter: header.counter, from });
+                out.upcall(Upcall::UnknownSession {
+                    receiver: header.receiver,
+                    counter: header.counter,
+                    from,
+                });
             }
             return Err(DropReason::NoSession);
         };
         let plaintext = self.open(incoming, &header, datagram)?;
         self.note_move(snapshot, incoming, &header, origin, now, out);
-        let arrival = Arrival { peer: incoming.peer, session: header.receiver, protection: header.protection, origin };
+        let arrival = Arrival {
+            peer: incoming.peer,
+            session: header.receiver,
+            protection: header.protection,
+            origin,
+        };
         self.dispatch(snapshot, (arrival, incoming), plaintext, now, out)
     }
 
-    fn open<'a>(&mut self, incoming: &Incoming, header: &TransportHeader, datagram: &'a mut [u8]) -> Result<&'a mut [u8], DropReason> {
+    fn open<'a>(
+        &mut self,
+        incoming: &Incoming,
+        header: &TransportHeader,
+        datagram: &'a mut [u8],
+    ) -> Result<&'a mut [u8], DropReason> {
         let window = self.windows.entry(header.receiver).or_default();
         if !window.replay.check(header.counter) {
             return Err(DropReason::Replay);
         }
-        let plaintext = incoming.session.open(header, datagram).map_err(|_| DropReason::Auth)?;
+        let plaintext = incoming
+            .session
+            .open(header, datagram)
+            .map_err(|_| DropReason::Auth)?;
         if !window.replay.accept(header.counter) {
             return Err(DropReason::Replay);
         }
         Ok(plaintext)
     }
 
-    fn note_move(&mut self, snapshot: &Snapshot, incoming: &Incoming, header: &TransportHeader, origin: Origin, now: Instant, out: &mut impl Output) {
+    fn note_move(
+        &mut self,
+        snapshot: &Snapshot,
+        incoming: &Incoming,
+        header: &TransportHeader,
+        origin: Origin,
+        now: Instant,
+        out: &mut impl Output,
+    ) {
         let Origin::Direct(from) = origin else { return };
         let route = snapshot.paths.get(&incoming.peer).map(|p| p.route);
         if matches!(route, Some(Route::Direct { address, .. }) if address == from) {
             return;
         }
-        let Some(window) = self.windows.get_mut(&header.receiver) else { return };
-        if window.moved.is_none_or(|last| now.duration_since(last) >= MOVED_EVERY) {
+        let Some(window) = self.windows.get_mut(&header.receiver) else {
+            return;
+        };
+        if window
+            .moved
+            .is_none_or(|last| now.duration_since(last) >= MOVED_EVERY)
+        {
             window.moved = Some(now);
-            out.upcall(Upcall::Moved { peer: incoming.peer, from });
+            out.upcall(Upcall::Moved {
+                peer: incoming.peer,
+                from,
+            });
         }
     }
 
-    fn dispatch(&mut self, snapshot: &Snapshot, (arrival, incoming): (Arrival, &Incoming), plaintext: &mut [u8], now: Instant, out: &mut impl Output) -> Result<(), DropReason> {
+    fn dispatch(
+        &mut self,
+        snapshot: &Snapshot,
+        (arrival, incoming): (Arrival, &Incoming),
+        plaintext: &mut [u8],
+        now: Instant,
+        out: &mut impl Output,
+    ) -> Result<(), DropReason> {
         match Content::parse(plaintext).map_err(|_| DropReason::Malformed)? {
             Content::Control(message) => control(arrival, message, out),
             Content::Frame(frame) => deliver(incoming, frame, out),
@@ -150,12 +211,24 @@ impl Ingress {
                 let start = plaintext.len() - len;
                 self.relay(snapshot, arrival, header, &mut plaintext[start..], now, out)
             }
-            Content::Broadcast(header, frame) => self.spread(snapshot, (arrival, incoming), header, frame, out),
-            Content::Fragment(header, part) => self.rebuild(snapshot, (arrival, incoming), header, part, now, out),
+            Content::Broadcast(header, frame) => {
+                self.spread(snapshot, (arrival, incoming), header, frame, out)
+            }
+            Content::Fragment(header, part) => {
+                self.rebuild(snapshot, (arrival, incoming), header, part, now, out)
+            }
         }
     }
 
-    fn relay(&mut self, snapshot: &Snapshot, arrival: Arrival, mut header: RelayHeader, inner: &mut [u8], now: Instant, out: &mut impl Output) -> Result<(), DropReason> {
+    fn relay(
+        &mut self,
+        snapshot: &Snapshot,
+        arrival: Arrival,
+        mut header: RelayHeader,
+        inner: &mut [u8],
+        now: Instant,
+        out: &mut impl Output,
+    ) -> Result<(), DropReason> {
         let Origin::Direct(_) = arrival.origin else {
             return Err(DropReason::Malformed);
         };
@@ -165,8 +238,15 @@ impl Ingress {
         if header.destination == snapshot.shared.local {
             return self.receive(snapshot, inner, Origin::Relayed(header.source), now, out);
         }
-        header.hops = header.hops.checked_sub(1).filter(|hops| *hops > 0).ok_or(DropReason::HopLimit)?;
-        let path = snapshot.paths.get(&header.destination).ok_or(DropReason::NoRoute)?;
+        header.hops = header
+            .hops
+            .checked_sub(1)
+            .filter(|hops| *hops > 0)
+            .ok_or(DropReason::HopLimit)?;
+        let path = snapshot
+            .paths
+            .get(&header.destination)
+            .ok_or(DropReason::NoRoute)?;
         if matches!(path.route, Route::Relay { next } if next == arrival.peer) {
             return Err(DropReason::Loop);
         }
@@ -174,7 +254,14 @@ impl Ingress {
         Ok(())
     }
 
-    fn spread(&mut self, snapshot: &Snapshot, (arrival, incoming): (Arrival, &Incoming), mut header: BroadcastHeader, frame: &[u8], out: &mut impl Output) -> Result<(), DropReason> {
+    fn spread(
+        &mut self,
+        snapshot: &Snapshot,
+        (arrival, incoming): (Arrival, &Incoming),
+        mut header: BroadcastHeader,
+        frame: &[u8],
+        out: &mut impl Output,
+    ) -> Result<(), DropReason> {
         if header.source == snapshot.shared.local {
             return Err(DropReason::Loop);
         }
@@ -185,13 +272,28 @@ impl Ingress {
             return Err(DropReason::Duplicate);
         }
         deliver(incoming, frame, out)?;
-        header.hops = header.hops.checked_sub(1).filter(|hops| *hops > 0).ok_or(DropReason::HopLimit)?;
+        header.hops = header
+            .hops
+            .checked_sub(1)
+            .filter(|hops| *hops > 0)
+            .ok_or(DropReason::HopLimit)?;
         send_broadcast(snapshot, header, frame, Some(arrival.peer), out);
         Ok(())
     }
 
-    fn rebuild(&mut self, snapshot: &Snapshot, (arrival, incoming): (Arrival, &Incoming), header: FragmentHeader, part: &[u8], now: Instant, out: &mut impl Output) -> Result<(), DropReason> {
-        let Some(content) = self.reassembler.insert((arrival.session, header.id), header, part, now) else {
+    fn rebuild(
+        &mut self,
+        snapshot: &Snapshot,
+        (arrival, incoming): (Arrival, &Incoming),
+        header: FragmentHeader,
+        part: &[u8],
+        now: Instant,
+        out: &mut impl Output,
+    ) -> Result<(), DropReason> {
+        let Some(content) =
+            self.reassembler
+                .insert((arrival.session, header.id), header, part, now)
+        else {
             return Ok(());
         };
         if matches!(Content::parse(content), Ok(Content::Fragment(..))) {

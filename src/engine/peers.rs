@@ -19,9 +19,7 @@ use std::{
 };
 
 use crypto::{Cipher, Rekey, Session};
-use proto::{
-    datagram::{Protection, SessionIndex},
-};
+use proto::datagram::{Protection, SessionIndex};
 
 use super::{
     counters::PeerCounters,
@@ -151,7 +149,11 @@ impl Peer {
     /// two handshakes crossed. Then both sides keep the one that the peer with
     /// the lower id began. Returns whether the sending session changed.
     pub fn confirm(&mut self, index: SessionIndex, local_is_lower: bool, now: Instant) -> bool {
-        let Some(held) = self.sessions.iter_mut().find(|h| h.session.local() == index) else {
+        let Some(held) = self
+            .sessions
+            .iter_mut()
+            .find(|h| h.session.local() == index)
+        else {
             return false;
         };
         held.confirmed = true;
@@ -176,14 +178,20 @@ impl Peer {
     pub fn retire(&mut self, now: Instant) -> Vec<SessionIndex> {
         let mut gone = Vec::new();
         self.sessions.retain(|h| {
-            let over = h.retire_at.is_some_and(|at| now >= at) || h.rekey.expired(now, h.session.sent());
+            let over =
+                h.retire_at.is_some_and(|at| now >= at) || h.rekey.expired(now, h.session.sent());
             if over {
                 gone.push(h.session.local());
             }
             !over
         });
         if self.current.is_some_and(|c| gone.contains(&c)) {
-            self.current = self.sessions.iter().rev().find(|h| h.confirmed).map(|h| h.session.local());
+            self.current = self
+                .sessions
+                .iter()
+                .rev()
+                .find(|h| h.confirmed)
+                .map(|h| h.session.local());
         }
         gone
     }
@@ -192,7 +200,12 @@ impl Peer {
     pub fn abandon(&mut self, index: SessionIndex) {
         self.sessions.retain(|h| h.session.local() != index);
         if self.current == Some(index) {
-            self.current = self.sessions.iter().rev().find(|h| h.confirmed).map(|h| h.session.local());
+            self.current = self
+                .sessions
+                .iter()
+                .rev()
+                .find(|h| h.confirmed)
+                .map(|h| h.session.local());
         }
     }
 
@@ -206,12 +219,15 @@ impl Peer {
 
     /// Whether the direct path answered of late.
     pub fn is_fresh(&self, now: Instant) -> bool {
-        self.direct.as_ref().is_some_and(|d| now.duration_since(d.answered_at) < PATH_FRESH)
+        self.direct
+            .as_ref()
+            .is_some_and(|d| now.duration_since(d.answered_at) < PATH_FRESH)
     }
 
     /// Whether frames flow.
     pub fn is_active(&self, now: Instant) -> bool {
-        self.active_at.is_some_and(|at| now.duration_since(at) < ACTIVE)
+        self.active_at
+            .is_some_and(|at| now.duration_since(at) < ACTIVE)
     }
 
     /// Notes whether frames flowed since the last call.
@@ -238,7 +254,11 @@ impl Peer {
     /// The frames that waited and are not too old.
     pub fn take_pending(&mut self, now: Instant) -> Vec<Vec<u8>> {
         let pending = std::mem::take(&mut self.pending);
-        pending.into_iter().filter(|(at, _)| now < *at + PENDING_AGE).map(|(_, frame)| frame).collect()
+        pending
+            .into_iter()
+            .filter(|(at, _)| now < *at + PENDING_AGE)
+            .map(|(_, frame)| frame)
+            .collect()
     }
 }
 
@@ -265,17 +285,22 @@ impl Direct {
 
     /// Takes a measurement into the smoothed round-trip time (RFC 6298).
     pub fn measure(&mut self, rtt: Duration) {
-        self.rtt = if self.rtt.is_zero() { rtt } else { (self.rtt * 7 + rtt) / 8 };
+        self.rtt = if self.rtt.is_zero() {
+            rtt
+        } else {
+            (self.rtt * 7 + rtt) / 8
+        };
     }
 
     /// Whether probes stay unanswered for too long.
     pub fn is_dead(&self, now: Instant) -> bool {
-        self.unanswered_since.is_some_and(|since| now.duration_since(since) >= PATH_DEAD)
+        self.unanswered_since
+            .is_some_and(|since| now.duration_since(since) >= PATH_DEAD)
     }
 
     /// Forgets probes that will not be answered any more.
     pub fn forget_probes(&mut self, now: Instant) {
-        self.probes.retain(|_, (sent, _)| now.duration_since(*sent) < PATH_DEAD * 2);
+        self.probes
+            .retain(|_, (sent, _)| now.duration_since(*sent) < PATH_DEAD * 2);
     }
 }
-

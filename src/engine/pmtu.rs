@@ -23,7 +23,9 @@ pub const SMALLEST: usize = 508;
 
 /// Payloads tried at once on a new path: those of common links, over IPv4 and
 /// IPv6.
-const LADDER: [usize; 13] = [SMALLEST, 660, 1180, 1232, 1252, 1332, 1372, 1392, 1432, 1452, 1472, 4052, 8952];
+const LADDER: [usize; 13] = [
+    SMALLEST, 660, 1180, 1232, 1252, 1332, 1372, 1392, 1432, 1452, 1472, 4052, 8952,
+];
 /// The search ends when it knows the size this exactly, in bytes.
 const EXACT: usize = 8;
 /// How long a probe may take at least.
@@ -107,7 +109,10 @@ impl Pmtu {
     }
 
     fn next_rung(&self) -> usize {
-        LADDER.into_iter().find(|s| *s > self.proven && *s < self.limit).unwrap_or(self.limit)
+        LADDER
+            .into_iter()
+            .find(|s| *s > self.proven && *s < self.limit)
+            .unwrap_or(self.limit)
     }
 
     fn narrow(&mut self, failed: usize, now: Instant) {
@@ -118,7 +123,10 @@ impl Pmtu {
             self.deadline = now + VERIFY;
             Phase::Settled
         } else {
-            Phase::Search { failed, trying: self.proven + (failed - self.proven).div_ceil(2) }
+            Phase::Search {
+                failed,
+                trying: self.proven + (failed - self.proven).div_ceil(2),
+            }
         };
     }
 
@@ -217,7 +225,11 @@ mod tests {
             let mut now = Instant::now();
             let mut pmtu = Pmtu::new(8972, now);
             settle(&mut pmtu, &mut now, carries, 120);
-            assert!(pmtu.datagram() <= carries && pmtu.datagram() + EXACT > carries, "{carries}: {}", pmtu.datagram());
+            assert!(
+                pmtu.datagram() <= carries && pmtu.datagram() + EXACT > carries,
+                "{carries}: {}",
+                pmtu.datagram()
+            );
             settle(&mut pmtu, &mut now, 700, 50);
             assert!(pmtu.datagram() <= 700, "{carries}: {}", pmtu.datagram());
         }

@@ -40,7 +40,8 @@ pub fn send_content(
         return way.send(session, protection, &[header, body], out);
     }
     let id = snapshot.shared.fragment_id.fetch_add(1, Ordering::Relaxed);
-    let pieces = fragment::pieces(len, room.saturating_sub(FRAGMENT_HEADER)).ok_or(DropReason::TooLarge)?;
+    let pieces =
+        fragment::pieces(len, room.saturating_sub(FRAGMENT_HEADER)).ok_or(DropReason::TooLarge)?;
     let count = u8::try_from(pieces.len()).map_err(|_| DropReason::TooLarge)?;
     for (index, range) in (0..count).zip(pieces) {
         let fragment = FragmentHeader { id, index, count }.emit();
@@ -51,8 +52,16 @@ pub fn send_content(
 }
 
 /// Passes a datagram that somebody else sealed on towards its destination.
-pub fn send_relay(snapshot: &Snapshot, header: RelayHeader, inner: &[u8], out: &mut impl Output) -> Result<(), DropReason> {
-    let path = snapshot.paths.get(&header.destination).ok_or(DropReason::NoRoute)?;
+pub fn send_relay(
+    snapshot: &Snapshot,
+    header: RelayHeader,
+    inner: &[u8],
+    out: &mut impl Output,
+) -> Result<(), DropReason> {
+    let path = snapshot
+        .paths
+        .get(&header.destination)
+        .ok_or(DropReason::NoRoute)?;
     let next = match path.route {
         Route::Direct { .. } => header.destination,
         Route::Relay { next } => next,
@@ -62,13 +71,23 @@ pub fn send_relay(snapshot: &Snapshot, header: RelayHeader, inner: &[u8], out: &
     let Route::Direct { .. } = hop.route else {
         return Err(DropReason::NoRoute);
     };
-    send_content(snapshot, (next, hop), Protection::Sealed, (&header.emit(), inner), out)
+    send_content(
+        snapshot,
+        (next, hop),
+        Protection::Sealed,
+        (&header.emit(), inner),
+        out,
+    )
 }
 
 /// The way of one datagram: straight, or inside the seal of the next hop.
 enum Way<'a> {
     Direct(SocketAddr),
-    Relay { address: SocketAddr, link: &'a Session, header: [u8; RELAY_HEADER] },
+    Relay {
+        address: SocketAddr,
+        link: &'a Session,
+        header: [u8; RELAY_HEADER],
+    },
 }
 
 impl<'a> Way<'a> {
@@ -81,14 +100,28 @@ impl<'a> Way<'a> {
                     return Err(DropReason::NoRoute);
                 };
                 let link = hop.session.as_deref().ok_or(DropReason::NoRoute)?;
-                let header = RelayHeader { hops: HOP_LIMIT, source: snapshot.shared.local, destination: peer };
-                Ok(Self::Relay { address, link, header: header.emit() })
+                let header = RelayHeader {
+                    hops: HOP_LIMIT,
+                    source: snapshot.shared.local,
+                    destination: peer,
+                };
+                Ok(Self::Relay {
+                    address,
+                    link,
+                    header: header.emit(),
+                })
             }
             Route::None => Err(DropReason::NoRoute),
         }
     }
 
-    fn send(&self, session: &Session, protection: Protection, parts: &[&[u8]], out: &mut impl Output) -> Result<(), DropReason> {
+    fn send(
+        &self,
+        session: &Session,
+        protection: Protection,
+        parts: &[&[u8]],
+        out: &mut impl Output,
+    ) -> Result<(), DropReason> {
         let inner: usize = TRANSPORT_OVERHEAD + parts.iter().map(|p| p.len()).sum::<usize>();
         let mut result = Ok(());
         let mut keep = |sealed: Result<(), crypto::SealError>| {
@@ -100,15 +133,23 @@ impl<'a> Way<'a> {
                 write(&mut buffer[TRANSPORT_HEADER..inner - TAG], parts);
                 keep(session.seal(protection, buffer))
             }),
-            Self::Relay { address, link, header } => {
+            Self::Relay {
+                address,
+                link,
+                header,
+            } => {
                 let start = TRANSPORT_HEADER + RELAY_HEADER;
-                out.datagram(*address, inner + TRANSPORT_OVERHEAD + RELAY_HEADER, |buffer| {
-                    buffer[TRANSPORT_HEADER..start].copy_from_slice(header);
-                    let (_, content) = buffer.split_at_mut(start);
-                    write(&mut content[TRANSPORT_HEADER..inner - TAG], parts);
-                    keep(session.seal(protection, &mut content[..inner]))
-                        && keep(link.seal(Protection::Sealed, buffer))
-                });
+                out.datagram(
+                    *address,
+                    inner + TRANSPORT_OVERHEAD + RELAY_HEADER,
+                    |buffer| {
+                        buffer[TRANSPORT_HEADER..start].copy_from_slice(header);
+                        let (_, content) = buffer.split_at_mut(start);
+                        write(&mut content[TRANSPORT_HEADER..inner - TAG], parts);
+                        keep(session.seal(protection, &mut content[..inner]))
+                            && keep(link.seal(Protection::Sealed, buffer))
+                    },
+                );
             }
         }
         result
@@ -124,8 +165,15 @@ fn write(mut to: &mut [u8], parts: &[&[u8]]) {
 }
 
 /// The part of `header ++ body` that lies in `range`, without joining them.
-fn split<'a>(header: &'a [u8], body: &'a [u8], range: std::ops::Range<usize>) -> (&'a [u8], &'a [u8]) {
+fn split<'a>(
+    header: &'a [u8],
+    body: &'a [u8],
+    range: std::ops::Range<usize>,
+) -> (&'a [u8], &'a [u8]) {
     let cut = |at: usize| at.min(header.len());
     let tail = |at: usize| at.saturating_sub(header.len());
-    (&header[cut(range.start)..cut(range.end)], &body[tail(range.start)..tail(range.end)])
+    (
+        &header[cut(range.start)..cut(range.end)],
+        &body[tail(range.start)..tail(range.end)],
+    )
 }

@@ -154,6 +154,7 @@ impl Snapshot {
 
     /// The largest IP packet that reaches `path` uncut, in bytes.
     pub fn packet_room(&self, path: &Path) -> Option<usize> {
-        self.room(path)?.checked_sub(FRAME_HEADER + ethernet::HEADER)
+        self.room(path)?
+            .checked_sub(FRAME_HEADER + ethernet::HEADER)
     }
 }

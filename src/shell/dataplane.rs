@@ -8,7 +8,10 @@
 //!
 //! Each thread blocks on its own descriptor, handles what one read gave to
 //! completion, and takes the newest [`Snapshot`] for each batch.
-#![expect(clippy::disallowed_methods, reason = "this is the shell: threads and clocks live here")]
+#![expect(
+    clippy::disallowed_methods,
+    reason = "this is the shell: threads and clocks live here"
+)]
 
 use std::{
     net::SocketAddr,
@@ -30,9 +33,7 @@ use super::{
     udp::{RecvBatch, SendBatch, UdpSocket},
     wait::{Waker, wait},
 };
-use crate::engine::{
-    DropReason, Egress, Ingress, Output, Snapshot, Upcall,
-};
+use crate::engine::{DropReason, Egress, Ingress, Output, Snapshot, Upcall};
 
 /// Frames read from the TAP before the datagrams leave.
 const FRAMES: usize = 64;
@@ -73,25 +74,50 @@ struct Queues {
 
 impl DataPlane {
     /// Starts the threads on an open TAP and socket.
-    pub(super) fn start(tap: Arc<Tap>, udp: Arc<UdpSocket>, snapshot: Arc<Snapshot>) -> Result<(Self, Upcalls)> {
+    pub(super) fn start(
+        tap: Arc<Tap>,
+        udp: Arc<UdpSocket>,
+        snapshot: Arc<Snapshot>,
+    ) -> Result<(Self, Upcalls)> {
         let (control, control_rx) = mpsc::channel(CONTROL_QUEUE);
         let (handshakes, handshakes_rx) = mpsc::channel(HANDSHAKE_QUEUE);
         let (too_large, too_large_rx) = mpsc::channel(64);
-        let queues = Queues { control, handshakes, too_large };
+        let queues = Queues {
+            control,
+            handshakes,
+            too_large,
+        };
         let mut plane = Self {
             snapshot: Arc::new(ArcSwap::new(snapshot)),
             stop: Arc::default(),
             wakers: Vec::new(),
             threads: Vec::new(),
         };
-        let carrier = Carrier { tap, udp, queues, snapshot: Arc::clone(&plane.snapshot), stop: Arc::clone(&plane.stop) };
+        let carrier = Carrier {
+            tap,
+            udp,
+            queues,
+            snapshot: Arc::clone(&plane.snapshot),
+            stop: Arc::clone(&plane.stop),
+        };
         let for_udp = carrier.clone();
         plane.spawn("wove-tap", move |waker| carrier.carry_frames(&waker))?;
         plane.spawn("wove-udp", move |waker| for_udp.carry_datagrams(&waker))?;
-        Ok((plane, Upcalls { control: control_rx, handshakes: handshakes_rx, too_large: too_large_rx }))
+        Ok((
+            plane,
+            Upcalls {
+                control: control_rx,
+                handshakes: handshakes_rx,
+                too_large: too_large_rx,
+            },
+        ))
     }
 
-    fn spawn(&mut self, name: &str, run: impl FnOnce(Arc<Waker>) -> std::io::Result<()> + Send + 'static) -> Result<()> {
+    fn spawn(
+        &mut self,
+        name: &str,
+        run: impl FnOnce(Arc<Waker>) -> std::io::Result<()> + Send + 'static,
+    ) -> Result<()> {
         let waker = Arc::new(Waker::new().context("cannot make an eventfd")?);
         self.wakers.push(Arc::clone(&waker));
         let stop = Arc::clone(&self.stop);
@@ -102,7 +128,9 @@ impl DataPlane {
                 tracing::warn!(%error, "a data thread ended: its device is gone");
             }
         };
-        let thread = std::thread::Builder::new().name(name.to_owned()).spawn(body);
+        let thread = std::thread::Builder::new()
+            .name(name.to_owned())
+            .spawn(body);
         self.threads.push(thread.context("cannot start a thread")?);
         Ok(())
     }
@@ -175,7 +203,13 @@ impl Carrier {
             while self.udp.recv_batch(&mut datagrams)? > 0 {
                 let (snapshot, now) = (self.snapshot.load(), Instant::now());
                 for received in datagrams.datagrams() {
-                    ingress.handle_datagram(&snapshot, received.bytes, received.source, now, &mut sink);
+                    ingress.handle_datagram(
+                        &snapshot,
+                        received.bytes,
+                        received.source,
+                        now,
+                        &mut sink,
+                    );
                 }
                 sink.flush(&snapshot);
                 if self.stop.load(Ordering::Relaxed) {
@@ -203,7 +237,12 @@ struct Sink<'a> {
 
 impl<'a> Sink<'a> {
     fn new(carrier: &'a Carrier) -> Self {
-        Self { carrier, batch: SendBatch::new(), lost: 0, undelivered: 0 }
+        Self {
+            carrier,
+            batch: SendBatch::new(),
+            lost: 0,
+            undelivered: 0,
+        }
     }
 
     fn send(&mut self) {

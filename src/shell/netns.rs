@@ -99,7 +99,10 @@ impl Namespace {
     /// # Errors
     /// No descriptor is left.
     pub fn try_clone(&self) -> Result<Self> {
-        Ok(Self { file: self.file.try_clone()?, identity: self.identity })
+        Ok(Self {
+            file: self.file.try_clone()?,
+            identity: self.identity,
+        })
     }
 
     /// What tells this namespace from others.

@@ -12,7 +12,9 @@ use super::{host::Host, store::Store};
 /// A daemon holds the state directory, or the kernel refuses.
 pub fn reset_host(state_dir: &Path, bridge: &str) -> Result<()> {
     let store = Store::open(state_dir).context("nothing was reset")?;
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
     runtime.block_on(async { Host::new()?.tear_down(bridge).await })?;
     store.erase()?;
     Ok(())

@@ -23,7 +23,14 @@ use super::{
 };
 
 impl Router {
-    pub(super) fn handle_control(&mut self, peer: PeerId, session: SessionIndex, bytes: &[u8], origin: Origin, now: Instant) {
+    pub(super) fn handle_control(
+        &mut self,
+        peer: PeerId,
+        session: SessionIndex,
+        bytes: &[u8],
+        origin: Origin,
+        now: Instant,
+    ) {
         self.control_rx += bytes.len() as u64;
         if let Some(purpose) = self.handshakes.confirmed(session) {
             self.confirm(peer, session, Some(purpose), now);
@@ -41,7 +48,9 @@ impl Router {
     /// Gossip belongs on a direct session; what comes otherwise is a leftover
     /// of a path that just changed.
     fn handle_gossip(&mut self, id: PeerId, message: GossipMessage, origin: Origin, now: Instant) {
-        let Origin::Direct(address) = origin else { return };
+        let Origin::Direct(address) = origin else {
+            return;
+        };
         if let Some(direct) = self.peers.get_mut(&id).and_then(|p| p.direct.as_mut())
             && direct.address == address
             && matches!(message, GossipMessage::Pong { .. })
@@ -52,7 +61,14 @@ impl Router {
         self.mesh.handle_message(id, message, now);
     }
 
-    fn handle_path_message(&mut self, id: PeerId, session: SessionIndex, message: PathMessage, origin: Origin, now: Instant) {
+    fn handle_path_message(
+        &mut self,
+        id: PeerId,
+        session: SessionIndex,
+        message: PathMessage,
+        origin: Origin,
+        now: Instant,
+    ) {
         match message {
             PathMessage::Confirm => {}
             PathMessage::Probe { token, .. } => {
@@ -63,7 +79,9 @@ impl Router {
                 let ack = PathMessage::Ack { token, observed };
                 self.send_path_message(id, None, observed, &ack);
             }
-            PathMessage::Ack { token, observed } => self.handle_ack(id, token, observed, origin, now),
+            PathMessage::Ack { token, observed } => {
+                self.handle_ack(id, token, observed, origin, now)
+            }
             PathMessage::Close => {
                 if let Some(peer) = self.peers.get_mut(&id) {
                     peer.abandon(session);
@@ -101,7 +119,12 @@ impl Router {
         }
         self.dirty.trees = true;
         let nickname = self.nickname(id);
-        self.events.push_back(Event::Link { peer: id, nickname, up, reason });
+        self.events.push_back(Event::Link {
+            peer: id,
+            nickname,
+            up,
+            reason,
+        });
     }
 
     pub(super) fn send_gossip(&mut self, peer: PeerId, message: GossipMessage) {
@@ -110,25 +133,51 @@ impl Router {
 
     /// Sends a message about the path: with a given session or the current one,
     /// to a given address or along the current route.
-    pub(super) fn send_path_message(&mut self, peer: PeerId, session: Option<Arc<Session>>, address: Option<SocketAddr>, message: &PathMessage) {
+    pub(super) fn send_path_message(
+        &mut self,
+        peer: PeerId,
+        session: Option<Arc<Session>>,
+        address: Option<SocketAddr>,
+        message: &PathMessage,
+    ) {
         self.send_message(peer, session, address, &Message::Path(message.clone()));
     }
 
-    fn send_message(&mut self, id: PeerId, session: Option<Arc<Session>>, address: Option<SocketAddr>, message: &Message) {
+    fn send_message(
+        &mut self,
+        id: PeerId,
+        session: Option<Arc<Session>>,
+        address: Option<SocketAddr>,
+        message: &Message,
+    ) {
         self.publish();
         let snapshot = Arc::clone(&self.snapshot);
-        let Some(path) = snapshot.paths.get(&id) else { return };
+        let Some(path) = snapshot.paths.get(&id) else {
+            return;
+        };
         let mut path = Path::clone(path);
         if session.is_some() {
             path.session = session;
         }
         if let Some(address) = address {
             // A probe is as large as what it proves, so nothing is cut here.
-            path.route = Route::Direct { address, datagram: usize::from(u16::MAX) };
+            path.route = Route::Direct {
+                address,
+                datagram: usize::from(u16::MAX),
+            };
         }
-        let mut queue = Queue { transmits: &mut self.transmits, bytes: &mut self.control_tx };
+        let mut queue = Queue {
+            transmits: &mut self.transmits,
+            bytes: &mut self.control_tx,
+        };
         let body = message.encode();
-        let sent = send_content(&snapshot, (id, &path), Protection::Sealed, (&content::CONTROL, &body), &mut queue);
+        let sent = send_content(
+            &snapshot,
+            (id, &path),
+            Protection::Sealed,
+            (&content::CONTROL, &body),
+            &mut queue,
+        );
         if let Err(reason) = sent {
             snapshot.shared.counters.count(reason);
         }
@@ -142,8 +191,15 @@ impl Router {
         };
         self.publish();
         let snapshot = Arc::clone(&self.snapshot);
-        let header = RelayHeader { hops: HOP_LIMIT, source: self.local, destination };
-        let mut queue = Queue { transmits: &mut self.transmits, bytes: &mut self.control_tx };
+        let header = RelayHeader {
+            hops: HOP_LIMIT,
+            source: self.local,
+            destination,
+        };
+        let mut queue = Queue {
+            transmits: &mut self.transmits,
+            bytes: &mut self.control_tx,
+        };
         if let Err(reason) = send_relay(&snapshot, header, &datagram, &mut queue) {
             snapshot.shared.counters.count(reason);
         }
@@ -160,7 +216,10 @@ impl Router {
             self.snapshot.shared.counters.count(DropReason::NoRoute);
             return;
         }
-        let peer = self.peers.entry(id).or_insert_with(|| super::Peer::new(now));
+        let peer = self
+            .peers
+            .entry(id)
+            .or_insert_with(|| super::Peer::new(now));
         peer.wait(frame, now);
         if peer.sending().is_some() {
             return self.flush_pending(id, now);
@@ -174,7 +233,9 @@ impl Router {
 
     /// Sends the frames that waited for a session.
     pub(super) fn flush_pending(&mut self, id: PeerId, now: Instant) {
-        let Some(peer) = self.peers.get_mut(&id) else { return };
+        let Some(peer) = self.peers.get_mut(&id) else {
+            return;
+        };
         if peer.sending().is_none() {
             return;
         }
@@ -184,11 +245,22 @@ impl Router {
         }
         self.publish();
         let snapshot = Arc::clone(&self.snapshot);
-        let Some(path) = snapshot.paths.get(&id) else { return };
+        let Some(path) = snapshot.paths.get(&id) else {
+            return;
+        };
         let mut sent_bytes = 0;
-        let mut queue = Queue { transmits: &mut self.transmits, bytes: &mut sent_bytes };
+        let mut queue = Queue {
+            transmits: &mut self.transmits,
+            bytes: &mut sent_bytes,
+        };
         for frame in frames {
-            match send_content(&snapshot, (id, path), path.protection, (&content::FRAME, &frame), &mut queue) {
+            match send_content(
+                &snapshot,
+                (id, path),
+                path.protection,
+                (&content::FRAME, &frame),
+                &mut queue,
+            ) {
                 Ok(()) => path.counters.sent(frame.len()),
                 Err(reason) => snapshot.shared.counters.count(reason),
             }

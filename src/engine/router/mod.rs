@@ -165,7 +165,13 @@ impl Router {
             endpoints: Vec::new(),
             capabilities: 0,
         };
-        let mesh = Mesh::new(config.mesh.clone(), peer, Keyring::new(Arc::clone(&identity)), rng.random(), now);
+        let mesh = Mesh::new(
+            config.mesh.clone(),
+            peer,
+            Keyring::new(Arc::clone(&identity)),
+            rng.random(),
+            now,
+        );
         let shared = Arc::new(Shared::new(local, config.epoch));
         Self {
             local,
@@ -176,7 +182,12 @@ impl Router {
             by_index: BTreeMap::new(),
             dials: BTreeMap::new(),
             snapshot: Arc::new(Snapshot::empty(shared)),
-            dirty: Dirty { sessions: true, paths: true, stations: true, trees: true },
+            dirty: Dirty {
+                sessions: true,
+                paths: true,
+                stations: true,
+                trees: true,
+            },
             unpublished: true,
             wanted_trees: BTreeSet::new(),
             transmits: VecDeque::new(),
@@ -204,10 +215,19 @@ impl Router {
     pub fn handle_upcall(&mut self, upcall: Upcall, now: Instant) {
         match upcall {
             Upcall::Handshake { datagram, origin } => self.handle_handshake(&datagram, origin, now),
-            Upcall::Control { peer, session, message, origin } => {
+            Upcall::Control {
+                peer,
+                session,
+                message,
+                origin,
+            } => {
                 self.handle_control(peer, session, &message, origin, now);
             }
-            Upcall::UnknownSession { receiver, counter, from } => self.handle_unknown(receiver, counter, from, now),
+            Upcall::UnknownSession {
+                receiver,
+                counter,
+                from,
+            } => self.handle_unknown(receiver, counter, from, now),
             Upcall::Moved { peer, from } => self.handle_moved(peer, from, now),
             Upcall::Station { mac, ips } => self.mesh.learn_station(mac, &ips, false, now),
             Upcall::Pending { peer, frame } => self.handle_pending(peer, frame, now),
@@ -243,7 +263,12 @@ impl Router {
     }
 
     /// The addresses of a name, or why there are none.
-    pub fn handle_resolved(&mut self, dial: DialId, result: Result<Vec<SocketAddr>, String>, now: Instant) {
+    pub fn handle_resolved(
+        &mut self,
+        dial: DialId,
+        result: Result<Vec<SocketAddr>, String>,
+        now: Instant,
+    ) {
         match result {
             Ok(addresses) => self.dial(dial, addresses, now),
             Err(reason) => {
@@ -313,7 +338,10 @@ impl Router {
     /// When [`Router::handle_timeout`] is to be called, and what for.
     pub fn poll_timeout(&self) -> Option<(Instant, &'static str)> {
         let tick = Some((self.tick_at, "tick"));
-        [tick, self.mesh.poll_timeout()].into_iter().flatten().min_by_key(|(at, _)| *at)
+        [tick, self.mesh.poll_timeout()]
+            .into_iter()
+            .flatten()
+            .min_by_key(|(at, _)| *at)
     }
 
     /// The present forwarding view.
@@ -337,7 +365,10 @@ impl Router {
     }
 
     fn nickname(&self, id: PeerId) -> String {
-        self.mesh.node(&id).map(|node| node.nickname.clone()).unwrap_or_default()
+        self.mesh
+            .node(&id)
+            .map(|node| node.nickname.clone())
+            .unwrap_or_default()
     }
 
     /// The addresses a peer says it can be dialled at; none without discovery.

@@ -40,14 +40,17 @@ impl Router {
             self.tend(id, now);
         }
         let before = self.observed.len();
-        self.observed.retain(|_, seen| now.duration_since(*seen) < OBSERVED_AGE);
+        self.observed
+            .retain(|_, seen| now.duration_since(*seen) < OBSERVED_AGE);
         if self.observed.len() != before {
             self.announce_endpoints(now);
         }
     }
 
     fn tend(&mut self, id: PeerId, now: Instant) {
-        let Some(peer) = self.peers.get_mut(&id) else { return };
+        let Some(peer) = self.peers.get_mut(&id) else {
+            return;
+        };
         let chores = peer.chores(now);
         if !chores.retired.is_empty() {
             self.release(&chores.retired);
@@ -95,8 +98,12 @@ impl Router {
     /// Sends a probe whose UDP payload is `size` bytes.
     fn send_probe(&mut self, id: PeerId, address: SocketAddr, size: usize, now: Instant) {
         let token = self.rng.random();
-        let Some(peer) = self.peers.get_mut(&id) else { return };
-        let Some(direct) = peer.direct.as_mut() else { return };
+        let Some(peer) = self.peers.get_mut(&id) else {
+            return;
+        };
+        let Some(direct) = peer.direct.as_mut() else {
+            return;
+        };
         direct.probes.insert(token, (now, address));
         if size > 0 {
             direct.pmtu.sent(token, size);
@@ -104,14 +111,28 @@ impl Router {
         if address == direct.address && size <= direct.pmtu.datagram() {
             direct.unanswered_since.get_or_insert(now);
         }
-        let message = PathMessage::Probe { token, padding: padding(token, size) };
+        let message = PathMessage::Probe {
+            token,
+            padding: padding(token, size),
+        };
         self.send_path_message(id, None, Some(address), &message);
     }
 
-    pub(super) fn handle_ack(&mut self, id: PeerId, token: u64, observed: Option<SocketAddr>, origin: Origin, now: Instant) {
+    pub(super) fn handle_ack(
+        &mut self,
+        id: PeerId,
+        token: u64,
+        observed: Option<SocketAddr>,
+        origin: Origin,
+        now: Instant,
+    ) {
         let Origin::Direct(from) = origin else { return };
-        let Some(direct) = self.peers.get_mut(&id).and_then(|p| p.direct.as_mut()) else { return };
-        let Some((sent, address)) = direct.probes.remove(&token) else { return };
+        let Some(direct) = self.peers.get_mut(&id).and_then(|p| p.direct.as_mut()) else {
+            return;
+        };
+        let Some((sent, address)) = direct.probes.remove(&token) else {
+            return;
+        };
         if address != from {
             return;
         }
@@ -120,7 +141,10 @@ impl Router {
                 return;
             }
             tracing::debug!(peer = %id, old = %direct.address, new = %from, "peer moved");
-            *direct = Direct { outbound: direct.outbound, ..Direct::new(from, true, self.config.datagram_limit, now) };
+            *direct = Direct {
+                outbound: direct.outbound,
+                ..Direct::new(from, true, self.config.datagram_limit, now)
+            };
             self.dirty.paths = true;
         }
         direct.answered(now);
@@ -137,7 +161,11 @@ impl Router {
     fn note_observed(&mut self, address: SocketAddr, now: Instant) {
         let news = self.observed.insert(address, now).is_none();
         if self.observed.len() > 8
-            && let Some(oldest) = self.observed.iter().min_by_key(|(_, seen)| **seen).map(|(a, _)| *a)
+            && let Some(oldest) = self
+                .observed
+                .iter()
+                .min_by_key(|(_, seen)| **seen)
+                .map(|(a, _)| *a)
         {
             self.observed.remove(&oldest);
         }
@@ -149,7 +177,9 @@ impl Router {
     /// A peer was heard from another address: if its path is silent, see
     /// whether the new one works both ways.
     pub(super) fn handle_moved(&mut self, id: PeerId, from: SocketAddr, now: Instant) {
-        let Some(peer) = self.peers.get_mut(&id) else { return };
+        let Some(peer) = self.peers.get_mut(&id) else {
+            return;
+        };
         if peer.is_fresh(now) || peer.sending().is_none() {
             return;
         }
@@ -157,7 +187,8 @@ impl Router {
             peer.direct_retry_at = now + DIRECT_RETRY;
             let purpose = Purpose::Session(id);
             if !self.handshakes.is_under_way(purpose) {
-                self.handshakes.begin(purpose, vec![Origin::Direct(from)], now);
+                self.handshakes
+                    .begin(purpose, vec![Origin::Direct(from)], now);
             }
             return;
         }
@@ -166,7 +197,9 @@ impl Router {
 
     /// The direct path is no more; the session lives on.
     pub(super) fn lose_direct(&mut self, id: PeerId, now: Instant) {
-        let Some(peer) = self.peers.get_mut(&id) else { return };
+        let Some(peer) = self.peers.get_mut(&id) else {
+            return;
+        };
         if peer.direct.take().is_none() {
             return;
         }
@@ -177,7 +210,12 @@ impl Router {
     }
 
     pub(super) fn session(&self, id: PeerId, index: SessionIndex) -> Option<Arc<Session>> {
-        let held = self.peers.get(&id)?.sessions.iter().find(|h| h.session.local() == index)?;
+        let held = self
+            .peers
+            .get(&id)?
+            .sessions
+            .iter()
+            .find(|h| h.session.local() == index)?;
         Some(Arc::clone(&held.session))
     }
 }
@@ -185,9 +223,14 @@ impl Router {
 impl Peer {
     fn chores(&mut self, now: Instant) -> Chores {
         self.observe(now);
-        let mut chores = Chores { retired: self.retire(now), ..Chores::default() };
+        let mut chores = Chores {
+            retired: self.retire(now),
+            ..Chores::default()
+        };
         let active = self.is_active(now);
-        let rekey = self.sending().is_some_and(|h| h.rekey.due(now, h.session.sent()));
+        let rekey = self
+            .sending()
+            .is_some_and(|h| h.rekey.due(now, h.session.sent()));
         chores.rekey = rekey && (self.link || active);
         let (link, wanted) = (self.link, active && self.current.is_some());
         match &mut self.direct {
@@ -213,7 +256,12 @@ impl Direct {
             return;
         }
         let address = self.address;
-        chores.probes.extend(self.pmtu.probes(now, self.rtt, active).into_iter().map(|size| (address, size)));
+        chores.probes.extend(
+            self.pmtu
+                .probes(now, self.rtt, active)
+                .into_iter()
+                .map(|size| (address, size)),
+        );
         if !link && active && now >= self.probe_at {
             self.probe_at = now + PROBE;
             chores.probes.push((address, 0));
@@ -225,7 +273,12 @@ impl Direct {
 
 /// The padding that makes a probe's datagram `size` bytes long.
 fn padding(token: u64, size: usize) -> Padding {
-    let bare = Message::Path(PathMessage::Probe { token, padding: Padding(0) }).encode().len();
+    let bare = Message::Path(PathMessage::Probe {
+        token,
+        padding: Padding(0),
+    })
+    .encode()
+    .len();
     let rest = size.saturating_sub(TRANSPORT_OVERHEAD + 1 + bare);
     // The length itself takes one byte per seven bits (LEB128); the first is in `bare`.
     let extra = match rest {
@@ -242,8 +295,13 @@ mod tests {
 
     #[test]
     fn a_probe_is_as_large_as_it_claims() {
-        for size in [100, 159, 160, 161, 162, 163, 508, 1200, 1472, 8952, 16_440, 16_441, 16_442, 60_000] {
-            let message = Message::Path(PathMessage::Probe { token: 7, padding: padding(7, size) });
+        for size in [
+            100, 159, 160, 161, 162, 163, 508, 1200, 1472, 8952, 16_440, 16_441, 16_442, 60_000,
+        ] {
+            let message = Message::Path(PathMessage::Probe {
+                token: 7,
+                padding: padding(7, size),
+            });
             let len = message.encode().len() + 1 + TRANSPORT_OVERHEAD;
             assert!(len <= size && len + 1 >= size, "{size}: {len}");
         }

@@ -20,7 +20,12 @@ impl Router {
     /// Brings the snapshot up to date.
     pub(super) fn publish(&mut self) {
         let dirty = std::mem::take(&mut self.dirty);
-        let Dirty { sessions, paths, stations, trees } = dirty;
+        let Dirty {
+            sessions,
+            paths,
+            stations,
+            trees,
+        } = dirty;
         if !(sessions || paths || stations || trees) {
             return;
         }
@@ -36,7 +41,13 @@ impl Router {
             next.stations = Arc::new(self.station_map());
         }
         if trees {
-            next.neighbours = Arc::new(self.peers.iter().filter(|(_, p)| p.link).map(|(id, _)| *id).collect());
+            next.neighbours = Arc::new(
+                self.peers
+                    .iter()
+                    .filter(|(_, p)| p.link)
+                    .map(|(id, _)| *id)
+                    .collect(),
+            );
             next.trees = Arc::new(self.trees());
         }
         self.snapshot = Arc::new(next);
@@ -58,25 +69,38 @@ impl Router {
     }
 
     fn paths(&self) -> HashMap<PeerId, Arc<Path>> {
-        let known = self.peers.iter().map(|(id, peer)| (*id, Arc::new(self.path(*id, peer))));
-        let others = self.mesh.routes().reachable()
+        let known = self
+            .peers
+            .iter()
+            .map(|(id, peer)| (*id, Arc::new(self.path(*id, peer))));
+        let others = self
+            .mesh
+            .routes()
+            .reachable()
             .map(|(id, _)| id)
-            .filter(|id| !self.peers.contains_key(id)).map(|id| {
-            let path = Path {
-                session: None,
-                protection: Protection::Sealed,
-                route: self.relay(id),
-                counters: Arc::default(),
-            };
-            (id, Arc::new(path))
-        });
-        known.chain(others).filter(|(id, _)| *id != self.local).collect()
+            .filter(|id| !self.peers.contains_key(id))
+            .map(|id| {
+                let path = Path {
+                    session: None,
+                    protection: Protection::Sealed,
+                    route: self.relay(id),
+                    counters: Arc::default(),
+                };
+                (id, Arc::new(path))
+            });
+        known
+            .chain(others)
+            .filter(|(id, _)| *id != self.local)
+            .collect()
     }
 
     fn path(&self, id: PeerId, peer: &Peer) -> Path {
         let held = peer.sending();
         let route = match &peer.direct {
-            Some(direct) => Route::Direct { address: direct.address, datagram: direct.pmtu.datagram() },
+            Some(direct) => Route::Direct {
+                address: direct.address,
+                datagram: direct.pmtu.datagram(),
+            },
             None => self.relay(id),
         };
         Path {
@@ -107,11 +131,13 @@ impl Router {
     fn trees(&self) -> HashMap<PeerId, Vec<PeerId>> {
         let routes = self.mesh.routes();
         let all = routes.graph().len() <= ALL_TREES;
-        let sources = routes.reachable()
+        let sources = routes
+            .reachable()
             .map(|(id, _)| id)
             .filter(|id| all || self.wanted_trees.contains(id));
-        let mut trees: HashMap<PeerId, Vec<PeerId>> =
-            sources.map(|source| (source, routes.children(&source).to_vec())).collect();
+        let mut trees: HashMap<PeerId, Vec<PeerId>> = sources
+            .map(|source| (source, routes.children(&source).to_vec()))
+            .collect();
         trees.insert(self.local, routes.children(&self.local).to_vec());
         trees
     }

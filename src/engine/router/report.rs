@@ -9,8 +9,8 @@ use super::{
         handshakes::Purpose,
         peers::{Held, Peer},
         status::{
-            ConnectionState, ConnectionStatus, CounterStatus, PathKind, PeerStatus, RouterStatus, StationStatus,
-            Status, TargetState, TargetStatus,
+            ConnectionState, ConnectionStatus, CounterStatus, PathKind, PeerStatus, RouterStatus,
+            StationStatus, Status, TargetState, TargetStatus,
         },
     },
     Router,
@@ -53,8 +53,14 @@ impl Router {
     }
 
     fn connections(&self, now: Instant) -> Vec<ConnectionStatus> {
-        let with_session = self.peers.iter().map(|(id, peer)| self.connection(*id, peer, now));
-        let trying = self.target_status(now).into_iter().filter(|t| t.state != TargetState::Connected);
+        let with_session = self
+            .peers
+            .iter()
+            .map(|(id, peer)| self.connection(*id, peer, now));
+        let trying = self
+            .target_status(now)
+            .into_iter()
+            .filter(|t| t.state != TargetState::Connected);
         let trying = trying.map(|target| ConnectionStatus {
             peer: PeerId::default(),
             nickname: String::new(),
@@ -86,7 +92,11 @@ impl Router {
         let (path, address, mtu) = match (&peer.direct, self.mesh.routes().next_hop(&id)) {
             (Some(direct), _) => {
                 let header = if direct.address.is_ipv6() { 48 } else { 28 };
-                (PathKind::Sleeve, direct.address.to_string(), direct.pmtu.datagram() + header)
+                (
+                    PathKind::Sleeve,
+                    direct.address.to_string(),
+                    direct.pmtu.datagram() + header,
+                )
             }
             (None, Some(hop)) => (PathKind::Relay, hop.next.to_string(), 0),
             (None, None) => (PathKind::Relay, String::new(), 0),
@@ -119,15 +129,21 @@ impl Router {
         match (peer.sending(), routed) {
             (Some(_), true) => ConnectionState::Established,
             (Some(_), false) => ConnectionState::Retrying,
-            (None, _) if self.handshakes.is_under_way(Purpose::Session(id)) => ConnectionState::Connecting,
+            (None, _) if self.handshakes.is_under_way(Purpose::Session(id)) => {
+                ConnectionState::Connecting
+            }
             (None, _) => ConnectionState::Pending,
         }
     }
 
     fn reason(&self, peer: &Peer, state: ConnectionState) -> String {
         match (state, &peer.direct) {
-            (ConnectionState::Established, Some(_)) => "the kernel fast path is not part of this version".to_owned(),
-            (ConnectionState::Established, None) => "no direct path answers: frames are relayed".to_owned(),
+            (ConnectionState::Established, Some(_)) => {
+                "the kernel fast path is not part of this version".to_owned()
+            }
+            (ConnectionState::Established, None) => {
+                "no direct path answers: frames are relayed".to_owned()
+            }
             (ConnectionState::Retrying, _) => "no path: the peer is silent".to_owned(),
             (ConnectionState::Connecting, _) => "handshake under way".to_owned(),
             (ConnectionState::Pending, _) => "waiting for the handshake to be confirmed".to_owned(),
@@ -138,19 +154,30 @@ impl Router {
     fn target_status(&self, now: Instant) -> Vec<TargetStatus> {
         let left = |at: Instant| at.saturating_duration_since(now).as_secs_f64();
         let describe = |state: &gossip::TargetState| match state {
-            gossip::TargetState::Waiting { retry_at, reason } => {
-                (TargetState::Waiting, reason.clone().unwrap_or_default(), left(*retry_at))
-            }
+            gossip::TargetState::Waiting { retry_at, reason } => (
+                TargetState::Waiting,
+                reason.clone().unwrap_or_default(),
+                left(*retry_at),
+            ),
             gossip::TargetState::Connecting { .. } => (TargetState::Connecting, String::new(), 0.0),
             gossip::TargetState::Connected { .. } => (TargetState::Connected, String::new(), 0.0),
-            gossip::TargetState::Failed { retry_at, reason } => (TargetState::Failed, reason.clone(), left(*retry_at)),
-            gossip::TargetState::Ourselves => {
-                (TargetState::Failed, "this address leads back to this peer".to_owned(), 0.0)
+            gossip::TargetState::Failed { retry_at, reason } => {
+                (TargetState::Failed, reason.clone(), left(*retry_at))
             }
+            gossip::TargetState::Ourselves => (
+                TargetState::Failed,
+                "this address leads back to this peer".to_owned(),
+                0.0,
+            ),
         };
         let targets = self.mesh.targets().map(|(target, state)| {
             let (state, reason, retry_in_s) = describe(state);
-            TargetStatus { address: target.to_string(), state, reason, retry_in_s }
+            TargetStatus {
+                address: target.to_string(),
+                state,
+                reason,
+                retry_in_s,
+            }
         });
         targets.collect()
     }
@@ -161,7 +188,14 @@ impl Router {
             nickname: view.node.nickname.clone(),
             reachable: view.reachable,
             hops: view.hop.map_or(0, |h| u32::from(h.hops)),
-            next_hop: view.hop.map_or(if view.reachable { view.id } else { PeerId::default() }, |h| h.next),
+            next_hop: view.hop.map_or(
+                if view.reachable {
+                    view.id
+                } else {
+                    PeerId::default()
+                },
+                |h| h.next,
+            ),
             links: view.links,
             version: view.node.version.clone(),
         });
@@ -170,7 +204,9 @@ impl Router {
 
     fn station_status(&self) -> Vec<StationStatus> {
         let stations = self.mesh.stations().iter();
-        stations.map(|(mac, peer, ips)| StationStatus { mac, peer, ips }).collect()
+        stations
+            .map(|(mac, peer, ips)| StationStatus { mac, peer, ips })
+            .collect()
     }
 
     /// What gossip counts, for the report.
@@ -180,7 +216,10 @@ impl Router {
 
     /// The targets, as they are to be kept.
     pub fn targets(&self) -> Vec<String> {
-        self.mesh.targets().map(|(target, _)| target.to_string()).collect()
+        self.mesh
+            .targets()
+            .map(|(target, _)| target.to_string())
+            .collect()
     }
 }
 

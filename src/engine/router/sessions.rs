@@ -33,7 +33,13 @@ impl Router {
     /// A datagram for a session that does not exist: this peer was restarted,
     /// perhaps, and the sender should know. The notice is shorter than what it
     /// answers.
-    pub(super) fn handle_unknown(&mut self, receiver: SessionIndex, counter: u64, from: SocketAddr, now: Instant) {
+    pub(super) fn handle_unknown(
+        &mut self,
+        receiver: SessionIndex,
+        counter: u64,
+        from: SocketAddr,
+        now: Instant,
+    ) {
         if self.notices.take(now, 1) {
             let datagram = datagram::emit_no_session(receiver, counter);
             self.transmit(from, datagram);
@@ -42,9 +48,16 @@ impl Router {
 
     /// The other side says that it does not know a session. Anybody who saw a
     /// datagram can say so; all it costs is a handshake now and then.
-    fn handle_no_session(&mut self, receiver: SessionIndex, counter: u64, origin: Origin, now: Instant) {
+    fn handle_no_session(
+        &mut self,
+        receiver: SessionIndex,
+        counter: u64,
+        origin: Origin,
+        now: Instant,
+    ) {
         let meant = self.peers.iter_mut().find(|(_, peer)| {
-            peer.sending().is_some_and(|h| h.session.remote() == receiver && counter < h.session.sent())
+            peer.sending()
+                .is_some_and(|h| h.session.remote() == receiver && counter < h.session.sent())
         });
         let Some((id, peer)) = meant else { return };
         let purpose = Purpose::Session(*id);
@@ -57,15 +70,27 @@ impl Router {
     pub(super) fn handle_outcome(&mut self, outcome: Outcome, now: Instant) {
         match outcome {
             Outcome::Send { way, datagram } => self.send_raw(way, datagram),
-            Outcome::Established { established, way, outbound } => self.establish(*established, way, outbound, now),
+            Outcome::Established {
+                established,
+                way,
+                outbound,
+            } => self.establish(*established, way, outbound, now),
             Outcome::Reconfirm { session } => self.send_confirm(session),
             Outcome::Abandoned { session } => {
-                if let Some(peer) = self.by_index.get(&session).and_then(|id| self.peers.get_mut(id)) {
+                if let Some(peer) = self
+                    .by_index
+                    .get(&session)
+                    .and_then(|id| self.peers.get_mut(id))
+                {
                     peer.abandon(session);
                 }
                 self.release(&[session]);
             }
-            Outcome::Failed { purpose, reason, refused } => self.handle_failed(purpose, reason, refused, now),
+            Outcome::Failed {
+                purpose,
+                reason,
+                refused,
+            } => self.handle_failed(purpose, reason, refused, now),
             Outcome::Refused { way, reason } => {
                 let from = match way {
                     Origin::Direct(address) => address.ip().to_string(),
@@ -95,11 +120,23 @@ impl Router {
     pub(super) fn handle_dial(&mut self, dial: DialId, target: DialTarget, now: Instant) {
         match target {
             DialTarget::Name(target) => {
-                self.dials.insert(dial, Dialling { target: Some(target.clone()), address: None });
+                self.dials.insert(
+                    dial,
+                    Dialling {
+                        target: Some(target.clone()),
+                        address: None,
+                    },
+                );
                 self.events.push_back(Event::Resolve { dial, target });
             }
             DialTarget::Peer { addresses, .. } => {
-                self.dials.insert(dial, Dialling { target: None, address: None });
+                self.dials.insert(
+                    dial,
+                    Dialling {
+                        target: None,
+                        address: None,
+                    },
+                );
                 self.dial(dial, addresses, now);
             }
         }
@@ -114,7 +151,14 @@ impl Router {
     }
 
     fn establish(&mut self, established: Established, way: Origin, outbound: bool, now: Instant) {
-        let Established { peer: id, hello, cipher, encrypt, session, .. } = established;
+        let Established {
+            peer: id,
+            hello,
+            cipher,
+            encrypt,
+            session,
+            ..
+        } = established;
         let index = session.local();
         if !self.admit_launch(id, &hello, now) {
             self.release(&[index]);
@@ -122,7 +166,11 @@ impl Router {
         }
         let peer = self.peers.entry(id).or_insert_with(|| Peer::new(now));
         peer.used_at = now;
-        let protection = if encrypt { Protection::Sealed } else { Protection::Clear };
+        let protection = if encrypt {
+            Protection::Sealed
+        } else {
+            Protection::Clear
+        };
         let held = Held {
             session: session.into(),
             rekey: Rekey::new(outbound, now),
@@ -137,7 +185,10 @@ impl Router {
         if let Origin::Direct(address) = way
             && !(peer.is_fresh(now) && peer.direct.is_some())
         {
-            let limit = self.config.datagram_limit.saturating_sub(if address.is_ipv6() { 20 } else { 0 });
+            let limit = self
+                .config
+                .datagram_limit
+                .saturating_sub(if address.is_ipv6() { 20 } else { 0 });
             peer.direct = Some(Direct::new(address, outbound, limit, now));
         }
         self.by_index.insert(index, id);
@@ -181,9 +232,17 @@ impl Router {
     }
 
     /// A session works both ways.
-    pub(super) fn confirm(&mut self, id: PeerId, index: SessionIndex, purpose: Option<Purpose>, now: Instant) {
+    pub(super) fn confirm(
+        &mut self,
+        id: PeerId,
+        index: SessionIndex,
+        purpose: Option<Purpose>,
+        now: Instant,
+    ) {
         let lower = self.local < id;
-        let Some(peer) = self.peers.get_mut(&id) else { return };
+        let Some(peer) = self.peers.get_mut(&id) else {
+            return;
+        };
         if peer.confirm(index, lower, now) {
             self.dirty.paths = true;
             self.handshakes_done += 1;
@@ -202,19 +261,29 @@ impl Router {
 
     /// Tells the mesh of a direct session, once per path.
     pub(super) fn announce(&mut self, id: PeerId, dial: Option<DialId>, now: Instant) {
-        let Some(peer) = self.peers.get_mut(&id) else { return };
+        let Some(peer) = self.peers.get_mut(&id) else {
+            return;
+        };
         let Some(direct) = &peer.direct else { return };
         if peer.announced && dial.is_none() {
             return;
         }
         peer.announced = true;
-        let info = SessionInfo { address: direct.address, outbound: direct.outbound, dial };
+        let info = SessionInfo {
+            address: direct.address,
+            outbound: direct.outbound,
+            dial,
+        };
         self.mesh.session_opened(id, info, now);
     }
 
     fn send_confirm(&mut self, index: SessionIndex) {
-        let Some(id) = self.by_index.get(&index).copied() else { return };
-        let Some(session) = self.session(id, index) else { return };
+        let Some(id) = self.by_index.get(&index).copied() else {
+            return;
+        };
+        let Some(session) = self.session(id, index) else {
+            return;
+        };
         self.send_path_message(id, Some(session), None, &PathMessage::Confirm);
     }
 

@@ -20,8 +20,16 @@ impl Daemon {
     pub(super) fn handle_request(&mut self, request: Request) {
         let Request { command, reply } = request;
         let answer = match command {
-            Command::Attach { netns, ifname, addresses } => return self.attach(netns, ifname, addresses, reply),
-            Command::Detach { netns, ifname, addresses } => return self.detach(netns, ifname, addresses, reply),
+            Command::Attach {
+                netns,
+                ifname,
+                addresses,
+            } => return self.attach(netns, ifname, addresses, reply),
+            Command::Detach {
+                netns,
+                ifname,
+                addresses,
+            } => return self.detach(netns, ifname, addresses, reply),
             Command::Expose { addresses } => return self.expose(addresses, false, reply),
             Command::Hide { addresses } => return self.expose(addresses, true, reply),
             Command::Stop => return self.ending = Some((Ending::Stop, Some(reply))),
@@ -30,11 +38,15 @@ impl Daemon {
             Command::Forget { peers } => self.forget(&peers),
             Command::Status => Ok(Reply::Status(Box::new(self.status()))),
             Command::Report => self.report(),
-            Command::Ps => Ok(Reply::Attachments { attachments: self.attachments.clone() }),
+            Command::Ps => Ok(Reply::Attachments {
+                attachments: self.attachments.clone(),
+            }),
             Command::Token(command) => self.token(&command).map_err(|error| failure(&error)),
             Command::LogLevel { filter } => match self.log.set(&filter) {
                 Ok(()) => Ok(Reply::Done),
-                Err(error) => Err(Failure { message: error.to_string() }),
+                Err(error) => Err(Failure {
+                    message: error.to_string(),
+                }),
             },
         };
         // A client that went away needs no answer.
@@ -56,16 +68,26 @@ impl Daemon {
     fn connect(&mut self, peers: &[String], replace: bool) -> Answer {
         let (targets, warnings) = self.parse_targets(peers);
         self.router.connect(&targets, replace, Instant::now());
-        Ok(if warnings.is_empty() { Reply::Done } else { Reply::Warned { warnings } })
+        Ok(if warnings.is_empty() {
+            Reply::Done
+        } else {
+            Reply::Warned { warnings }
+        })
     }
 
     fn forget(&mut self, peers: &[String]) -> Answer {
         let (targets, mut warnings) = self.parse_targets(peers);
         let known = self.router.targets();
         let unknown = targets.iter().filter(|t| !known.contains(&t.to_string()));
-        warnings.extend(unknown.map(|t| format!("{t} is not a target: `wove status targets` lists them")));
+        warnings.extend(
+            unknown.map(|t| format!("{t} is not a target: `wove status targets` lists them")),
+        );
         self.router.forget(&targets, Instant::now());
-        Ok(if warnings.is_empty() { Reply::Done } else { Reply::Warned { warnings } })
+        Ok(if warnings.is_empty() {
+            Reply::Done
+        } else {
+            Reply::Warned { warnings }
+        })
     }
 
     fn status(&self) -> Status {
@@ -76,7 +98,9 @@ impl Daemon {
     }
 
     fn report(&self) -> Answer {
-        let status = serde_json::to_value(self.status()).map_err(|e| Failure { message: e.to_string() })?;
+        let status = serde_json::to_value(self.status()).map_err(|e| Failure {
+            message: e.to_string(),
+        })?;
         let report = serde_json::json!({
             "status": status,
             "attachments": self.attachments,
@@ -104,7 +128,11 @@ impl Daemon {
                 let Reply::Token { join, accepted, .. } = self.network.show(&host) else {
                     return Ok(Reply::Done);
                 };
-                return Ok(Reply::Token { token: secret.token(), join, accepted });
+                return Ok(Reply::Token {
+                    token: secret.token(),
+                    join,
+                    accepted,
+                });
             }
             TokenCommand::Prefer { token } => self.network.prefer(token, &self.store)?,
             TokenCommand::Remove { token } => self.network.remove(token, &self.store)?,
@@ -117,6 +145,10 @@ impl Daemon {
 /// Resident memory of this process in bytes; 0 if the kernel does not say.
 fn resident_bytes() -> u64 {
     let statm = std::fs::read_to_string("/proc/self/statm").unwrap_or_default();
-    let pages: u64 = statm.split_whitespace().nth(1).and_then(|p| p.parse().ok()).unwrap_or(0);
+    let pages: u64 = statm
+        .split_whitespace()
+        .nth(1)
+        .and_then(|p| p.parse().ok())
+        .unwrap_or(0);
     pages * 4096
 }

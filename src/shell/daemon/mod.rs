@@ -6,7 +6,10 @@
 //!  clients ──commands──────▶ │ Router │ ──datagrams─▶ UDP
 //!  timers, names, kernel ──▶ └────────┘ ──events────▶ log, store, resolver
 //! ```
-#![expect(clippy::disallowed_methods, reason = "this is the shell: the clock is read here")]
+#![expect(
+    clippy::disallowed_methods,
+    reason = "this is the shell: the clock is read here"
+)]
 
 mod commands;
 mod network;
@@ -39,12 +42,9 @@ use super::{
     udp::{SendBatch, UdpSocket},
     web,
 };
-use crate::engine::{
-    Attachment, Event, Router, RouterConfig,
-    Upcall,
-};
-use proto::MacAddr;
+use crate::engine::{Attachment, Event, Router, RouterConfig, Upcall};
 use network::Network;
+use proto::MacAddr;
 use work::Done;
 
 /// Upcalls handled before anything else gets a turn.
@@ -63,7 +63,9 @@ const MIN_MTU: u32 = 1280;
 /// One line: what failed, why, and what to do.
 pub fn run(config: Config) -> Result<()> {
     let log = logging::init(config.log_format, &config.log_filter)?;
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build();
     let runtime = runtime.context("cannot start the control thread")?;
     runtime.block_on(async {
         let mut daemon = Daemon::launch(config, log).await?;
@@ -114,14 +116,24 @@ impl Daemon {
         let epoch = store.next_epoch()?;
         let control = ControlSocket::bind(&config.socket).await?;
         let web = match config.http_addr {
-            Some(address) => Some(web::bind(address).await.with_context(|| format!("cannot serve http on {address}"))?),
+            Some(address) => Some(
+                web::bind(address)
+                    .await
+                    .with_context(|| format!("cannot serve http on {address}"))?,
+            ),
             None => None,
         };
         let udp = Arc::new(UdpSocket::bind(config.host, config.port)?);
         let host = Arc::new(Host::new()?);
         let underlay = host.underlay_mtu().await?;
-        let mtu = config.mtu.unwrap_or_else(|| underlay.saturating_sub(OVERHEAD).max(MIN_MTU));
-        let host_config = HostConfig { bridge: config.bridge.clone(), tap: tap_name(&config.bridge), mtu };
+        let mtu = config
+            .mtu
+            .unwrap_or_else(|| underlay.saturating_sub(OVERHEAD).max(MIN_MTU));
+        let host_config = HostConfig {
+            bridge: config.bridge.clone(),
+            tap: tap_name(&config.bridge),
+            mtu,
+        };
         let tap = Arc::new(Tap::open(&host_config.tap, TapOptions::default())?);
         let interfaces = host.set_up(host_config.clone()).await?;
         let router = Router::new(
@@ -132,7 +144,9 @@ impl Daemon {
         );
         let (handle, requests) = Handle::channel();
         let mut router = router;
-        let snapshot = router.take_snapshot().context("the router has no first snapshot")?;
+        let snapshot = router
+            .take_snapshot()
+            .context("the router has no first snapshot")?;
         let (plane, upcalls) = DataPlane::start(tap, Arc::clone(&udp), snapshot)?;
         let (done_tx, done) = mpsc::channel(64);
         let mut daemon = Self {
@@ -199,7 +213,10 @@ impl Daemon {
         let changes = self.host.watch()?;
         let mut care = tokio::time::interval(CARE);
         while self.ending.is_none() {
-            let wake = self.router.poll_timeout().map_or_else(|| Instant::now() + CARE, |(at, _)| at);
+            let wake = self
+                .router
+                .poll_timeout()
+                .map_or_else(|| Instant::now() + CARE, |(at, _)| at);
             tokio::select! {
                 () = signals.recv() => return Ok(Ending::Stop),
                 () = sleep_until(wake.into()) => self.router.handle_timeout(Instant::now()),
@@ -215,14 +232,19 @@ impl Daemon {
             }
             self.drain();
         }
-        Ok(self.ending.as_ref().map_or(Ending::Stop, |(ending, _)| *ending))
+        Ok(self
+            .ending
+            .as_ref()
+            .map_or(Ending::Stop, |(ending, _)| *ending))
     }
 
     fn handle_control(&mut self, first: Upcall) {
         let now = Instant::now();
         self.router.handle_upcall(first, now);
         for _ in 1..UPCALLS_AT_ONCE {
-            let Ok(upcall) = self.upcalls.control.try_recv() else { break };
+            let Ok(upcall) = self.upcalls.control.try_recv() else {
+                break;
+            };
             self.router.handle_upcall(upcall, now);
         }
     }
@@ -257,10 +279,20 @@ impl Daemon {
                 }
             }
             Event::Warning(text) => tracing::warn!("{text}"),
-            Event::Link { peer, nickname, up: true, .. } => {
+            Event::Link {
+                peer,
+                nickname,
+                up: true,
+                ..
+            } => {
                 tracing::info!(peer = %peer.short(), nickname, "link up");
             }
-            Event::Link { peer, nickname, up: false, reason } => {
+            Event::Link {
+                peer,
+                nickname,
+                up: false,
+                reason,
+            } => {
                 tracing::info!(peer = %peer.short(), nickname, reason, "link down");
             }
         }
@@ -279,10 +311,14 @@ impl Daemon {
 
     /// The TAP is gone: somebody deleted it.
     async fn restart_plane(&mut self) -> Result<()> {
-        tracing::warn!(tap = self.host_config.tap, "the TAP device was removed; making it again");
+        tracing::warn!(
+            tap = self.host_config.tap,
+            "the TAP device was removed; making it again"
+        );
         let tap = Arc::new(Tap::open(&self.host_config.tap, TapOptions::default())?);
         self.bridge_mac = self.host.set_up(self.host_config.clone()).await?.mac;
-        let (plane, upcalls) = DataPlane::start(tap, Arc::clone(&self.udp), self.router.snapshot())?;
+        let (plane, upcalls) =
+            DataPlane::start(tap, Arc::clone(&self.udp), self.router.snapshot())?;
         (self.plane, self.upcalls) = (plane, upcalls);
         Ok(())
     }
@@ -298,16 +334,23 @@ impl Daemon {
     async fn update_endpoints(&mut self) {
         let addresses = match self.host.local_addresses().await {
             Ok(addresses) => addresses,
-            Err(error) => return tracing::warn!("cannot list the addresses of this host: {error:#}"),
+            Err(error) => {
+                return tracing::warn!("cannot list the addresses of this host: {error:#}");
+            }
         };
         let bound = self.config.host;
-        let addresses: BTreeSet<IpAddr> =
-            addresses.into_iter().filter(|ip| bound.is_none_or(|b| b == *ip || b.is_unspecified())).collect();
+        let addresses: BTreeSet<IpAddr> = addresses
+            .into_iter()
+            .filter(|ip| bound.is_none_or(|b| b == *ip || b.is_unspecified()))
+            .collect();
         if addresses == self.endpoints {
             return;
         }
         let port = self.config.port;
-        let endpoints = addresses.iter().map(|ip| SocketAddr::new(*ip, port)).collect();
+        let endpoints = addresses
+            .iter()
+            .map(|ip| SocketAddr::new(*ip, port))
+            .collect();
         self.endpoints = addresses;
         self.router.set_endpoints(endpoints, Instant::now());
     }
@@ -317,7 +360,9 @@ impl Daemon {
     }
 
     fn join_host(&self) -> String {
-        self.endpoints.first().map_or_else(|| self.nickname().to_owned(), ToString::to_string)
+        self.endpoints
+            .first()
+            .map_or_else(|| self.nickname().to_owned(), ToString::to_string)
     }
 
     async fn end(mut self, ending: Ending) -> Result<()> {
@@ -335,9 +380,9 @@ impl Daemon {
             Ending::Reset => self.host.tear_down(&self.config.bridge).await,
         };
         let result = match (ending, result) {
-            (Ending::Reset, Ok(())) => {
-                Arc::into_inner(self.store).map_or(Ok(()), Store::erase).map_err(anyhow::Error::from)
-            }
+            (Ending::Reset, Ok(())) => Arc::into_inner(self.store)
+                .map_or(Ok(()), Store::erase)
+                .map_err(anyhow::Error::from),
             (_, result) => result,
         };
         if let Some(answer) = answer {
@@ -350,7 +395,11 @@ impl Daemon {
 }
 
 /// Serves clients until the sender is dropped.
-fn serve(control: ControlSocket, web: Option<tokio::net::TcpListener>, handle: &Handle) -> oneshot::Sender<()> {
+fn serve(
+    control: ControlSocket,
+    web: Option<tokio::net::TcpListener>,
+    handle: &Handle,
+) -> oneshot::Sender<()> {
     let (stop, stopped) = oneshot::channel::<()>();
     let stopped = futures_util::FutureExt::shared(async move {
         let _ = stopped.await;
@@ -363,7 +412,10 @@ fn serve(control: ControlSocket, web: Option<tokio::net::TcpListener>, handle: &
 }
 
 fn router_config(config: &Config, epoch: u64, underlay: u32, mtu: u32) -> Result<RouterConfig> {
-    let mut mesh = gossip::Config { discovery: config.discovery, ..gossip::Config::default() };
+    let mut mesh = gossip::Config {
+        discovery: config.discovery,
+        ..gossip::Config::default()
+    };
     if let Some(limit) = config.conn_limit {
         mesh.link_limit = usize::try_from(limit).unwrap_or(usize::MAX).min(320);
     }
@@ -376,7 +428,9 @@ fn router_config(config: &Config, epoch: u64, underlay: u32, mtu: u32) -> Result
         mtu,
         bridge: config.bridge.clone(),
         mesh,
-        seed: OsRng.try_next_u64().context("the kernel gives no randomness")?,
+        seed: OsRng
+            .try_next_u64()
+            .context("the kernel gives no randomness")?,
         version: env!("CARGO_PKG_VERSION").to_owned(),
     })
 }

@@ -3,7 +3,7 @@
 
 use anyhow::{Context, Result, bail};
 use crypto::{Identity, Secret};
-use rand::{CryptoRng, RngCore};
+use rand::CryptoRng;
 
 use crate::{
     engine::Reply,
@@ -14,7 +14,7 @@ use crate::{
 const MAX_SECRETS: usize = 8;
 
 /// The peer's keys, made on the first launch.
-pub(super) fn identity(store: &Store, rng: &mut (impl RngCore + CryptoRng)) -> Result<Identity> {
+pub(super) fn identity(store: &Store, rng: &mut impl CryptoRng) -> Result<Identity> {
     if let Some(bytes) = store.identity()? {
         return Ok(Identity::from_bytes(&bytes));
     }
@@ -33,7 +33,7 @@ pub(super) struct Network {
 impl Network {
     /// Takes what was given; else what the last launch used; else makes a new
     /// network.
-    pub(super) fn load(store: &Store, given: &Secrets, rng: &mut (impl RngCore + CryptoRng)) -> Result<Self> {
+    pub(super) fn load(store: &Store, given: &Secrets, rng: &mut impl CryptoRng) -> Result<Self> {
         let mut secrets = Vec::new();
         for token in &given.tokens {
             secrets.push(Secret::from_token(token)?);
@@ -42,14 +42,19 @@ impl Network {
             secrets.push(Secret::from_password(password)?);
         }
         if secrets.len() > MAX_SECRETS {
-            bail!("{} secrets are given: at most {MAX_SECRETS} are accepted at once", secrets.len());
+            bail!(
+                "{} secrets are given: at most {MAX_SECRETS} are accepted at once",
+                secrets.len()
+            );
         }
         let mut new = false;
         if secrets.is_empty()
             && let Some(lines) = store.network()?
         {
             let parsed = lines.iter().map(|line| Secret::from_line(line));
-            secrets = parsed.collect::<Result<_, _>>().context("the file `network` in the state directory")?;
+            secrets = parsed
+                .collect::<Result<_, _>>()
+                .context("the file `network` in the state directory")?;
         }
         if secrets.is_empty() {
             secrets.push(Secret::generate(rng));
@@ -72,7 +77,10 @@ impl Network {
     /// Says how to join a network that was just made.
     pub(super) fn announce(&self, host: String) {
         if self.new {
-            tracing::info!("a new network: join it on another host with `{}`", self.join(&host));
+            tracing::info!(
+                "a new network: join it on another host with `{}`",
+                self.join(&host)
+            );
         }
     }
 
@@ -85,11 +93,20 @@ impl Network {
 
     pub(super) fn show(&self, host: &str) -> Reply {
         let token = self.secrets.first().and_then(Secret::token);
-        Reply::Token { token, join: self.join(host), accepted: self.secrets.len() }
+        Reply::Token {
+            token,
+            join: self.join(host),
+            accepted: self.secrets.len(),
+        }
     }
 
     /// Accepts one more secret, as the last choice.
-    pub(super) fn add(&mut self, token: Option<&str>, store: &Store, rng: &mut (impl RngCore + CryptoRng)) -> Result<Secret> {
+    pub(super) fn add(
+        &mut self,
+        token: Option<&str>,
+        store: &Store,
+        rng: &mut impl CryptoRng,
+    ) -> Result<Secret> {
         let secret = match token {
             Some(text) => Secret::from_token(text)?,
             None => Secret::generate(rng),
@@ -98,7 +115,9 @@ impl Network {
             return Ok(secret);
         }
         if self.secrets.len() >= MAX_SECRETS {
-            bail!("{MAX_SECRETS} secrets are accepted already: remove one with `wove token remove`");
+            bail!(
+                "{MAX_SECRETS} secrets are accepted already: remove one with `wove token remove`"
+            );
         }
         self.secrets.push(secret.clone());
         self.save(store)?;
@@ -116,7 +135,9 @@ impl Network {
     pub(super) fn remove(&mut self, token: &str, store: &Store) -> Result<()> {
         let at = self.find(token)?;
         if self.secrets.len() == 1 {
-            bail!("this is the only secret of the network: add another first with `wove token add`");
+            bail!(
+                "this is the only secret of the network: add another first with `wove token add`"
+            );
         }
         self.secrets.remove(at);
         self.save(store)

@@ -31,11 +31,21 @@ const SETTLE: Duration = Duration::from_millis(200);
 /// Work that was finished.
 pub(super) enum Done {
     /// A name was resolved, or not.
-    Resolved { dial: DialId, result: Result<Vec<SocketAddr>, String> },
+    Resolved {
+        dial: DialId,
+        result: Result<Vec<SocketAddr>, String>,
+    },
     /// An interface was attached, changed or removed.
-    Attached { attachment: Attachment, gone: Vec<IpNet>, reply: oneshot::Sender<Answer> },
+    Attached {
+        attachment: Attachment,
+        gone: Vec<IpNet>,
+        reply: oneshot::Sender<Answer>,
+    },
     /// Something failed.
-    Failed { error: anyhow::Error, reply: oneshot::Sender<Answer> },
+    Failed {
+        error: anyhow::Error,
+        reply: oneshot::Sender<Answer>,
+    },
     /// The host was put in order.
     Repaired { result: Result<Vec<String>> },
 }
@@ -50,14 +60,17 @@ pub(super) fn ended(result: &Result<()>) -> Answer {
 
 /// An error as one line.
 pub(super) fn failure(error: &anyhow::Error) -> Failure {
-    Failure { message: format!("{error:#}").replace('\n', " ") }
+    Failure {
+        message: format!("{error:#}").replace('\n', " "),
+    }
 }
 
 impl Daemon {
     pub(super) fn resolve(&self, dial: DialId, target: Target) {
         let done = self.done_tx.clone();
         tokio::spawn(async move {
-            let lookup = timeout(RESOLVE, tokio::net::lookup_host(target.as_str().to_owned())).await;
+            let lookup =
+                timeout(RESOLVE, tokio::net::lookup_host(target.as_str().to_owned())).await;
             let result = match lookup {
                 Ok(Ok(addresses)) => Ok(addresses.collect()),
                 Ok(Err(error)) => Err(format!("the name does not resolve: {error}")),
@@ -71,19 +84,41 @@ impl Daemon {
         let (host, done) = (Arc::clone(&self.host), self.done_tx.clone());
         tokio::spawn(async move {
             tokio::time::sleep(SETTLE).await;
-            let result = host.repair().await.map(|repairs| repairs.iter().map(ToString::to_string).collect());
+            let result = host
+                .repair()
+                .await
+                .map(|repairs| repairs.iter().map(ToString::to_string).collect());
             let _ = done.send(Done::Repaired { result }).await;
         });
     }
 
-    pub(super) fn attach(&self, netns: PathBuf, ifname: String, addresses: Vec<IpNet>, reply: oneshot::Sender<Answer>) {
-        let (host, config, done) = (Arc::clone(&self.host), self.host_config.clone(), self.done_tx.clone());
+    pub(super) fn attach(
+        &self,
+        netns: PathBuf,
+        ifname: String,
+        addresses: Vec<IpNet>,
+        reply: oneshot::Sender<Answer>,
+    ) {
+        let (host, config, done) = (
+            Arc::clone(&self.host),
+            self.host_config.clone(),
+            self.done_tx.clone(),
+        );
         tokio::spawn(async move {
             let outcome = match host.attach(&netns, &ifname, &addresses, config.mtu).await {
                 Ok(attached) => {
                     let netns = netns.to_string_lossy().into_owned();
-                    let attachment = Attachment { netns, ifname, mac: attached.mac, addresses: attached.addresses };
-                    Done::Attached { attachment, gone: Vec::new(), reply }
+                    let attachment = Attachment {
+                        netns,
+                        ifname,
+                        mac: attached.mac,
+                        addresses: attached.addresses,
+                    };
+                    Done::Attached {
+                        attachment,
+                        gone: Vec::new(),
+                        reply,
+                    }
                 }
                 Err(error) => Done::Failed { error, reply },
             };
@@ -91,9 +126,18 @@ impl Daemon {
         });
     }
 
-    pub(super) fn detach(&self, netns: PathBuf, ifname: String, addresses: Vec<IpNet>, reply: oneshot::Sender<Answer>) {
+    pub(super) fn detach(
+        &self,
+        netns: PathBuf,
+        ifname: String,
+        addresses: Vec<IpNet>,
+        reply: oneshot::Sender<Answer>,
+    ) {
         let (host, done) = (Arc::clone(&self.host), self.done_tx.clone());
-        let known = self.attachments.iter().find(|a| a.netns == netns.to_string_lossy() && a.ifname == ifname);
+        let known = self
+            .attachments
+            .iter()
+            .find(|a| a.netns == netns.to_string_lossy() && a.ifname == ifname);
         let known = known.cloned();
         tokio::spawn(async move {
             let outcome = match host.detach(&netns, &ifname, &addresses).await {
@@ -104,9 +148,18 @@ impl Daemon {
                         mac: proto::MacAddr::default(),
                         addresses: Vec::new(),
                     });
-                    let gone = attachment.addresses.iter().filter(|a| !left.contains(a)).copied().collect();
+                    let gone = attachment
+                        .addresses
+                        .iter()
+                        .filter(|a| !left.contains(a))
+                        .copied()
+                        .collect();
                     attachment.addresses = left;
-                    Done::Attached { attachment, gone, reply }
+                    Done::Attached {
+                        attachment,
+                        gone,
+                        reply,
+                    }
                 }
                 Err(error) => Done::Failed { error, reply },
             };
@@ -115,16 +168,35 @@ impl Daemon {
     }
 
     pub(super) fn expose(&self, addresses: Vec<IpNet>, hide: bool, reply: oneshot::Sender<Answer>) {
-        let (host, mac, done) = (Arc::clone(&self.host), self.bridge_mac, self.done_tx.clone());
+        let (host, mac, done) = (
+            Arc::clone(&self.host),
+            self.bridge_mac,
+            self.done_tx.clone(),
+        );
         let bridge = self.host_config.bridge.clone();
-        let before = self.exposed().map(|a| a.addresses.clone()).unwrap_or_default();
+        let before = self
+            .exposed()
+            .map(|a| a.addresses.clone())
+            .unwrap_or_default();
         tokio::spawn(async move {
             let outcome = match change_exposed(&host, &addresses, hide).await {
                 Ok(addresses) => {
-                    let gone = before.into_iter().filter(|a| !addresses.contains(a)).collect();
+                    let gone = before
+                        .into_iter()
+                        .filter(|a| !addresses.contains(a))
+                        .collect();
                     let ifname = bridge;
-                    let attachment = Attachment { netns: HOST.to_owned(), ifname, mac, addresses };
-                    Done::Attached { attachment, gone, reply }
+                    let attachment = Attachment {
+                        netns: HOST.to_owned(),
+                        ifname,
+                        mac,
+                        addresses,
+                    };
+                    Done::Attached {
+                        attachment,
+                        gone,
+                        reply,
+                    }
                 }
                 Err(error) => Done::Failed { error, reply },
             };
@@ -134,8 +206,14 @@ impl Daemon {
 
     pub(super) fn handle_done(&mut self, done: Done) {
         match done {
-            Done::Resolved { dial, result } => self.router.handle_resolved(dial, result, Instant::now()),
-            Done::Attached { attachment, gone, reply } => {
+            Done::Resolved { dial, result } => {
+                self.router.handle_resolved(dial, result, Instant::now())
+            }
+            Done::Attached {
+                attachment,
+                gone,
+                reply,
+            } => {
                 let answer = self.record(attachment, &gone);
                 let _ = reply.send(answer);
             }
@@ -146,8 +224,12 @@ impl Daemon {
                 self.repairing = false;
                 let failing = std::mem::replace(&mut self.damaged, result.is_err());
                 match result {
-                    Ok(repairs) => repairs.iter().for_each(|what| tracing::warn!("repaired: {what}")),
-                    Err(error) if failing => tracing::debug!("the host is still not in order: {error:#}"),
+                    Ok(repairs) => repairs
+                        .iter()
+                        .for_each(|what| tracing::warn!("repaired: {what}")),
+                    Err(error) if failing => {
+                        tracing::debug!("the host is still not in order: {error:#}")
+                    }
                     Err(error) => tracing::warn!("the host is not in order: {error:#}"),
                 }
             }
@@ -158,21 +240,28 @@ impl Daemon {
     fn record(&mut self, attachment: Attachment, gone: &[IpNet]) -> Answer {
         let now = Instant::now();
         let same = |a: &Attachment| a.netns == attachment.netns && a.ifname == attachment.ifname;
-        if let Some(old) = self.attachments.iter().find(|a| same(a) && a.mac != attachment.mac) {
+        if let Some(old) = self
+            .attachments
+            .iter()
+            .find(|a| same(a) && a.mac != attachment.mac)
+        {
             self.router.detach_station(old.mac, now);
         }
         self.attachments.retain(|a| !same(a));
         if attachment.addresses.is_empty() {
             self.router.detach_station(attachment.mac, now);
         } else {
-            gone.iter().for_each(|net| self.router.detach_address(attachment.mac, net.addr(), now));
+            gone.iter()
+                .for_each(|net| self.router.detach_address(attachment.mac, net.addr(), now));
             let ips: Vec<_> = attachment.addresses.iter().map(IpNet::addr).collect();
             self.router.attach_station(attachment.mac, &ips, now);
             self.attachments.push(attachment.clone());
         }
         match self.store.save_attachments(&self.attachments) {
             Ok(()) => Ok(Reply::Attached(attachment)),
-            Err(error) => Err(failure(&anyhow::Error::from(error).context("done, but it will not survive a restart"))),
+            Err(error) => Err(failure(
+                &anyhow::Error::from(error).context("done, but it will not survive a restart"),
+            )),
         }
     }
 
@@ -181,17 +270,29 @@ impl Daemon {
     /// container by now.
     pub(super) async fn restore_attachments(&mut self) -> Result<()> {
         let known = self.store.attachments()?;
-        let (exposed, containers): (Vec<_>, Vec<_>) = known.into_iter().partition(|a| a.netns == HOST);
+        let (exposed, containers): (Vec<_>, Vec<_>) =
+            known.into_iter().partition(|a| a.netns == HOST);
         let found = self.host.attachments(&containers).await?;
-        for lost in containers.iter().filter(|a| !found.iter().any(|f| f.netns == a.netns && f.ifname == a.ifname)) {
-            tracing::info!(netns = lost.netns, ifname = lost.ifname, "an attached container is gone");
+        for lost in containers.iter().filter(|a| {
+            !found
+                .iter()
+                .any(|f| f.netns == a.netns && f.ifname == a.ifname)
+        }) {
+            tracing::info!(
+                netns = lost.netns,
+                ifname = lost.ifname,
+                "an attached container is gone"
+            );
         }
         for attachment in found {
             self.keep(attachment);
         }
         for attachment in exposed {
             self.host.expose(&attachment.addresses).await?;
-            self.keep(Attachment { mac: self.bridge_mac, ..attachment });
+            self.keep(Attachment {
+                mac: self.bridge_mac,
+                ..attachment
+            });
         }
         self.store.save_attachments(&self.attachments)?;
         Ok(())
@@ -199,7 +300,8 @@ impl Daemon {
 
     fn keep(&mut self, attachment: Attachment) {
         let ips: Vec<_> = attachment.addresses.iter().map(IpNet::addr).collect();
-        self.router.attach_station(attachment.mac, &ips, Instant::now());
+        self.router
+            .attach_station(attachment.mac, &ips, Instant::now());
         self.attachments.push(attachment);
     }
 

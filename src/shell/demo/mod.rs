@@ -6,7 +6,11 @@
 //!   container cb ── host b ─┼─ underlay   at first, so their frames go
 //!   container cc ── host c ─┘             through B, which cannot read them
 //! ```
-#![expect(clippy::disallowed_methods, clippy::print_stdout, reason = "a demonstration waits and prints")]
+#![expect(
+    clippy::disallowed_methods,
+    clippy::print_stdout,
+    reason = "a demonstration waits and prints"
+)]
 
 mod ping;
 mod stage;
@@ -37,7 +41,8 @@ const PATIENCE: Duration = Duration::from_secs(20);
 /// # Errors
 /// The step that did not show what it should.
 pub fn run(options: DemoOptions) -> Result<()> {
-    let mut stage = Stage::new().context("the demonstration needs root, /dev/net/tun and network namespaces")?;
+    let mut stage = Stage::new()
+        .context("the demonstration needs root, /dev/net/tun and network namespaces")?;
     let shown = show(&mut stage);
     if options.keep {
         println!("\nleft standing: {}", stage.describe());
@@ -47,18 +52,26 @@ pub fn run(options: DemoOptions) -> Result<()> {
     let cleaned = stage.clean_up();
     shown?;
     cleaned?;
-    println!("\nEverything the demonstration made is gone again. Try it on your hosts: wove launch");
+    println!(
+        "\nEverything the demonstration made is gone again. Try it on your hosts: wove launch"
+    );
     Ok(())
 }
 
 fn show(stage: &mut Stage) -> Result<()> {
     step("three hosts in a line: A - B - C, where A and C do not reach each other");
     stage.build()?;
-    println!("  hosts {}; A and C have a black hole for each other", HOSTS.map(|h| h.namespace).join(", "));
+    println!(
+        "  hosts {}; A and C have a black hole for each other",
+        HOSTS.map(|h| h.namespace).join(", ")
+    );
 
     step("a peer on each, from a seed list");
     let token = stage.launch()?;
-    println!("  A made a new network; B and C joined it with {}...", token.get(..12).unwrap_or_default());
+    println!(
+        "  A made a new network; B and C joined it with {}...",
+        token.get(..12).unwrap_or_default()
+    );
 
     step("a container on each");
     for (host, addresses) in stage.attach()? {
@@ -92,7 +105,11 @@ fn show(stage: &mut Stage) -> Result<()> {
         wait_path(stage, "relay")
     })?;
     println!("  A's path to C: {}", flow.1);
-    println!("  meanwhile {}, the longest silence {} ms", describe(&flow.0), flow.0.longest_gap.as_millis());
+    println!(
+        "  meanwhile {}, the longest silence {} ms",
+        describe(&flow.0),
+        flow.0.longest_gap.as_millis()
+    );
 
     step("what A knows");
     print!("{}", stage.client(0, &["status"])?);
@@ -125,7 +142,11 @@ fn first_answer(stage: &Stage, target: IpAddr) -> Result<Duration> {
 }
 
 /// Pings while something happens, and one second longer.
-fn flow_while<T>(stage: &mut Stage, target: IpAddr, work: impl FnOnce(&mut Stage) -> Result<T>) -> Result<(Pings, T)> {
+fn flow_while<T>(
+    stage: &mut Stage,
+    target: IpAddr,
+    work: impl FnOnce(&mut Stage) -> Result<T>,
+) -> Result<(Pings, T)> {
     let flow = ping::Flow::start(stage.container(0)?, target, Duration::from_millis(50))?;
     let done = work(stage);
     std::thread::sleep(Duration::from_secs(1));
@@ -138,14 +159,25 @@ fn wait_path(stage: &Stage, kind: &str) -> Result<String> {
     let mut last = String::new();
     while start.elapsed() < PATIENCE {
         let status: Value = serde_json::from_str(&stage.client(0, &["status", "-o", "json"])?)?;
-        let to_c = status["connections"].as_array().into_iter().flatten().find(|c| c["nickname"] == "c");
+        let to_c = status["connections"]
+            .as_array()
+            .into_iter()
+            .flatten()
+            .find(|c| c["nickname"] == "c");
         if let Some(connection) = to_c {
-            last = format!("{}, {}", connection["path"].as_str().unwrap_or("?"), connection["reason"].as_str().unwrap_or("?"));
+            last = format!(
+                "{}, {}",
+                connection["path"].as_str().unwrap_or("?"),
+                connection["reason"].as_str().unwrap_or("?")
+            );
             if connection["path"] == kind {
                 return Ok(format!("{last} (after {} ms)", start.elapsed().as_millis()));
             }
         }
         std::thread::sleep(Duration::from_millis(50));
     }
-    bail!("A's path to C did not become {kind} within {} s (it is: {last})", PATIENCE.as_secs())
+    bail!(
+        "A's path to C did not become {kind} within {} s (it is: {last})",
+        PATIENCE.as_secs()
+    )
 }

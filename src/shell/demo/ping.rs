@@ -41,7 +41,12 @@ impl Pings {
 }
 
 /// Sends `count` echo requests, one every `interval`.
-pub(super) fn ping(namespace: &Namespace, target: IpAddr, count: u32, interval: Duration) -> Result<Pings> {
+pub(super) fn ping(
+    namespace: &Namespace,
+    target: IpAddr,
+    count: u32,
+    interval: Duration,
+) -> Result<Pings> {
     namespace.run(|| series(target, interval, |sent| sent < count))
 }
 
@@ -55,14 +60,19 @@ impl Flow {
     pub(super) fn start(namespace: &Namespace, target: IpAddr, interval: Duration) -> Result<Self> {
         let stop = Arc::new(AtomicBool::new(false));
         let (stopped, inside) = (Arc::clone(&stop), namespace.try_clone()?);
-        let body = move || inside.run(|| series(target, interval, |_| !stopped.load(Ordering::Relaxed)));
-        let thread = std::thread::Builder::new().name("pings".to_owned()).spawn(body)?;
+        let body =
+            move || inside.run(|| series(target, interval, |_| !stopped.load(Ordering::Relaxed)));
+        let thread = std::thread::Builder::new()
+            .name("pings".to_owned())
+            .spawn(body)?;
         Ok(Self { stop, thread })
     }
 
     pub(super) fn stop(self) -> Result<Pings> {
         self.stop.store(true, Ordering::Relaxed);
-        self.thread.join().map_err(|_| anyhow!("the pinging thread died"))?
+        self.thread
+            .join()
+            .map_err(|_| anyhow!("the pinging thread died"))?
     }
 }
 
@@ -78,11 +88,23 @@ fn series(target: IpAddr, interval: Duration, more: impl Fn(u32) -> bool) -> Res
         // A send that fails counts as a lost ping.
         let _ = socket.send_to(&request(target, pings.sent), &to);
         pings.sent += 1;
-        collect(&socket, now + interval, &sent_at, &mut pings, &mut last_answer)?;
+        collect(
+            &socket,
+            now + interval,
+            &sent_at,
+            &mut pings,
+            &mut last_answer,
+        )?;
     }
     let end = Instant::now() + LATE;
     while pings.received < pings.sent && Instant::now() < end {
-        collect(&socket, Instant::now() + Duration::from_millis(20), &sent_at, &mut pings, &mut last_answer)?;
+        collect(
+            &socket,
+            Instant::now() + Duration::from_millis(20),
+            &sent_at,
+            &mut pings,
+            &mut last_answer,
+        )?;
     }
     Ok(pings)
 }
@@ -93,8 +115,10 @@ fn open(target: IpAddr) -> Result<Socket> {
         IpAddr::V4(_) => (Domain::IPV4, Protocol::ICMPV4),
         IpAddr::V6(_) => (Domain::IPV6, Protocol::ICMPV6),
     };
-    std::fs::write("/proc/sys/net/ipv4/ping_group_range", "0 0").context("cannot allow pings in the namespace")?;
-    let socket = Socket::new(domain, Type::DGRAM, Some(protocol)).context("cannot open an ICMP socket")?;
+    std::fs::write("/proc/sys/net/ipv4/ping_group_range", "0 0")
+        .context("cannot allow pings in the namespace")?;
+    let socket =
+        Socket::new(domain, Type::DGRAM, Some(protocol)).context("cannot open an ICMP socket")?;
     Ok(socket)
 }
 
@@ -108,7 +132,13 @@ fn request(target: IpAddr, sequence: u32) -> Vec<u8> {
 }
 
 /// Reads answers until `deadline`.
-fn collect(socket: &Socket, deadline: Instant, sent_at: &[Instant], pings: &mut Pings, last: &mut Instant) -> Result<()> {
+fn collect(
+    socket: &Socket,
+    deadline: Instant,
+    sent_at: &[Instant],
+    pings: &mut Pings,
+    last: &mut Instant,
+) -> Result<()> {
     loop {
         let left = deadline.saturating_duration_since(Instant::now());
         if left.is_zero() {
@@ -118,11 +148,22 @@ fn collect(socket: &Socket, deadline: Instant, sent_at: &[Instant], pings: &mut 
         let mut buffer = [0; 256];
         let len = match io::Read::read(&mut &*socket, &mut buffer) {
             Ok(len) => len,
-            Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) => return Ok(()),
+            Err(error)
+                if matches!(
+                    error.kind(),
+                    io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut
+                ) =>
+            {
+                return Ok(());
+            }
             Err(error) => return Err(error).context("cannot read an answer"),
         };
-        let Some(sequence) = answer(&buffer[..len]) else { continue };
-        let Some(sent) = sent_at.get(sequence as usize) else { continue };
+        let Some(sequence) = answer(&buffer[..len]) else {
+            continue;
+        };
+        let Some(sent) = sent_at.get(sequence as usize) else {
+            continue;
+        };
         let now = Instant::now();
         pings.received += 1;
         pings.rtts.push(now - *sent);

@@ -1,5 +1,8 @@
 //! The namespaces, wires and processes of the demonstration.
-#![expect(clippy::disallowed_methods, reason = "a demonstration waits for processes")]
+#![expect(
+    clippy::disallowed_methods,
+    reason = "a demonstration waits for processes"
+)]
 
 use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
@@ -32,9 +35,24 @@ pub(super) struct DemoHost {
 
 /// The hosts, in their line.
 pub(super) const HOSTS: [DemoHost; 3] = [
-    DemoHost { name: "a", namespace: "wove-demo-a", container: "wove-demo-ca", number: 1 },
-    DemoHost { name: "b", namespace: "wove-demo-b", container: "wove-demo-cb", number: 2 },
-    DemoHost { name: "c", namespace: "wove-demo-c", container: "wove-demo-cc", number: 3 },
+    DemoHost {
+        name: "a",
+        namespace: "wove-demo-a",
+        container: "wove-demo-ca",
+        number: 1,
+    },
+    DemoHost {
+        name: "b",
+        namespace: "wove-demo-b",
+        container: "wove-demo-cb",
+        number: 2,
+    },
+    DemoHost {
+        name: "c",
+        namespace: "wove-demo-c",
+        container: "wove-demo-cc",
+        number: 3,
+    },
 ];
 
 impl DemoHost {
@@ -84,16 +102,28 @@ impl Stage {
         }
         let fds: Vec<i32> = self.hosts.iter().map(|h| h.as_fd().as_raw_fd()).collect();
         inside(&underlay, async move |net| {
-            net.link().add(LinkBridge::new("net").up().build()).execute().await?;
+            net.link()
+                .add(LinkBridge::new("net").up().build())
+                .execute()
+                .await?;
             let bridge = index(&net, "net").await?;
             for (host, fd) in HOSTS.iter().zip(fds) {
                 let (near, far) = (format!("to-{}", host.name), format!("from-{}", host.name));
-                net.link().add(LinkVeth::new(&near, &far).build()).execute().await?;
+                net.link()
+                    .add(LinkVeth::new(&near, &far).build())
+                    .execute()
+                    .await?;
                 let near = index(&net, &near).await?;
-                let up = LinkUnspec::new_with_index(near).controller(bridge).up().build();
+                let up = LinkUnspec::new_with_index(near)
+                    .controller(bridge)
+                    .up()
+                    .build();
                 net.link().set(up).execute().await?;
                 let far = index(&net, &far).await?;
-                let moved = LinkUnspec::new_with_index(far).name("eth0".to_owned()).setns_by_fd(fd).build();
+                let moved = LinkUnspec::new_with_index(far)
+                    .name("eth0".to_owned())
+                    .setns_by_fd(fd)
+                    .build();
                 net.link().set(moved).execute().await?;
             }
             Ok(())
@@ -102,9 +132,15 @@ impl Stage {
             let address = IpAddr::V4(host.underlay());
             inside(namespace, async move |net| {
                 let lo = index(&net, "lo").await?;
-                net.link().set(LinkUnspec::new_with_index(lo).up().build()).execute().await?;
+                net.link()
+                    .set(LinkUnspec::new_with_index(lo).up().build())
+                    .execute()
+                    .await?;
                 let eth0 = index(&net, "eth0").await?;
-                net.link().set(LinkUnspec::new_with_index(eth0).up().build()).execute().await?;
+                net.link()
+                    .set(LinkUnspec::new_with_index(eth0).up().build())
+                    .execute()
+                    .await?;
                 Ok(net.address().add(eth0, address, 24).execute().await?)
             })?;
         }
@@ -144,7 +180,10 @@ impl Stage {
     pub(super) fn launch(&mut self) -> Result<String> {
         self.start(0, None, &[])?;
         let token: Value = serde_json::from_str(&self.client(0, &["token", "-o", "json"])?)?;
-        let token = token["token"].as_str().context("A has no token")?.to_owned();
+        let token = token["token"]
+            .as_str()
+            .context("A has no token")?
+            .to_owned();
         for host in [1, 2] {
             let seed = HOSTS[host - 1].underlay().to_string();
             self.start(host, Some(&token), &[&seed])?;
@@ -153,25 +192,43 @@ impl Stage {
     }
 
     fn start(&mut self, host: usize, token: Option<&str>, seeds: &[&str]) -> Result<()> {
-        let DemoHost { name, namespace, .. } = HOSTS[host];
+        let DemoHost {
+            name, namespace, ..
+        } = HOSTS[host];
         let log = std::fs::File::create(self.path(&format!("{name}.log")))?;
         let mut command = self.wove(host)?;
-        command.args(["launch", "--nickname", name, "--state-dir"]).arg(self.path(&format!("{name}.state")));
-        command.args(seeds).stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
+        command
+            .args(["launch", "--nickname", name, "--state-dir"])
+            .arg(self.path(&format!("{name}.state")));
+        command
+            .args(seeds)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(log);
         if let Some(token) = token {
             command.env("WOVE_TOKEN", token);
         }
         let child = self.hosts[host].run(|| Ok(command.spawn()?))?;
         self.daemons.push(child);
-        self.wait_ready(host).with_context(|| format!("the daemon in {namespace} did not start"))
+        self.wait_ready(host)
+            .with_context(|| format!("the daemon in {namespace} did not start"))
     }
 
     fn wait_ready(&mut self, host: usize) -> Result<()> {
         let end = Instant::now() + Duration::from_secs(10);
         while self.client(host, &["status"]).is_err() {
-            if let Some(status) = self.daemons.last_mut().map(Child::try_wait).transpose()?.flatten() {
+            if let Some(status) = self
+                .daemons
+                .last_mut()
+                .map(Child::try_wait)
+                .transpose()?
+                .flatten()
+            {
                 let log = std::fs::read_to_string(self.path(&format!("{}.log", HOSTS[host].name)))?;
-                bail!("it ended ({status}): {}", log.lines().last().unwrap_or_default());
+                bail!(
+                    "it ended ({status}): {}",
+                    log.lines().last().unwrap_or_default()
+                );
             }
             ensure!(Instant::now() < end, "no answer within 10 s");
             std::thread::sleep(Duration::from_millis(20));
@@ -192,14 +249,20 @@ impl Stage {
 
     /// The namespace of a host's container.
     pub(super) fn container(&self, host: usize) -> Result<&Namespace> {
-        self.containers.get(host).context("the containers are not built")
+        self.containers
+            .get(host)
+            .context("the containers are not built")
     }
 
     /// Runs a client command against a host's daemon and returns what it prints.
     pub(super) fn client(&self, host: usize, args: &[&str]) -> Result<String> {
         let output = self.wove(host)?.args(args).stdin(Stdio::null()).output()?;
         if !output.status.success() {
-            bail!("`wove {}` failed: {}", args.join(" "), String::from_utf8_lossy(&output.stderr).trim());
+            bail!(
+                "`wove {}` failed: {}",
+                args.join(" "),
+                String::from_utf8_lossy(&output.stderr).trim()
+            );
         }
         Ok(String::from_utf8_lossy(&output.stdout).into_owned())
     }
@@ -209,12 +272,19 @@ impl Stage {
         for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("WOVE_")) {
             command.env_remove(name);
         }
-        command.env("WOVE_SOCKET", self.path(&format!("{}.sock", HOSTS[host].name)));
+        command.env(
+            "WOVE_SOCKET",
+            self.path(&format!("{}.sock", HOSTS[host].name)),
+        );
         Ok(command)
     }
 
     fn path(&self, name: &str) -> PathBuf {
-        let base = self.directory.as_ref().map(|d| d.path().to_owned()).or_else(|| self.kept.clone());
+        let base = self
+            .directory
+            .as_ref()
+            .map(|d| d.path().to_owned())
+            .or_else(|| self.kept.clone());
         base.unwrap_or_default().join(name)
     }
 
@@ -280,9 +350,14 @@ fn remove_namespaces() -> Result<()> {
 }
 
 /// Does netlink work inside a namespace.
-fn inside<T: Send>(namespace: &Namespace, work: impl AsyncFnOnce(Handle) -> Result<T> + Send) -> Result<T> {
+fn inside<T: Send>(
+    namespace: &Namespace,
+    work: impl AsyncFnOnce(Handle) -> Result<T> + Send,
+) -> Result<T> {
     namespace.run(|| {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()?;
         runtime.block_on(async {
             let (connection, handle, _) = rtnetlink::new_connection()?;
             let task = tokio::spawn(connection);
@@ -294,6 +369,14 @@ fn inside<T: Send>(namespace: &Namespace, work: impl AsyncFnOnce(Handle) -> Resu
 }
 
 async fn index(net: &Handle, name: &str) -> Result<u32> {
-    let found = net.link().get().match_name(name.to_owned()).execute().try_next().await?;
-    found.map(|link| link.header.index).ok_or_else(|| anyhow!("interface {name} is missing"))
+    let found = net
+        .link()
+        .get()
+        .match_name(name.to_owned())
+        .execute()
+        .try_next()
+        .await?;
+    found
+        .map(|link| link.header.index)
+        .ok_or_else(|| anyhow!("interface {name} is missing"))
 }

@@ -101,7 +101,10 @@ fn container() -> (Namespace, PathBuf) {
 
 /// What the kernel says of a device of the present namespace.
 fn detail(name: &str) -> String {
-    let is_named = |link: &LinkMessage| link.attributes.contains(&LinkAttribute::IfName(name.to_owned()));
+    let is_named = |link: &LinkMessage| {
+        link.attributes
+            .contains(&LinkAttribute::IfName(name.to_owned()))
+    };
     format!("{:?}", lab::links().into_iter().find(is_named))
 }
 
@@ -217,15 +220,18 @@ fn attach_is_idempotent_and_adds_what_is_missing() {
         let port = world.link(&first.host_ifname).await;
         assert_eq!(port.controller, Some(world.link("wove").await.index));
         assert!(port.up && port.mtu == 1380);
-        let (detail, routes) = inside
-            .run(|| Ok((detail("wove0"), lab::routes())))
-            .unwrap();
+        let (detail, routes) = inside.run(|| Ok((detail("wove0"), lab::routes()))).unwrap();
         assert!(
             detail.contains("Mtu(1380)") && detail.contains("Up"),
             "{detail}"
         );
         assert!(routes.contains("Destination(Inet(224.0.0.0))"), "{routes}");
-        assert_eq!(format!("{:?}", lab::links()).matches("IfName(\"wv-").count(), 1);
+        assert_eq!(
+            format!("{:?}", lab::links())
+                .matches("IfName(\"wv-")
+                .count(),
+            1
+        );
     });
 }
 
@@ -490,9 +496,7 @@ fn tear_down_leaves_nothing_of_ours_and_everything_else() {
         let mut left = world.names().await;
         left.retain(|name| !before.contains(&name.as_str()));
         assert_eq!(left, Vec::<String>::new());
-        assert!(
-            inside.run(|| Ok(detail("wove0"))).unwrap() == "None"
-        );
+        assert!(inside.run(|| Ok(detail("wove0"))).unwrap() == "None");
     });
 }
 

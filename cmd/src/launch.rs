@@ -60,7 +60,7 @@ pub struct LaunchArgs {
           value_parser = args::parse_ifname)]
     pub bridge: String,
 
-    /// MTU of the overlay in bytes, 576 to 65521 [default: found by probing]
+    /// MTU of the overlay in bytes, 576 to 65521 [default: the underlay's minus 100]
     #[arg(long, env = "WOVE_MTU", value_name = "BYTES",
           value_parser = clap::value_parser!(u32).range(i64::from(*MTU_RANGE.start())..=i64::from(*MTU_RANGE.end())))]
     pub mtu: Option<u32>,

@@ -76,7 +76,7 @@ impl Default for Config {
             link_limit: 200,
             full_mesh_up_to: 16,
             degree: 8,
-            heartbeat: Duration::from_millis(500),
+            heartbeat: Duration::from_secs(1),
             urgent: Duration::from_millis(200),
             dead_after: Duration::from_secs(2),
             backoff_min: Duration::from_secs(1),

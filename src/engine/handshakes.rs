@@ -25,7 +25,9 @@ use crypto::{
 use gossip::DialId;
 use proto::{
     PeerId,
-    datagram::{self, Cookie, Datagram, Handshake, RejectReason, SessionIndex, Stage},
+    datagram::{
+        self, Cookie, Datagram, HANDSHAKE_HEADER, Handshake, RejectReason, SessionIndex, Stage,
+    },
 };
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -82,6 +84,11 @@ pub enum Outcome {
     Abandoned {
         /// Our index of the session.
         session: SessionIndex,
+    },
+    /// An attempt met this very peer.
+    Ourselves {
+        /// Why it was made.
+        purpose: Purpose,
     },
     /// An attempt ended without a session.
     Failed {
@@ -247,6 +254,9 @@ impl Handshakes {
     }
 
     fn handle_initiation(&mut self, message: &Handshake<'_>, way: Origin, now: Instant) {
+        if let Some(index) = self.own_attempt(message) {
+            return self.meet_ourselves(index);
+        }
         if !self.limiter.admit(now) && !self.proves_address(message, way, now) {
             return;
         }
@@ -280,6 +290,21 @@ impl Handshakes {
                 );
             }
             Err(_) => self.release(index),
+        }
+    }
+
+    /// Which attempt of this very peer an initiation is from, if any.
+    fn own_attempt(&self, message: &Handshake<'_>) -> Option<SessionIndex> {
+        let attempt = self.attempts.get(&message.sender)?;
+        let ours = attempt.initiator.datagram().get(HANDSHAKE_HEADER..);
+        (ours == Some(message.noise)).then_some(message.sender)
+    }
+
+    fn meet_ourselves(&mut self, index: SessionIndex) {
+        if let Some(attempt) = self.end(index) {
+            self.outcomes.push_back(Outcome::Ourselves {
+                purpose: attempt.purpose,
+            });
         }
     }
 

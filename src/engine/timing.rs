@@ -17,7 +17,7 @@ pub const PROBE: Duration = Duration::from_millis(500);
 /// A direct path without an answer for this long is no path any more.
 pub const PATH_DEAD: Duration = Duration::from_secs(2);
 /// A path that answered within this time is not left for another address.
-pub const PATH_FRESH: Duration = Duration::from_millis(1200);
+pub const PATH_FRESH: Duration = Duration::from_millis(1800);
 /// Frames within this time make a path active.
 pub const ACTIVE: Duration = Duration::from_secs(5);
 /// A session that carries neither a link nor frames for this long ends.

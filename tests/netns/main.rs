@@ -18,5 +18,6 @@ mod mtu;
 mod relay;
 mod repair;
 mod roaming;
+mod scale;
 mod secrets;
 mod targets;

@@ -165,8 +165,8 @@ impl Router {
                 (TargetState::Failed, reason.clone(), left(*retry_at))
             }
             gossip::TargetState::Ourselves => (
-                TargetState::Failed,
-                "this address leads back to this peer".to_owned(),
+                TargetState::Connected,
+                "this address is this peer's own".to_owned(),
                 0.0,
             ),
         };

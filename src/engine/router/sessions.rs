@@ -77,6 +77,7 @@ impl Router {
             } => self.establish(*established, way, outbound, now),
             Outcome::Reconfirm { session } => self.send_confirm(session),
             Outcome::Abandoned { session } => {
+                let session_peer = self.by_index.get(&session).copied();
                 if let Some(peer) = self
                     .by_index
                     .get(&session)
@@ -85,12 +86,19 @@ impl Router {
                     peer.abandon(session);
                 }
                 self.release(&[session]);
+                self.forget_stranger(session_peer);
             }
             Outcome::Failed {
                 purpose,
                 reason,
                 refused,
             } => self.handle_failed(purpose, reason, refused, now),
+            Outcome::Ourselves { purpose } => {
+                if let Purpose::Dial(dial) = purpose {
+                    self.dials.remove(&dial);
+                    self.mesh.dial_answered(dial, self.local, now);
+                }
+            }
             Outcome::Refused { way, reason } => {
                 let from = match way {
                     Origin::Direct(address) => address.ip().to_string(),
@@ -98,6 +106,18 @@ impl Router {
                 };
                 self.warn(format!("refused a handshake from {from}: {reason}"));
             }
+        }
+    }
+
+    /// Forgets a peer that never proved to be a member.
+    fn forget_stranger(&mut self, id: Option<PeerId>) {
+        let Some(id) = id else { return };
+        let unproven = self
+            .peers
+            .get(&id)
+            .is_some_and(|p| p.sessions.is_empty() && !p.announced);
+        if unproven && self.mesh.node(&id).is_none() {
+            self.peers.remove(&id);
         }
     }
 

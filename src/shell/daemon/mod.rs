@@ -108,7 +108,9 @@ struct Daemon {
 }
 
 impl Daemon {
-    async fn launch(config: Config, log: LogControl) -> Result<Self> {
+    async fn launch(mut config: Config, log: LogControl) -> Result<Self> {
+        config.nickname = config.nickname.or_else(host_name);
+        warn_of_missing(&config);
         let store = Arc::new(Store::open(&config.state_dir)?);
         let mut rng = ChaCha20Rng::from_os_rng();
         let identity = network::identity(&store, &mut rng)?;
@@ -433,6 +435,27 @@ fn router_config(config: &Config, epoch: u64, underlay: u32, mtu: u32) -> Result
             .context("the kernel gives no randomness")?,
         version: env!("CARGO_PKG_VERSION").to_owned(),
     })
+}
+
+/// The host's name, at most 64 bytes of it.
+fn host_name() -> Option<String> {
+    let name = std::fs::read_to_string("/proc/sys/kernel/hostname").ok()?;
+    Some(
+        name.trim()
+            .chars()
+            .filter(char::is_ascii)
+            .take(64)
+            .collect(),
+    )
+}
+
+/// Says which options are understood but have no effect yet.
+fn warn_of_missing(config: &Config) {
+    if !config.trusted_subnets.is_empty() {
+        tracing::warn!(
+            "--trusted-subnets has no effect in this version: frames stay encrypted everywhere"
+        );
+    }
 }
 
 /// The largest UDP payload over IPv4 on an underlay of that MTU.

@@ -24,7 +24,7 @@ use proto::datagram::{Protection, SessionIndex};
 use super::{
     counters::PeerCounters,
     pmtu::Pmtu,
-    timing::{ACTIVE, CROSSING, OVERLAP, PATH_DEAD, PATH_FRESH, PENDING_AGE},
+    timing::{ACTIVE, CROSSING, OVERLAP, PATH_DEAD, PATH_FRESH, PATH_STALE, PENDING_AGE},
 };
 
 /// Frames that wait for a session, per peer.
@@ -158,10 +158,14 @@ impl Peer {
         };
         held.confirmed = true;
         let ours_rank = |h: &Held| h.outbound == local_is_lower;
-        let fresh = (held.since, ours_rank(held));
+        let fresh = ours_rank(held);
         if let Some(current) = self.sending() {
+            if current.session.local() == index {
+                return false;
+            }
             let crossed = now.duration_since(current.since) < CROSSING;
-            if current.session.local() == index || (crossed && ours_rank(current) && !fresh.1) {
+            if crossed && ours_rank(current) && !fresh {
+                self.retire_later(index, now);
                 return false;
             }
         }
@@ -172,6 +176,16 @@ impl Peer {
         }
         self.current = Some(index);
         true
+    }
+
+    fn retire_later(&mut self, index: SessionIndex, now: Instant) {
+        if let Some(held) = self
+            .sessions
+            .iter_mut()
+            .find(|h| h.session.local() == index)
+        {
+            held.retire_at.get_or_insert(now + OVERLAP);
+        }
     }
 
     /// Takes out sessions that are over. Returns their indices.
@@ -296,6 +310,11 @@ impl Direct {
     pub fn is_dead(&self, now: Instant) -> bool {
         self.unanswered_since
             .is_some_and(|since| now.duration_since(since) >= PATH_DEAD)
+    }
+
+    /// Whether nothing is known of the path any more.
+    pub fn is_stale(&self, now: Instant) -> bool {
+        now.duration_since(self.answered_at) >= PATH_STALE
     }
 
     /// Forgets probes that will not be answered any more.

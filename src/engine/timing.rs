@@ -16,6 +16,9 @@ pub const RESPONSE_AGE: Duration = Duration::from_secs(5);
 pub const PROBE: Duration = Duration::from_millis(500);
 /// A direct path without an answer for this long is no path any more.
 pub const PATH_DEAD: Duration = Duration::from_secs(2);
+/// A direct path without frames is not trusted any more after this long: frames
+/// are relayed until it proved again that it works.
+pub const PATH_STALE: Duration = Duration::from_secs(10);
 /// A path that answered within this time is not left for another address.
 pub const PATH_FRESH: Duration = Duration::from_millis(1800);
 /// Frames within this time make a path active.

@@ -107,9 +107,32 @@ impl Router {
             MeshEvent::StationsChanged => self.dirty.stations = true,
             MeshEvent::TargetsChanged => self.events.push_back(Event::TargetsChanged),
             MeshEvent::Warning(warning) => self.warn(warning.to_string()),
-            MeshEvent::PeerAppeared(_) | MeshEvent::PeerRestarted { .. } => {}
+            MeshEvent::PeerRestarted { peer } => self.heed_restart(peer, now),
+            MeshEvent::PeerAppeared(_) => {}
             MeshEvent::CloseSession(peer) => self.lose_direct(peer, now),
         }
+    }
+
+    /// Gossip says that a peer was launched again: what was agreed with the
+    /// launch before leads nowhere, and the next frame must not find that out.
+    /// A path that answers refutes it (the record is old, or a clone's).
+    fn heed_restart(&mut self, id: PeerId, now: Instant) {
+        let Some(instance) = self.mesh.node(&id).map(|node| node.instance) else {
+            return;
+        };
+        let Some(peer) = self.peers.get(&id) else {
+            return;
+        };
+        if peer.link || peer.instance == instance || peer.is_fresh(now) {
+            return;
+        }
+        self.lose_direct(id, now);
+        let gone = self
+            .peers
+            .get_mut(&id)
+            .map(super::Peer::restart)
+            .unwrap_or_default();
+        self.release(&gone);
     }
 
     fn link_changed(&mut self, id: PeerId, up: bool, reason: String, now: Instant) {

@@ -110,6 +110,10 @@ pub struct Router {
     dirty: Dirty,
     unpublished: bool,
     wanted_trees: BTreeSet<PeerId>,
+    /// Children that a source's tree lost of late, and the tick until which
+    /// they still get its broadcasts.
+    lingering: BTreeMap<(PeerId, PeerId), u64>,
+    ticks: u64,
     transmits: VecDeque<Transmit>,
     events: VecDeque<Event>,
     warnings: VecDeque<String>,
@@ -190,6 +194,8 @@ impl Router {
             },
             unpublished: true,
             wanted_trees: BTreeSet::new(),
+            lingering: BTreeMap::new(),
+            ticks: 0,
             transmits: VecDeque::new(),
             events: VecDeque::new(),
             warnings: VecDeque::new(),

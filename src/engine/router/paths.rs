@@ -28,6 +28,7 @@ struct Chores {
     probes: Vec<(SocketAddr, usize)>,
     rekey: bool,
     dead: bool,
+    stale: bool,
     seek_direct: bool,
     idle: bool,
 }
@@ -35,6 +36,7 @@ struct Chores {
 impl Router {
     /// Looks at every peer; called each [`super::TICK`].
     pub(super) fn tick(&mut self, now: Instant) {
+        self.end_lingering();
         let ids: Vec<PeerId> = self.peers.keys().copied().collect();
         for id in ids {
             self.tend(id, now);
@@ -58,7 +60,14 @@ impl Router {
         for (address, size) in chores.probes {
             self.send_probe(id, address, size, now);
         }
-        if chores.dead {
+        if chores.dead
+            || (chores.stale
+                && self
+                    .mesh
+                    .routes()
+                    .next_hop(&id)
+                    .is_some_and(|hop| hop.next != id))
+        {
             self.lose_direct(id, now);
         }
         if chores.rekey {
@@ -268,6 +277,7 @@ impl Direct {
         }
         // Gossip watches over links; other paths are watched here.
         chores.dead = !link && self.is_dead(now);
+        chores.stale = !link && !active && self.is_stale(now);
     }
 }
 

@@ -12,6 +12,10 @@ use super::{
     Dirty, Router,
 };
 
+/// Ticks during which a child that a tree lost still gets its broadcasts: until
+/// the others know of the change too. The receivers' filters keep that exact.
+const LINGER: u64 = 6;
+
 /// Up to so many peers every source's tree is in the snapshot; beyond, those
 /// of sources that were heard.
 const ALL_TREES: usize = 64;
@@ -48,7 +52,7 @@ impl Router {
                     .map(|(id, _)| *id)
                     .collect(),
             );
-            next.trees = Arc::new(self.trees());
+            next.trees = Arc::new(self.lingering_trees(&next.trees));
         }
         self.snapshot = Arc::new(next);
         self.unpublished = true;
@@ -96,12 +100,14 @@ impl Router {
 
     fn path(&self, id: PeerId, peer: &Peer) -> Path {
         let held = peer.sending();
+        let relay = self.relay(id);
         let route = match &peer.direct {
-            Some(direct) => Route::Direct {
+            // Until keys are confirmed, what others send through here goes on as before.
+            Some(direct) if held.is_some() || relay == Route::None => Route::Direct {
                 address: direct.address,
                 datagram: direct.pmtu.datagram(),
             },
-            None => self.relay(id),
+            Some(_) | None => relay,
         };
         Path {
             session: held.map(|h| Arc::clone(&h.session)),
@@ -112,7 +118,11 @@ impl Router {
     }
 
     fn relay(&self, id: PeerId) -> Route {
-        let direct = |next: &PeerId| self.peers.get(next).is_some_and(|p| p.direct.is_some());
+        let direct = |next: &PeerId| {
+            self.peers
+                .get(next)
+                .is_some_and(|p| p.direct.is_some() && p.current.is_some())
+        };
         match self.mesh.routes().next_hop(&id).map(|hop| hop.next) {
             Some(next) if next != id && direct(&next) => Route::Relay { next },
             Some(_) | None => Route::None,
@@ -126,6 +136,46 @@ impl Router {
             map.ips.extend(ips.into_iter().map(|ip| (ip, mac)));
         }
         map
+    }
+
+    /// The trees, with children added that a tree lost of late.
+    fn lingering_trees(
+        &mut self,
+        before: &HashMap<PeerId, Vec<PeerId>>,
+    ) -> HashMap<PeerId, Vec<PeerId>> {
+        let (mut trees, ticks) = (self.trees(), self.ticks);
+        let lost = |source: &PeerId, child: &PeerId| {
+            trees.get(source).is_some_and(|now| !now.contains(child))
+        };
+        let edges = before
+            .iter()
+            .flat_map(|(source, children)| children.iter().map(|child| (*source, *child)));
+        for edge in edges.filter(|(source, child)| lost(source, child)) {
+            // Who lingers since before is in `before` too, and gets no more time.
+            self.lingering.entry(edge).or_insert(ticks + LINGER);
+        }
+        self.lingering
+            .retain(|(source, child), _| lost(source, child));
+        for (source, child) in self
+            .lingering
+            .iter()
+            .filter(|(_, until)| ticks < **until)
+            .map(|(edge, _)| edge)
+        {
+            if self.peers.get(child).is_some_and(|peer| peer.link)
+                && let Some(children) = trees.get_mut(source)
+            {
+                children.push(*child);
+            }
+        }
+        self.lingering.retain(|_, until| ticks < *until);
+        trees
+    }
+
+    /// Has the trees made anew without the children that had their time.
+    pub(super) fn end_lingering(&mut self) {
+        self.ticks += 1;
+        self.dirty.trees |= self.lingering.values().any(|until| self.ticks >= *until);
     }
 
     fn trees(&self) -> HashMap<PeerId, Vec<PeerId>> {

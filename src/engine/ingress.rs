@@ -37,6 +37,11 @@ use super::{
 /// How often the control thread hears that a peer moved.
 const MOVED_EVERY: Duration = Duration::from_millis(100);
 
+/// Hops that going back where it came from costs a relayed datagram. Relays
+/// disagree for an instant when routes change; this lets it through and still
+/// ends a loop soon.
+const U_TURN: u8 = 8;
+
 /// The state of one reader of the UDP socket.
 pub struct Ingress {
     generation: u64,
@@ -238,18 +243,12 @@ impl Ingress {
         if header.destination == snapshot.shared.local {
             return self.receive(snapshot, inner, Origin::Relayed(header.source), now, out);
         }
-        header.hops = header
-            .hops
-            .checked_sub(1)
-            .filter(|hops| *hops > 0)
-            .ok_or(DropReason::HopLimit)?;
         let path = snapshot
             .paths
             .get(&header.destination)
             .ok_or(DropReason::NoRoute)?;
-        if matches!(path.route, Route::Relay { next } if next == arrival.peer) {
-            return Err(DropReason::Loop);
-        }
+        let back = matches!(path.route, Route::Relay { next } if next == arrival.peer);
+        header.hops = spend(header.hops, if back { U_TURN } else { 1 })?;
         send_relay(snapshot, header, inner, out)?;
         Ok(())
     }
@@ -272,11 +271,7 @@ impl Ingress {
             return Err(DropReason::Duplicate);
         }
         deliver(incoming, frame, out)?;
-        header.hops = header
-            .hops
-            .checked_sub(1)
-            .filter(|hops| *hops > 0)
-            .ok_or(DropReason::HopLimit)?;
+        header.hops = spend(header.hops, 1)?;
         send_broadcast(snapshot, header, frame, Some(arrival.peer), out);
         Ok(())
     }
@@ -306,6 +301,13 @@ impl Ingress {
         self.rebuilt = rebuilt;
         done
     }
+}
+
+/// Takes hops off a limit; one must be left for the next peer.
+fn spend(hops: u8, cost: u8) -> Result<u8, DropReason> {
+    hops.checked_sub(cost)
+        .filter(|left| *left > 0)
+        .ok_or(DropReason::HopLimit)
 }
 
 /// Control is always sealed: a clear datagram that claims to be control is not

@@ -3,6 +3,16 @@
 
 #![allow(unreachable_pub, reason = "a test binary has no outside")]
 
+mod engine;
+mod engine_broadcast;
+mod engine_handshakes;
+mod engine_hostile;
+mod engine_mtu;
+mod engine_random;
+mod engine_rekey;
+mod engine_relay;
+mod engine_restarts;
+mod engine_secrets;
 mod invariants;
 mod mesh_convergence;
 mod mesh_faults;

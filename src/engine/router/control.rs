@@ -34,6 +34,9 @@ impl Router {
         self.control_rx += bytes.len() as u64;
         if let Some(purpose) = self.handshakes.confirmed(session) {
             self.confirm(peer, session, Some(purpose), now);
+            self.send_confirm(session);
+        } else if self.is_unconfirmed(peer, session) {
+            self.confirm(peer, session, None, now);
         }
         let Ok(message) = Message::decode(bytes) else {
             self.snapshot.shared.counters.count(DropReason::Malformed);

@@ -218,6 +218,14 @@ impl Router {
         self.mesh.session_closed(id, now);
     }
 
+    pub(super) fn is_unconfirmed(&self, id: PeerId, index: SessionIndex) -> bool {
+        let sessions = self.peers.get(&id).map(|peer| &peer.sessions);
+        sessions.is_some_and(|held| {
+            held.iter()
+                .any(|h| h.session.local() == index && !h.confirmed)
+        })
+    }
+
     pub(super) fn session(&self, id: PeerId, index: SessionIndex) -> Option<Arc<Session>> {
         let held = self
             .peers

@@ -217,7 +217,15 @@ impl Router {
         if !outbound {
             self.publish();
             self.send_confirm(index);
-            self.confirm(id, index, None, now);
+            // With a session that works, the initiator's word is awaited: it
+            // may never hear the confirmation.
+            if self
+                .peers
+                .get(&id)
+                .is_none_or(|peer| peer.sending().is_none())
+            {
+                self.confirm(id, index, None, now);
+            }
         }
     }
 
@@ -297,7 +305,7 @@ impl Router {
         self.mesh.session_opened(id, info, now);
     }
 
-    fn send_confirm(&mut self, index: SessionIndex) {
+    pub(super) fn send_confirm(&mut self, index: SessionIndex) {
         let Some(id) = self.by_index.get(&index).copied() else {
             return;
         };

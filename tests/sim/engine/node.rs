@@ -1,0 +1,182 @@
+//! One host: the peer on it, if it runs, and its containers.
+
+use std::{net::SocketAddr, sync::Arc, time::Instant};
+
+use crypto::{Identity, Secret};
+use gossip::Target;
+use proto::PeerId;
+use wove::engine::{Egress, Event, Ingress, Output, Router, RouterConfig, Snapshot, Upcall};
+
+use super::frames::Container;
+
+/// The UDP port of every peer.
+pub const PORT: u16 = 6783;
+
+/// One host.
+pub struct Node {
+    pub number: usize,
+    pub identity: [u8; Identity::LEN],
+    pub nickname: String,
+    /// Where its datagrams seem to come from.
+    pub address: SocketAddr,
+    pub secrets: Vec<Secret>,
+    pub targets: Vec<usize>,
+    pub containers: Vec<Container>,
+    /// Largest UDP payload its own network device takes.
+    pub datagram_limit: usize,
+    pub encrypt: bool,
+    pub mesh: gossip::Config,
+    /// The launch that runs or ran last.
+    pub epoch: u64,
+    /// Tells launches apart even when an epoch comes twice.
+    pub life: u64,
+    pub running: Option<Running>,
+    pub warnings: Vec<String>,
+    /// Links that came up and went down, with the reason.
+    pub links: Vec<(Instant, PeerId, Option<String>)>,
+    /// Frames without a mark that came to the containers: answers, mostly.
+    pub other_frames: Vec<Vec<u8>>,
+    /// When the timer that is set goes off.
+    pub timer: Option<Instant>,
+}
+
+/// A peer that runs: the parts that a daemon puts on threads of their own.
+pub struct Running {
+    pub router: Router,
+    pub egress: Egress,
+    pub ingress: Ingress,
+    /// The view that the data path reads.
+    pub snapshot: Arc<Snapshot>,
+}
+
+/// What the data path asks for while it handles one thing.
+#[derive(Default)]
+pub struct Sink {
+    pub datagrams: Vec<(SocketAddr, Vec<u8>)>,
+    pub frames: Vec<Vec<u8>>,
+    pub upcalls: Vec<Upcall>,
+}
+
+impl Output for Sink {
+    fn datagram(&mut self, to: SocketAddr, len: usize, fill: impl FnOnce(&mut [u8]) -> bool) {
+        let mut datagram = vec![0; len];
+        if fill(&mut datagram) {
+            self.datagrams.push((to, datagram));
+        }
+    }
+
+    fn frame(&mut self, frame: &[u8]) {
+        self.frames.push(frame.to_vec());
+    }
+
+    fn upcall(&mut self, upcall: Upcall) {
+        self.upcalls.push(upcall);
+    }
+}
+
+impl Node {
+    pub fn new(number: usize, identity: [u8; Identity::LEN], secrets: Vec<Secret>) -> Self {
+        Self {
+            number,
+            identity,
+            nickname: format!("host{number}"),
+            address: address(number, 0),
+            secrets,
+            targets: Vec::new(),
+            containers: vec![container(number, 0)],
+            datagram_limit: 1472,
+            encrypt: true,
+            mesh: gossip::Config::default(),
+            epoch: 0,
+            life: 0,
+            running: None,
+            warnings: Vec::new(),
+            links: Vec::new(),
+            other_frames: Vec::new(),
+            timer: None,
+        }
+    }
+
+    /// The id that follows from the identity.
+    pub fn id(&self) -> PeerId {
+        Identity::from_bytes(&self.identity).id()
+    }
+
+    /// Launches the peer; it takes the epoch from the field.
+    pub fn launch(&mut self, seed: u64, now: Instant) {
+        let config = RouterConfig {
+            nickname: self.nickname.clone(),
+            port: PORT,
+            encrypt: self.encrypt,
+            epoch: self.epoch,
+            datagram_limit: self.datagram_limit,
+            mtu: 1400,
+            bridge: "wove".to_owned(),
+            mesh: self.mesh.clone(),
+            seed,
+            version: "test".to_owned(),
+        };
+        let identity = Identity::from_bytes(&self.identity);
+        let router = Router::new(config, identity, self.secrets.clone(), now);
+        let (snapshot, egress, ingress) = (router.snapshot(), Egress::new(), Ingress::new());
+        self.life += 1;
+        self.timer = None;
+        self.running = Some(Running {
+            router,
+            egress,
+            ingress,
+            snapshot,
+        });
+    }
+
+    /// What the shell does once everything stands.
+    pub fn begin(&self, router: &mut Router, now: Instant) {
+        for container in &self.containers {
+            router.attach_station(container.mac, &container.ips(), now);
+        }
+        router.set_endpoints(vec![self.address], now);
+        let targets: Vec<Target> = self.targets.iter().filter_map(|n| target(*n)).collect();
+        router.connect(&targets, true, now);
+    }
+
+    /// Keeps what the router tells people; names are left to the caller.
+    pub fn note(&mut self, event: Event, now: Instant) {
+        match event {
+            Event::Warning(text) => self.warnings.push(text),
+            Event::Link {
+                peer, up, reason, ..
+            } => self.links.push((now, peer, (!up).then_some(reason))),
+            Event::Resolve { .. } | Event::TargetsChanged => {}
+        }
+    }
+}
+
+impl Container {
+    /// Its addresses.
+    pub fn ips(&self) -> [std::net::IpAddr; 2] {
+        [self.ipv4.into(), self.ipv6.into()]
+    }
+}
+
+/// The `k`th container that started on a host.
+pub fn container(host: usize, k: usize) -> Container {
+    Container::new(u16::try_from(host * 16 + k + 1).unwrap_or(u16::MAX))
+}
+
+/// The address of a host after it moved `moves` times.
+pub fn address(host: usize, moves: u8) -> SocketAddr {
+    let low = u8::try_from(host % 250).unwrap_or(0);
+    let high = u8::try_from(host / 250).unwrap_or(0);
+    SocketAddr::from(([192, moves, high, low + 1], PORT))
+}
+
+/// The name of a host, as a target.
+pub fn target(host: usize) -> Option<Target> {
+    Target::parse(&format!("host{host}"), PORT).ok()
+}
+
+/// The host whose name a target is.
+pub fn host_of(target: &Target) -> Option<usize> {
+    let name = target.as_str().strip_suffix(":6783")?;
+    name.strip_prefix("host")?.parse().ok()
+}

@@ -109,6 +109,12 @@ impl Link {
         self.rtt.map(|rtt| rtt.smoothed)
     }
 
+    /// The round-trip time of the path without the waits of the moment: what
+    /// routes are made of, so that a busy host makes no gossip.
+    pub fn base_rtt(&self) -> Option<Duration> {
+        self.rtt.map(|rtt| rtt.floor)
+    }
+
     /// Something authentic came from the neighbour.
     pub fn heard(&mut self, now: Instant) {
         self.last_heard = now;
@@ -215,6 +221,8 @@ impl Link {
 struct Rtt {
     smoothed: Duration,
     variation: Duration,
+    /// Follows the shortest samples: down at once, up slowly.
+    floor: Duration,
 }
 
 impl Rtt {
@@ -222,6 +230,7 @@ impl Rtt {
         Self {
             smoothed: sample,
             variation: sample / 2,
+            floor: sample,
         }
     }
 
@@ -230,6 +239,7 @@ impl Rtt {
         Self {
             smoothed: (self.smoothed * 7 + sample) / 8,
             variation: (self.variation * 3 + error) / 4,
+            floor: sample.min((self.floor * 31 + sample) / 32),
         }
     }
 }

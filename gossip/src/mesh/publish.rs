@@ -71,7 +71,7 @@ impl<A: Authority> Mesh<A> {
                     session.link.as_ref().filter(|l| l.state().is_usable())?,
                 ))
             })
-            .map(|(peer, link)| (peer, link.rtt().unwrap_or_default()))
+            .map(|(peer, link)| (peer, link.base_rtt().unwrap_or_default()))
             .collect();
         let gone: Vec<PeerId> = self
             .links

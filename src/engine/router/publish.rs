@@ -18,7 +18,7 @@ const LINGER: u64 = 6;
 
 /// Up to so many peers every source's tree is in the snapshot; beyond, those
 /// of sources that were heard.
-const ALL_TREES: usize = 64;
+const ALL_TREES: usize = 16;
 
 impl Router {
     /// Brings the snapshot up to date.

@@ -105,7 +105,8 @@ pub struct Router {
     handshakes: Handshakes,
     peers: BTreeMap<PeerId, Peer>,
     by_index: BTreeMap<SessionIndex, PeerId>,
-    dials: BTreeMap<DialId, Dialling>,
+    /// Names being dialled, to say what became of them.
+    dials: BTreeMap<DialId, Target>,
     snapshot: Arc<Snapshot>,
     dirty: Dirty,
     unpublished: bool,
@@ -126,13 +127,6 @@ pub struct Router {
     handshakes_done: u64,
     control_rx: u64,
     control_tx: u64,
-}
-
-/// A dial under way, for the status.
-#[derive(Clone, Debug)]
-struct Dialling {
-    target: Option<Target>,
-    address: Option<SocketAddr>,
 }
 
 /// Which parts of the snapshot are out of date.
@@ -278,8 +272,7 @@ impl Router {
         match result {
             Ok(addresses) => self.dial(dial, addresses, now),
             Err(reason) => {
-                let dialling = self.dials.remove(&dial);
-                if let Some(target) = dialling.and_then(|d| d.target) {
+                if let Some(target) = self.dials.remove(&dial) {
                     self.warn(format!("{target}: {reason}; it is tried again"));
                 }
                 self.mesh.dial_failed(dial, reason, false, now);

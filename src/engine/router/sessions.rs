@@ -17,7 +17,7 @@ use super::{
         peers::{Direct, Held, Peer},
         timing::RETRANSMIT,
     },
-    Dialling, Event, Router,
+    Event, Router,
 };
 
 impl Router {
@@ -124,8 +124,7 @@ impl Router {
     fn handle_failed(&mut self, purpose: Purpose, reason: String, refused: bool, now: Instant) {
         match purpose {
             Purpose::Dial(dial) => {
-                let dialling = self.dials.remove(&dial);
-                if let Some(target) = dialling.and_then(|d| d.target)
+                if let Some(target) = self.dials.remove(&dial)
                     && refused
                 {
                     self.warn(format!("{target} refused the connection: {reason}"));
@@ -140,32 +139,14 @@ impl Router {
     pub(super) fn handle_dial(&mut self, dial: DialId, target: DialTarget, now: Instant) {
         match target {
             DialTarget::Name(target) => {
-                self.dials.insert(
-                    dial,
-                    Dialling {
-                        target: Some(target.clone()),
-                        address: None,
-                    },
-                );
+                self.dials.insert(dial, target.clone());
                 self.events.push_back(Event::Resolve { dial, target });
             }
-            DialTarget::Peer { addresses, .. } => {
-                self.dials.insert(
-                    dial,
-                    Dialling {
-                        target: None,
-                        address: None,
-                    },
-                );
-                self.dial(dial, addresses, now);
-            }
+            DialTarget::Peer { addresses, .. } => self.dial(dial, addresses, now),
         }
     }
 
     pub(super) fn dial(&mut self, dial: DialId, addresses: Vec<SocketAddr>, now: Instant) {
-        if let Some(dialling) = self.dials.get_mut(&dial) {
-            dialling.address = addresses.first().copied();
-        }
         let ways = addresses.into_iter().map(Origin::Direct).collect();
         self.handshakes.begin(Purpose::Dial(dial), ways, now);
     }
@@ -252,8 +233,8 @@ impl Router {
             return false;
         }
         (peer.instance, peer.epoch) = (hello.instance, hello.epoch);
-        let (gone, announced) = (peer.restart(), peer.announced);
-        tracing::debug!(peer = %id, announced, "peer restarted");
+        let gone = peer.restart();
+        tracing::debug!(peer = %id, sessions = gone.len(), "peer restarted");
         self.mesh.session_restarted(id, now);
         self.release(&gone);
         true

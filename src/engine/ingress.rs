@@ -29,6 +29,7 @@ use super::{
     dedup::BroadcastFilter,
     egress::send_broadcast,
     fragment::{Limits, Reassembler},
+    neighbour,
     output::{Origin, Output, Upcall},
     seal::send_relay,
     snapshot::{Incoming, Route, Snapshot},
@@ -270,6 +271,7 @@ impl Ingress {
         if !self.filter.accept(header.source, header.sequence) {
             return Err(DropReason::Duplicate);
         }
+        doubt(snapshot, frame, out);
         deliver(incoming, frame, out)?;
         header.hops = spend(header.hops, 1)?;
         send_broadcast(snapshot, header, frame, Some(arrival.peer), out);
@@ -300,6 +302,24 @@ impl Ingress {
         let done = self.dispatch(snapshot, (arrival, incoming), &mut rebuilt, now, out);
         self.rebuilt = rebuilt;
         done
+    }
+}
+
+/// Announcements go to everybody; what contradicts the snapshot must not be
+/// answered from it any more.
+fn doubt(snapshot: &Snapshot, frame: &[u8], out: &mut impl Output) {
+    let Some(sighting) = neighbour::learn(frame) else {
+        return;
+    };
+    for ip in sighting.ips() {
+        if snapshot
+            .stations
+            .ips
+            .get(&ip)
+            .is_some_and(|mac| *mac != sighting.mac)
+        {
+            out.upcall(Upcall::Doubt { ip });
+        }
     }
 }
 

@@ -79,6 +79,12 @@ pub enum Upcall {
         /// The frame.
         frame: Vec<u8>,
     },
+    /// A station elsewhere showed an address that the snapshot gives to
+    /// another: its announcement outran gossip.
+    Doubt {
+        /// The address.
+        ip: IpAddr,
+    },
     /// A broadcast of a source whose tree is not in the snapshot.
     TreeWanted {
         /// The source.

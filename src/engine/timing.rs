@@ -16,6 +16,8 @@ pub const RESPONSE_AGE: Duration = Duration::from_secs(5);
 pub const PROBE: Duration = Duration::from_millis(500);
 /// A direct path without an answer for this long is no path any more.
 pub const PATH_DEAD: Duration = Duration::from_secs(2);
+/// How long an address that was announced elsewhere is not answered from memory.
+pub const DOUBT: Duration = Duration::from_secs(5);
 /// A direct path without frames is not trusted any more after this long: frames
 /// are relayed until it proved again that it works.
 pub const PATH_STALE: Duration = Duration::from_secs(10);

@@ -289,6 +289,7 @@ impl Output for Sink<'_> {
             Upcall::Control { .. }
             | Upcall::Moved { .. }
             | Upcall::Station { .. }
+            | Upcall::Doubt { .. }
             | Upcall::Pending { .. }
             | Upcall::TreeWanted { .. } => &queues.control,
         };

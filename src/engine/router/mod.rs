@@ -111,6 +111,8 @@ pub struct Router {
     dirty: Dirty,
     unpublished: bool,
     wanted_trees: BTreeSet<PeerId>,
+    /// Addresses that are not answered from the snapshot until gossip settled.
+    doubts: BTreeMap<IpAddr, Instant>,
     /// Children that a source's tree lost of late, and the tick until which
     /// they still get its broadcasts.
     lingering: BTreeMap<(PeerId, PeerId), u64>,
@@ -188,6 +190,7 @@ impl Router {
             },
             unpublished: true,
             wanted_trees: BTreeSet::new(),
+            doubts: BTreeMap::new(),
             lingering: BTreeMap::new(),
             ticks: 0,
             transmits: VecDeque::new(),
@@ -230,6 +233,7 @@ impl Router {
             } => self.handle_unknown(receiver, counter, from, now),
             Upcall::Moved { peer, from } => self.handle_moved(peer, from, now),
             Upcall::Station { mac, ips } => self.mesh.learn_station(mac, &ips, false, now),
+            Upcall::Doubt { ip } => self.doubt(ip, now),
             Upcall::Pending { peer, frame } => self.handle_pending(peer, frame, now),
             Upcall::TreeWanted { source } => {
                 self.wanted_trees.insert(source);

@@ -1,6 +1,6 @@
 //! Building the snapshot, part by part.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{collections::HashMap, net::IpAddr, sync::Arc, time::Instant};
 
 use proto::{PeerId, datagram::Protection};
 
@@ -8,9 +8,13 @@ use super::{
     super::{
         peers::Peer,
         snapshot::{Incoming, Path, Route, Snapshot, StationMap},
+        timing::DOUBT,
     },
     Dirty, Router,
 };
+
+/// Addresses doubted at once; beyond, gossip has to do.
+const MAX_DOUBTS: usize = 1024;
 
 /// Ticks during which a child that a tree lost still gets its broadcasts: until
 /// the others know of the change too. The receivers' filters keep that exact.
@@ -133,9 +137,24 @@ impl Router {
         let mut map = StationMap::default();
         for (mac, peer, ips) in self.mesh.stations().iter() {
             map.macs.insert(mac, peer);
-            map.ips.extend(ips.into_iter().map(|ip| (ip, mac)));
+            let sure = ips.into_iter().filter(|ip| !self.doubts.contains_key(ip));
+            map.ips.extend(sure.map(|ip| (ip, mac)));
         }
         map
+    }
+
+    /// An announcement contradicts what gossip says of an address.
+    pub(super) fn doubt(&mut self, ip: IpAddr, now: Instant) {
+        if self.doubts.len() < MAX_DOUBTS && self.doubts.insert(ip, now + DOUBT).is_none() {
+            self.dirty.stations = true;
+        }
+    }
+
+    /// Gossip had its time.
+    pub(super) fn end_doubts(&mut self, now: Instant) {
+        let before = self.doubts.len();
+        self.doubts.retain(|_, until| now < *until);
+        self.dirty.stations |= self.doubts.len() != before;
     }
 
     /// The trees, with children added that a tree lost of late.

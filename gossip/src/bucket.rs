@@ -34,6 +34,14 @@ impl TokenBucket {
         true
     }
 
+    /// Takes so many tokens, or all there are. Says how many there were.
+    pub fn drain(&mut self, count: u32, burst: u32, per_second: u32, now: Instant) -> u32 {
+        self.refill(burst, per_second, now);
+        let level = self.tokens;
+        self.tokens = (level - count as f32).max(0.0);
+        level as u32
+    }
+
     fn refill(&mut self, burst: u32, per_second: u32, now: Instant) {
         let gained = now.saturating_duration_since(self.at).as_secs_f32() * per_second as f32;
         self.tokens = (self.tokens + gained).min(burst as f32);
@@ -62,5 +70,10 @@ mod tests {
         let later = start + Duration::from_secs(9);
         assert!(!bucket.take_many(4, 3, 2, later));
         assert!(bucket.take_many(3, 3, 2, later) && !bucket.take(3, 2, later));
+        let later = later + Duration::from_secs(1);
+        assert_eq!(
+            (bucket.drain(9, 3, 2, later), bucket.drain(9, 3, 2, later)),
+            (2, 0)
+        );
     }
 }

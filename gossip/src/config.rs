@@ -63,9 +63,11 @@ pub struct Config {
     pub links_spacing: Duration,
     /// Datagrams to all neighbours together per `push_delay`.
     pub burst: usize,
-    /// News that came over more than one link, in bytes per second, that are
-    /// borne before the slower link is pruned.
+    /// Copies of news, in bytes per second, that are borne before links are
+    /// pruned down to three that bring news.
     pub spare: u32,
+    /// Copies borne before they are pruned down to one.
+    pub spare_hard: u32,
     /// A pruned link gets news again after this; jittered.
     pub prune_for: Duration,
     /// Records of one owner accepted in a row.
@@ -104,7 +106,8 @@ impl Default for Config {
             links_delay: Duration::from_millis(20),
             links_spacing: Duration::from_millis(250),
             burst: 64,
-            spare: 256,
+            spare: 128,
+            spare_hard: 320,
             prune_for: Duration::from_secs(60),
             owner_burst: 300,
             owner_rate: 20,

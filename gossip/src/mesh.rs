@@ -107,7 +107,10 @@ pub struct Mesh<A> {
     /// When a link was last lost.
     alone_since: Instant,
     news: News,
-    spare: TokenBucket,
+    /// Copies that may come yet, before few and before one link bring news.
+    spare: [TokenBucket; 2],
+    /// News that may come yet before they spare the pruned links.
+    calm: TokenBucket,
     wants: Wants,
     /// Whom we are being brought a lot by, and until when that is believed.
     fed_by: Option<(PeerId, Instant)>,
@@ -242,7 +245,8 @@ impl<A: Authority> Mesh<A> {
             rejections: 0,
             alone_since: now,
             news: News::default(),
-            spare: TokenBucket::full(spread::SPARE_BURST, now),
+            spare: [TokenBucket::full(spread::SPARE_BURST, now); 2],
+            calm: TokenBucket::full(spread::CALM_BURST, now),
             wants: Wants::default(),
             fed_by: None,
             repairs: TokenBucket::full(spread::REPAIR_BURST, now),

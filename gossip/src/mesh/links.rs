@@ -38,7 +38,8 @@ impl<A: Authority> Mesh<A> {
     /// A direct, authenticated session exists, or was replaced by a new one.
     pub fn session_opened(&mut self, peer: PeerId, info: SessionInfo, now: Instant) {
         let dialled = info.dial.and_then(|dial| self.dials.remove(&dial));
-        let ordered = dialled.is_some();
+        let ordered = matches!(dialled, Some(Dialling::Target(_)));
+        let sought = dialled.is_some();
         match dialled {
             Some(Dialling::Target(target)) => {
                 let linked = self.is_linked(&peer);
@@ -80,10 +81,10 @@ impl<A: Authority> Mesh<A> {
             self.refuse_link(peer, ByeReason::Full);
             return;
         }
-        let room = if self.is_small() {
-            self.config.full_mesh_up_to
-        } else {
-            self.degree()
+        let room = match (self.is_small(), sought) {
+            (true, _) => self.config.full_mesh_up_to,
+            (false, true) => 2 * self.degree(),
+            (false, false) => self.degree(),
         };
         if ordered || self.dialer.leads_to(&peer) || self.link_count() < room {
             self.start_link(peer, now);

@@ -2,8 +2,10 @@
 //!
 //! News are flooded as long as the copies cost little, since then the shortest
 //! way wins and no loss matters. When copies cost more than is spared for them,
-//! the links that bring them late are pruned, until news travel on a tree, and
-//! beats name the news over the pruned links (see [`crate::news`]).
+//! the links that bring them late are pruned: first down to three per peer, for
+//! a random graph of degree three still holds together; then, if even that costs
+//! too much, until news travel on a tree. Beats name the news over the pruned
+//! links (see [`crate::news`]).
 
 use std::time::{Duration, Instant};
 
@@ -13,11 +15,17 @@ use proto::{
     record::{Record, RecordKey},
 };
 
-use super::Mesh;
+use super::{Mesh, Session};
 use crate::{config::Authority, hash::digest, reconcile};
 
 /// Bytes of copies borne at once.
-pub(super) const SPARE_BURST: u32 = 16_384;
+pub(super) const SPARE_BURST: u32 = 8192;
+/// News in bytes, at once and per second, that go over pruned links too: while
+/// little happens, what happens is known soonest.
+pub(super) const CALM_BURST: u32 = 1024;
+const CALM_RATE: u32 = 128;
+/// Links that bring news, at least, while copies are not too dear for that.
+const FEW: usize = 3;
 /// Repairs passed on as news: at once, and per second. More are a catching-up,
 /// which the neighbours do for themselves.
 pub(super) const REPAIR_BURST: u32 = 32;
@@ -36,6 +44,8 @@ impl<A: Authority> Mesh<A> {
     pub(super) fn relay(&mut self, record: &Record, from: Option<PeerId>, now: Instant) {
         let (key, digest) = (record.key, digest(record));
         let (mut any, mut lazy) = (false, false);
+        let size = record.encoded_len() as u32;
+        let calm = self.calm.drain(size, CALM_BURST, CALM_RATE, now) >= CALM_BURST / 2;
         for (peer, session) in &mut self.sessions {
             let usable = session
                 .link
@@ -44,9 +54,9 @@ impl<A: Authority> Mesh<A> {
             if !usable || Some(*peer) == from || *peer == key.owner {
                 continue;
             }
-            if session.lazy_until.is_some_and(|until| now < until) {
-                lazy = true;
-            } else {
+            let pruned = session.lazy_until.is_some_and(|until| now < until);
+            lazy |= pruned;
+            if calm || !pruned {
                 session.outbox.tell(key);
                 any = true;
             }
@@ -77,20 +87,23 @@ impl<A: Authority> Mesh<A> {
     pub(super) fn copy_came(&mut self, from: PeerId, record: &Record, now: Instant) {
         self.news.see(digest(record));
         let size = record.encoded_len() as u32;
-        if self
-            .spare
-            .take_many(size, SPARE_BURST, self.config.spare, now)
-        {
-            return;
-        }
-        let eager = self.sessions.values().filter(|session| {
+        let rates = [self.config.spare, self.config.spare_hard];
+        let [soft, hard] =
+            std::array::from_fn(|i| self.spare[i].take_many(size, SPARE_BURST, rates[i], now));
+        let floor = match (soft, hard) {
+            (true, _) => return,
+            (false, true) => FEW,
+            (false, false) => 1,
+        };
+        let is_eager = |session: &Session| {
             let usable = session
                 .link
                 .as_ref()
                 .is_some_and(|link| link.state().is_usable());
             usable && session.lazy_until.is_none_or(|until| now >= until)
-        });
-        if eager.count() < 2 {
+        };
+        let eager = self.sessions.values().filter(|session| is_eager(session));
+        if eager.count() <= floor || !self.sessions.get(&from).is_some_and(is_eager) {
             return;
         }
         let until = now + self.jittered(self.config.prune_for);

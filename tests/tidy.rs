@@ -171,10 +171,12 @@ fn no_path_of_a_build_machine_is_named() {
 }
 
 #[test]
-fn unsafe_code_is_kept_in_one_place() {
+fn unsafe_code_is_kept_in_few_places() {
+    // What asks the kernel, and what counts memory for the simulator.
+    let places = ["src/shell/sys", "bench/src/sim/memory.rs"];
     let mut wrong = Vec::new();
     for source in sources() {
-        if source.path.starts_with("src/shell/sys") || is_test(&source.path) {
+        if places.iter().any(|place| source.path.starts_with(place)) || is_test(&source.path) {
             continue;
         }
         let found = source

@@ -1,5 +1,5 @@
 //! Measuring wove: a pair of peers that share a session, for benchmarks of the
-//! data plane without any socket.
+//! data plane without any socket; and [`sim`], whole meshes in virtual time.
 
 use std::{
     collections::HashMap,
@@ -19,6 +19,8 @@ use wove::engine::{
     Output, Snapshot, Upcall,
     snapshot::{Incoming, Path, Route, Shared, StationMap},
 };
+
+pub mod sim;
 
 /// The largest UDP payload of a 1500-byte path.
 pub const DATAGRAM: usize = 1472;

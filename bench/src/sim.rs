@@ -1,0 +1,55 @@
+//! Whole meshes in virtual time: the production [`gossip::Mesh`], one per
+//! simulated peer, thousands in one process.
+//!
+//! Everything between the meshes is simulated: the underlay, sessions and the
+//! handshakes that lead to them, restarts, stalled processes, liars. Not
+//! simulated: frames of containers, relaying of datagrams, and what the engine
+//! sends to look after the paths of its sessions (probes of their size and
+//! liveness), so the traffic of the figures is that of the mesh and of
+//! handshakes.
+//!
+//! **Determinism.** A run depends on its options and the seed only, not on the
+//! number of threads. All randomness is the hosts' own. Hosts are dealt out to
+//! threads; all threads run one window of 10 ms of virtual time, then exchange
+//! what crosses. No datagram is faster than a window, so none is missed. What
+//! happens at a host is ordered by time, then cause (see `queue`).
+//!
+//! | module | what it holds |
+//! |---|---|
+//! | `world`, `shard`, `barrier`, `queue`, `time` | all hosts; running them; the order of events |
+//! | `host`, `sessions`, `handshake`, `datagram`, `identity` | one host and what it says to others |
+//! | `wan` | the underlay |
+//! | `warm` | beginning with a mesh that is up |
+//! | `observe`, `chain`, `invariants`, `stats` | measuring and checking |
+//! | `memory`, `rebuild` | what it costs in memory |
+//! | `scenario`, `liar` | what is done to a world |
+//! | `options`, `run`, `sweep`, `report`, `bars`, `progress` | the program |
+//! | `core_api` | what depends on how records and messages look inside |
+
+mod barrier;
+mod bars;
+mod chain;
+mod core_api;
+mod datagram;
+mod handshake;
+mod host;
+mod identity;
+mod invariants;
+mod liar;
+pub mod memory;
+mod net;
+mod observe;
+pub mod options;
+mod progress;
+mod queue;
+mod rebuild;
+mod report;
+pub mod run;
+mod scenario;
+mod sessions;
+mod shard;
+mod stats;
+mod time;
+mod wan;
+mod warm;
+mod world;

@@ -1,0 +1,120 @@
+//! What `--check` demands of the figures.
+
+use super::report::Report;
+
+/// Peers up to which the first of two bars counts.
+const SMALL: u32 = 1000;
+
+/// A figure of a scenario and what it must keep: at most or at least, for
+/// worlds up to [`SMALL`] and above. No bar is infinite.
+struct Bar {
+    scenario: &'static str,
+    figure: &'static str,
+    demand: Demand,
+}
+
+enum Demand {
+    AtMost(f64, f64),
+    AtLeast(f64, f64),
+}
+
+const fn at_most(scenario: &'static str, figure: &'static str, small: f64, large: f64) -> Bar {
+    Bar {
+        scenario,
+        figure,
+        demand: Demand::AtMost(small, large),
+    }
+}
+
+const fn at_least(scenario: &'static str, figure: &'static str, small: f64, large: f64) -> Bar {
+    Bar {
+        scenario,
+        figure,
+        demand: Demand::AtLeast(small, large),
+    }
+}
+
+const NO_BAR: f64 = f64::INFINITY;
+const MIB: f64 = 1024.0 * 1024.0;
+
+const BARS: [Bar; 22] = [
+    at_most("change", "known_p99_s", 0.8, 1.5),
+    at_most("change", "known_max_s", 2.0, 4.0),
+    at_most("crash", "known_p99_s", 4.0, 5.0),
+    at_most("lossy", "false_dead", 0.0, 0.0),
+    at_most("idle", "bytes_per_peer_s", 2048.0, 3072.0),
+    at_most("idle", "links_max", 16.0, 16.0),
+    at_most("idle", "bytes_per_peer", 40.0 * MIB, 96.0 * MIB),
+    at_most("churn", "bytes_per_peer_s", 3072.0, 6144.0),
+    at_most("join", "join_p99_s", 2.0, 3.0),
+    at_most("massboot", "reachable_s", 15.0, 90.0),
+    at_most("massboot", "peak_over_steady", NO_BAR, 3.0),
+    at_most("relaydeath", "repair_p99_s", 3.0, 4.0),
+    at_most("relaydeath", "loops", 0.0, 0.0),
+    at_most("partition", "heal_s", 5.0, 10.0),
+    at_most("partition", "zombies", 0.0, 0.0),
+    at_most("partition", "heal_bytes_ratio", NO_BAR, 4.0),
+    at_least("halfdead", "connected_fraction", 1.0, 0.9999),
+    at_most("halfdead", "connected_s", 10.0, 20.0),
+    at_least("liar", "connected_fraction", 0.999, 0.999),
+    at_most("liar", "forged_accepted", 0.0, 0.0),
+    at_most("change", "missing", 0.0, 0.0),
+    at_most("crash", "missing", 0.0, 0.0),
+];
+
+/// The bars that a report misses, as texts. A figure that is not there is not missed.
+pub(crate) fn missed(report: &Report) -> Vec<String> {
+    let concerned = BARS.iter().filter(|bar| bar.scenario == report.scenario);
+    concerned.filter_map(|bar| miss(bar, report)).collect()
+}
+
+fn miss(bar: &Bar, report: &Report) -> Option<String> {
+    let value = report.figures.get(bar.figure)?;
+    let choose = |small, large| if report.peers <= SMALL { small } else { large };
+    let (kept, relation, limit) = match bar.demand {
+        Demand::AtMost(small, large) => {
+            let limit = choose(small, large);
+            (value <= limit, "above", limit)
+        }
+        Demand::AtLeast(small, large) => {
+            let limit = choose(small, large);
+            (value >= limit, "below", limit)
+        }
+    };
+    (!kept).then(|| format!("{} is {value}, {relation} the bar of {limit}", bar.figure))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sim::stats::Figures;
+
+    fn report(peers: u32, figure: &str, value: f64) -> Report {
+        let mut figures = Figures::default();
+        figures.set(figure, value);
+        Report {
+            scenario: if figure.starts_with("known") {
+                "change"
+            } else {
+                "halfdead"
+            }
+            .to_owned(),
+            peers,
+            seed: 1,
+            trace_hash: String::new(),
+            violations: 0,
+            virtual_s: 0.0,
+            wall_s: 0.0,
+            peak_rss_mib: 0.0,
+            figures,
+        }
+    }
+
+    #[test]
+    fn bars_depend_on_the_number_of_peers() {
+        assert_eq!(missed(&report(1000, "known_p99_s", 1.2)).len(), 1);
+        assert!(missed(&report(1001, "known_p99_s", 1.2)).is_empty());
+        assert!(missed(&report(10, "connected_fraction", 1.0)).is_empty());
+        assert_eq!(missed(&report(10, "connected_fraction", 0.9999)).len(), 1);
+    }
+}

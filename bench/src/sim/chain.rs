@@ -1,0 +1,82 @@
+//! The way frames take: from next hop to next hop, as each peer on it routes.
+
+use super::{
+    identity::{id, number},
+    world::World,
+};
+
+/// Why frames do not get there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Broken {
+    /// A peer on the way knows no next hop.
+    NoRoute,
+    /// The next hop does not run, has no session with the one before, or
+    /// datagrams do not get through to it.
+    Severed,
+    /// A peer is visited twice.
+    Loop,
+}
+
+impl World {
+    /// The peers that a frame passes, both ends included.
+    pub(crate) fn chain(&self, from: u32, to: u32) -> Result<Vec<u32>, Broken> {
+        let target = id(to);
+        let mut path = vec![from];
+        let mut at = from;
+        while at != to {
+            let mesh = self.mesh(at).ok_or(Broken::Severed)?;
+            let hop = mesh.routes().next_hop(&target).ok_or(Broken::NoRoute)?;
+            let next = number(&hop.next);
+            if path.contains(&next) {
+                return Err(Broken::Loop);
+            }
+            if !self.carries(at, next) {
+                return Err(Broken::Severed);
+            }
+            path.push(next);
+            at = next;
+        }
+        match self.host(to).runs() {
+            true => Ok(path),
+            false => Err(Broken::Severed),
+        }
+    }
+
+    /// Whether a frame gets from a peer to a neighbour now.
+    pub(crate) fn carries(&self, from: u32, to: u32) -> bool {
+        let (here, there) = (self.host(from), self.host(to));
+        let holds = |a: &super::host::Host, b: &super::host::Host| {
+            let session = a.sessions.get(b.number);
+            session.is_some_and(|session| session.life == b.life)
+        };
+        let linked = here.sessions.get(to).is_some_and(|session| session.linked);
+        let wan = &self.shared.wan;
+        linked
+            && here.runs()
+            && there.runs()
+            && holds(here, there)
+            && holds(there, here)
+            && wan.passes(from, to)
+            && wan.passes(to, from)
+    }
+
+    /// The one-way delay along a chain in seconds, without jitter.
+    pub(crate) fn chain_delay(&self, path: &[u32]) -> f64 {
+        let hops = path.windows(2);
+        hops.map(|hop| self.shared.wan.delay(hop[0], hop[1]) as f64 / 1e9)
+            .sum()
+    }
+
+    /// How many links a peer has that are in use.
+    pub(crate) fn links(&self, number: u32) -> usize {
+        self.host(number).sessions.linked().count()
+    }
+
+    /// The most links of any peer.
+    pub(crate) fn links_max(&self) -> usize {
+        self.numbers()
+            .map(|number| self.links(number))
+            .max()
+            .unwrap_or_default()
+    }
+}

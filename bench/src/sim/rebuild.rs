@@ -1,0 +1,64 @@
+//! The memory of one router with nothing shared.
+//!
+//! In the simulation records are shared between peers, so the memory of a peer
+//! cannot be read off. Instead the records of a settled peer are encoded,
+//! decoded anew, and handed to a fresh mesh by a neighbour; what it allocates
+//! for them is what a router allocates.
+
+use std::{sync::Arc, time::Duration};
+
+use gossip::SessionInfo;
+use proto::record::Record;
+
+use super::{
+    core_api::{push, records},
+    host::new_mesh,
+    identity::{address, id},
+    memory,
+    world::World,
+};
+
+/// Resident bytes of an idle daemon that knows nobody: the program, its
+/// buffers and threads. About what `wove launch` shows as VmRSS.
+const ROUTER_BASE_BYTES: i64 = 10 * 1024 * 1024;
+/// Records of one message, as many as fit a datagram.
+const CHUNK: usize = 4;
+
+/// Bytes of one router, if the core and the allocator tell.
+pub(crate) fn bytes_per_peer(world: &World) -> Option<f64> {
+    let numbers = world.running();
+    let (ours, neighbour) = (*numbers.first()?, *numbers.get(1)?);
+    let encoded: Vec<Vec<u8>> = records(world.mesh(ours)?)
+        .iter()
+        .map(|r| r.encode())
+        .collect();
+    if encoded.is_empty() || memory::live() == 0 {
+        return None;
+    }
+    let before = memory::live();
+    let mut now = world.shared.clock.instant(world.now);
+    let mut mesh = new_mesh(ours, 1, 1, &world.config, 1, now);
+    let info = SessionInfo {
+        address: address(neighbour),
+        outbound: false,
+        dial: None,
+    };
+    mesh.session_opened(id(neighbour), info, now);
+    for chunk in encoded.chunks(CHUNK) {
+        let decode = |bytes: &Vec<u8>| Record::decode(bytes).ok().map(Arc::new);
+        let fresh = chunk.iter().filter_map(decode).collect();
+        mesh.handle_message(id(neighbour), push(fresh), now);
+        while mesh.poll_transmit().is_some() {}
+        while mesh.poll_event().is_some() {}
+    }
+    // Routes and whatever else follows from the records is calculated a little later.
+    for _ in 0..10 {
+        now += Duration::from_millis(100);
+        mesh.handle_timeout(now);
+        while mesh.poll_transmit().is_some() {}
+        while mesh.poll_event().is_some() {}
+    }
+    let grown = memory::live() - before;
+    drop(mesh);
+    Some((grown + ROUTER_BASE_BYTES) as f64)
+}

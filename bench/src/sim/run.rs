@@ -1,0 +1,186 @@
+//! Runs a list of scenarios, and says what came out.
+
+use std::io::{self, IsTerminal, Write};
+
+use super::{
+    bars, memory,
+    options::{Options, Output},
+    progress::Progress,
+    report::Report,
+    scenario::{Run, Scenario, Start},
+    time::{Stopwatch, Time},
+    wan::Reach,
+    warm,
+    world::{Setup, World},
+};
+
+/// Hosts for peers that join later.
+const NEWCOMERS: u32 = 20;
+
+/// Runs what the options say. Whether all went well; an error is a mistake in
+/// the options or with a file.
+pub fn run(options: &Options, out: &mut dyn Write, err: &mut dyn Write) -> anyhow::Result<bool> {
+    let scenarios = options.scenarios().map_err(anyhow::Error::msg)?;
+    let mut world = None;
+    let mut well = true;
+    for scenario in &scenarios {
+        let (report, violations) = one(scenario, options, &mut world);
+        print(&report, options, out)?;
+        well &= judge(&report, &violations, options, err)?;
+    }
+    Ok(well)
+}
+
+/// Runs one scenario, in the world there is if it fits.
+pub(crate) fn one(
+    scenario: &Scenario,
+    options: &Options,
+    place: &mut Option<World>,
+) -> (Report, Vec<String>) {
+    let wall = Stopwatch::start();
+    if scenario.start != Start::Warm {
+        *place = None;
+    }
+    let mut unrest = None;
+    let begun = place.as_ref().map_or(Time::default(), |world| world.now);
+    let world = match place {
+        Some(world) => world,
+        None => {
+            let mut world = fresh(scenario, options);
+            if scenario.start != Start::Cold {
+                unrest = world.warm().err();
+            }
+            place.insert(world)
+        }
+    };
+    let mut run = Run::new(scenario, world, options.duration());
+    if let Some(unrest) = unrest {
+        let limit = warm::PATIENCE.as_secs();
+        run.violated(format!(
+            "the mesh does not settle within {limit} s: {unrest}"
+        ));
+    }
+    run.world.progress.phase(scenario.name);
+    (scenario.run)(&mut run);
+    run.check();
+    let (figures, violations) = (run.figures, run.violations);
+    let report = Report {
+        scenario: scenario.name.to_owned(),
+        peers: options.peers,
+        seed: options.seed,
+        trace_hash: format!("{:016x}", world.trace_hash()),
+        violations: violations.len(),
+        virtual_s: world.now.since(begun).as_secs_f64(),
+        wall_s: wall.seconds(),
+        peak_rss_mib: memory::peak_rss_mib(),
+        figures,
+    };
+    if scenario.spoils || scenario.start != Start::Warm {
+        *place = None;
+    }
+    (report, violations)
+}
+
+fn fresh(scenario: &Scenario, options: &Options) -> World {
+    let setup = Setup {
+        peers: options.peers,
+        newcomers: NEWCOMERS,
+        seed: options.seed,
+        threads: usize::from(options.threads),
+        loss: options.loss,
+        one_way: options.one_way,
+        nat: options.nat,
+        reach: Reach::All,
+    };
+    let shown = options.progress || io::stderr().is_terminal();
+    World::new(scenario.setup(setup), Progress::new(shown))
+}
+
+fn print(report: &Report, options: &Options, out: &mut dyn Write) -> io::Result<()> {
+    match options.output {
+        Output::Text => write!(out, "{}", report.text())?,
+        Output::Json => writeln!(out, "{}", report.json())?,
+    }
+    out.flush()?;
+    if let Some(path) = &options.out {
+        let mut file = std::fs::OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(path)?;
+        writeln!(file, "{}", report.json())?;
+    }
+    Ok(())
+}
+
+/// Whether nothing is wrong; says what is, and how to see it again.
+fn judge(
+    report: &Report,
+    violations: &[String],
+    options: &Options,
+    err: &mut dyn Write,
+) -> io::Result<bool> {
+    let missed = if options.check {
+        bars::missed(report)
+    } else {
+        Vec::new()
+    };
+    for violation in violations.iter().take(20) {
+        writeln!(err, "{}: violated: {violation}", report.scenario)?;
+    }
+    for missed in &missed {
+        writeln!(err, "{}: missed: {missed}", report.scenario)?;
+    }
+    let well = violations.is_empty() && missed.is_empty();
+    if !well {
+        let seed = options.seed;
+        writeln!(
+            err,
+            "{}: seed {seed}, {} peers, {:.2} s of virtual time; replay with\n  {}",
+            report.scenario,
+            report.peers,
+            report.virtual_s,
+            options.replay(&options.scenario.join(","), seed)
+        )?;
+    }
+    Ok(well)
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    fn traces(threads: &str, seed: &str, scenario: &str) -> Vec<String> {
+        let options = Options::parse_from([
+            "sim",
+            "--scenario",
+            scenario,
+            "--peers=24",
+            "--duration=3",
+            "--threads",
+            threads,
+            "--seed",
+            seed,
+        ]);
+        let mut world = None;
+        let scenarios = options.scenarios().unwrap();
+        let reports = scenarios
+            .iter()
+            .map(|scenario| one(scenario, &options, &mut world));
+        reports
+            .map(|(report, violations)| {
+                assert!(violations.is_empty(), "{violations:?}");
+                report.trace_hash
+            })
+            .collect()
+    }
+
+    #[test]
+    fn a_run_depends_on_its_seed_and_not_on_the_number_of_threads() {
+        let one = traces("1", "5", "idle,massboot");
+        assert_eq!(one, traces("1", "5", "idle,massboot"));
+        assert_eq!(one, traces("2", "5", "idle,massboot"));
+        assert_ne!(one, traces("2", "6", "idle,massboot"));
+    }
+}

@@ -1,0 +1,143 @@
+//! A world that is warm from the start, and the waiting until one is quiet.
+//!
+//! Ten thousand peers that boot through gossip cost minutes of wall time, so
+//! most scenarios begin with a mesh that is up. What is warm about it: peers
+//! have no targets; a random regular graph of sessions is open without any
+//! handshake; and every mesh was handed everybody's node record, as signed, by
+//! one of its neighbours. The rest happens as always: links are probed over
+//! those sessions and come up, links records spread, routes are calculated,
+//! more neighbours are sought or pruned. Then the mesh is left alone until
+//! everybody reaches everybody and all hold the same records, and for another
+//! 30 s.
+
+use std::{collections::BTreeSet, time::Duration};
+
+use rand::seq::SliceRandom;
+
+use super::{
+    core_api::{push, reachable_count, record_of_launch},
+    identity::id,
+    world::World,
+};
+
+/// Records handed over in one message.
+const CHUNK: usize = 32;
+/// How often it is looked whether a world is quiet.
+const LOOK: Duration = Duration::from_millis(200);
+/// How long a fresh warm world is left alone.
+const REST: Duration = Duration::from_secs(30);
+/// A world that is not quiet by then never will be.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(300);
+
+/// Why a world is not quiet.
+pub(crate) type Unrest = String;
+
+impl World {
+    /// Launches all peers into a mesh that is up. Says if it does not settle.
+    pub(crate) fn warm(&mut self) -> Result<(), Unrest> {
+        self.progress.phase("warm start");
+        let (config, peers) = (self.config.clone(), self.setup.peers);
+        self.each(|host, net| {
+            if host.number < peers {
+                host.launch(&config, &[], net);
+            }
+        });
+        let edges = self.edges();
+        for (count, (a, b)) in (1..).zip(&edges) {
+            // Sessions are named as if the first end had begun, but in no range that handshakes use.
+            let session = u64::from(*a) << 32 | 0xf000_0000 | count;
+            for (here, there) in [(*a, *b), (*b, *a)] {
+                let life = self.host(there).life;
+                self.with(here, |host, net| host.open_warm(there, life, session, net));
+            }
+        }
+        self.hand_out();
+        self.settle(PATIENCE)?;
+        self.run_for(REST);
+        Ok(())
+    }
+
+    /// Hands every mesh everybody's node record.
+    fn hand_out(&mut self) {
+        let all: Vec<_> = self
+            .running()
+            .iter()
+            .filter_map(|number| record_of_launch(self.host(*number)))
+            .collect();
+        self.each(|host, net| {
+            let Some(neighbour) = host.sessions.iter().next().map(|session| session.peer) else {
+                return;
+            };
+            for records in all.chunks(CHUNK) {
+                if let Some(mesh) = &mut host.mesh {
+                    mesh.handle_message(id(neighbour), push(records.to_vec()), net.instant());
+                }
+                host.drain(net);
+            }
+        });
+    }
+
+    /// A random graph in which every peer has the links that the mesh seeks:
+    /// everybody in a small mesh, else the union of random rings.
+    fn edges(&mut self) -> BTreeSet<(u32, u32)> {
+        let peers = self.setup.peers;
+        let wan = &self.shared.wan;
+        let connects = |a: u32, b: u32| a != b && wan.connects(a, b);
+        let ordered = |a: u32, b: u32| (a.min(b), a.max(b));
+        if peers as usize <= self.config.full_mesh_up_to {
+            let pairs = (0..peers).flat_map(|a| (0..a).map(move |b| (b, a)));
+            return pairs.filter(|(a, b)| connects(*a, *b)).collect();
+        }
+        let mut edges = BTreeSet::new();
+        let mut ring: Vec<u32> = (0..peers).collect();
+        for _ in 0..self.config.degree.div_ceil(2) {
+            ring.shuffle(&mut self.rng);
+            let pairs = ring.iter().zip(ring.iter().cycle().skip(1));
+            edges.extend(
+                pairs
+                    .filter(|(a, b)| connects(**a, **b))
+                    .map(|(a, b)| ordered(*a, *b)),
+            );
+        }
+        edges
+    }
+
+    /// Waits until everybody reaches everybody and all hold the same records.
+    pub(crate) fn settle(&mut self, limit: Duration) -> Result<(), Unrest> {
+        let running = self.running();
+        let mut unrest = None;
+        let mut suspect = 0;
+        let settled = self.run_until(limit, LOOK, |world| {
+            unrest = world.unrest(&running, &mut suspect);
+            unrest.is_none()
+        });
+        match settled {
+            Some(_) => Ok(()),
+            None => Err(unrest.unwrap_or_default()),
+        }
+    }
+
+    /// Why the world is not quiet, if it is not. Looks at the last culprit first.
+    fn unrest(&self, running: &[u32], suspect: &mut usize) -> Option<Unrest> {
+        let first = self.mesh(*running.first()?)?.fingerprint();
+        let expected = running.len() - 1;
+        for turn in 0..running.len() {
+            let at = (*suspect + turn) % running.len();
+            let mesh = self.mesh(running[at])?;
+            let reached = reachable_count(mesh);
+            let text = if reached != expected {
+                format!("peer {} reaches {reached} of {expected}", running[at])
+            } else if mesh.fingerprint() != first {
+                format!(
+                    "peers {} and {} hold different records",
+                    running[0], running[at]
+                )
+            } else {
+                continue;
+            };
+            *suspect = at;
+            return Some(text);
+        }
+        None
+    }
+}

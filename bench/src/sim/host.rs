@@ -129,11 +129,6 @@ impl Host {
         self.mesh.is_some()
     }
 
-    /// Whether the peer does not get to run.
-    pub(crate) fn is_stalled(&self) -> bool {
-        self.stall.is_some()
-    }
-
     /// Launches the peer, in the epoch after its last.
     pub(crate) fn launch(&mut self, config: &Config, targets: &[u32], net: &mut Net<'_>) {
         self.crash();
@@ -341,12 +336,12 @@ impl Host {
     }
 
     fn transmit(&mut self, to: &PeerId, message: GossipMessage, net: &mut Net<'_>) {
-        if let Some(mut liar) = self.liar.take() {
-            for message in liar.distort(self.number, number(to), message, net.now) {
-                self.say(number(to), message, net);
-            }
-            self.liar = Some(liar);
-        } else {
+        let ours = self.number;
+        let said = match &mut self.liar {
+            Some(liar) => liar.distort(ours, message, net.now),
+            None => Some(message),
+        };
+        if let Some(message) = said {
             self.say(number(to), message, net);
         }
     }

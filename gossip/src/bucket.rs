@@ -20,18 +20,26 @@ impl TokenBucket {
 
     /// Takes a token, or says there is none.
     pub fn take(&mut self, burst: u32, per_second: u32, now: Instant) -> bool {
+        self.take_many(1, burst, per_second, now)
+    }
+
+    /// Takes so many tokens, or says there are too few and takes none.
+    pub fn take_many(&mut self, count: u32, burst: u32, per_second: u32, now: Instant) -> bool {
         self.refill(burst, per_second, now);
-        if self.tokens < 1.0 {
+        let count = count as f32;
+        if self.tokens < count {
             return false;
         }
-        self.tokens -= 1.0;
+        self.tokens -= count;
         true
     }
 
-    /// Whether the bucket has been left alone for long enough to be full.
-    pub fn is_full(&mut self, burst: u32, per_second: u32, now: Instant) -> bool {
+    /// Takes so many tokens, or all there are. Says how many there were.
+    pub fn drain(&mut self, count: u32, burst: u32, per_second: u32, now: Instant) -> u32 {
         self.refill(burst, per_second, now);
-        self.tokens >= burst as f32
+        let level = self.tokens;
+        self.tokens = (level - count as f32).max(0.0);
+        level as u32
     }
 
     fn refill(&mut self, burst: u32, per_second: u32, now: Instant) {
@@ -59,6 +67,13 @@ mod tests {
         assert_eq!(taken, 3);
         assert!(bucket.take(3, 2, start + Duration::from_millis(500)));
         assert!(!bucket.take(3, 2, start + Duration::from_millis(500)));
-        assert!(bucket.is_full(3, 2, start + Duration::from_secs(9)));
+        let later = start + Duration::from_secs(9);
+        assert!(!bucket.take_many(4, 3, 2, later));
+        assert!(bucket.take_many(3, 3, 2, later) && !bucket.take(3, 2, later));
+        let later = later + Duration::from_secs(1);
+        assert_eq!(
+            (bucket.drain(9, 3, 2, later), bucket.drain(9, 3, 2, later)),
+            (2, 0)
+        );
     }
 }

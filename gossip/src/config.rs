@@ -26,6 +26,11 @@ pub struct Config {
     pub full_mesh_up_to: usize,
     /// Links sought in a larger mesh; up to twice as many are accepted.
     pub degree: usize,
+    /// In a very large mesh no more links are sought than make this many ends
+    /// of links in all, for every change of one goes to everybody...
+    pub link_ends: usize,
+    /// ...but at least so many.
+    pub degree_min: usize,
     /// Between pings on a link that is well.
     pub heartbeat: Duration,
     /// Between pings on a link that is being set up or is suspect.
@@ -40,7 +45,8 @@ pub struct Config {
     pub backoff_small: Duration,
     /// A dial without result is given up after this.
     pub dial_timeout: Duration,
-    /// Between rounds of anti-entropy; jittered by half of it.
+    /// Between rounds of anti-entropy for their own sake; jittered by half of it.
+    /// Beats start others as soon as two neighbours differ for good.
     pub anti_entropy: Duration,
     /// Between attempts to reach one of the peers that are cut off (heals partitions); jittered.
     pub explore: Duration,
@@ -55,12 +61,19 @@ pub struct Config {
     /// New links are published no more often than this: a peer that joins gains
     /// several, and every record goes to everybody. Lost links do not wait.
     pub links_spacing: Duration,
-    /// Datagrams to one neighbour per `push_delay`.
+    /// Datagrams to all neighbours together per `push_delay`.
     pub burst: usize,
+    /// Copies of news, in bytes per second, that are borne before links are
+    /// pruned down to three that bring news.
+    pub spare: u32,
+    /// Copies borne before they are pruned down to one.
+    pub spare_hard: u32,
+    /// A pruned link gets news again after this; jittered.
+    pub prune_for: Duration,
     /// Records of one owner accepted in a row.
-    pub owner_burst: u32,
+    pub owner_burst: u16,
     /// Records of one owner accepted per second thereafter.
-    pub owner_rate: u32,
+    pub owner_rate: u16,
     /// Peers of whom records are kept.
     pub owner_limit: usize,
     /// A MAC or IP address is claimed anew from another peer no more often than this.
@@ -76,6 +89,8 @@ impl Default for Config {
             link_limit: 200,
             full_mesh_up_to: 16,
             degree: 8,
+            link_ends: 16_000,
+            degree_min: 4,
             heartbeat: Duration::from_secs(1),
             urgent: Duration::from_millis(200),
             dead_after: Duration::from_secs(2),
@@ -83,20 +98,36 @@ impl Default for Config {
             backoff_max: Duration::from_secs(60),
             backoff_small: Duration::from_secs(3),
             dial_timeout: Duration::from_secs(15),
-            anti_entropy: Duration::from_secs(2),
+            anti_entropy: Duration::from_secs(15),
             explore: Duration::from_secs(4),
             station_age: Duration::from_secs(600),
             peer_age: Duration::from_secs(600),
             push_delay: Duration::from_millis(10),
             links_delay: Duration::from_millis(20),
             links_spacing: Duration::from_millis(250),
-            burst: 16,
+            burst: 64,
+            spare: 128,
+            spare_hard: 320,
+            prune_for: Duration::from_secs(60),
             owner_burst: 300,
             owner_rate: 20,
             owner_limit: 20_000,
             reclaim_after: Duration::from_secs(1),
             jump_interval: Duration::from_secs(60),
         }
+    }
+}
+
+impl Config {
+    /// Whether everybody is to be a neighbour, with so many others in reach.
+    pub(crate) fn is_small(&self, others: usize) -> bool {
+        others < self.full_mesh_up_to
+    }
+
+    /// How many links to have, with so many others in reach.
+    pub(crate) fn degree_of(&self, others: usize) -> usize {
+        let share = self.link_ends / others.max(1);
+        share.clamp(self.degree_min.min(self.degree), self.degree)
     }
 }
 

@@ -180,6 +180,8 @@ pub struct Counters {
     pub quarantined: u64,
     /// Records beyond a limit or an owner's budget; anti-entropy brings them later if they are worth it.
     pub limited: u64,
+    /// Records whose owner's node record is not known.
+    pub orphaned: u64,
     /// Links refused to others because of our limits.
     pub links_refused: u64,
     /// Messages that made no sense where they came.

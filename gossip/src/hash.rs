@@ -2,27 +2,46 @@
 //! they protect nothing (signatures do).
 
 use proto::{
-    PeerId,
+    PeerId, ShortId,
     record::{Record, RecordKey, Topic},
 };
 
-/// Where a key stands in the space that reconciliation divides.
-pub(crate) fn key_hash(key: &RecordKey) -> u64 {
+/// Where a key stands in the space that reconciliation divides: 48 bits of the
+/// owner's id, which is a hash, then the topic. So an owner's records are
+/// neighbours, its node record first.
+pub(crate) fn position(key: &RecordKey) -> u64 {
     let topic = match key.topic {
         Topic::Node => 0,
-        Topic::Links(part) => 1 << 32 | u64::from(part),
-        Topic::Stations(part) => 2 << 32 | u64::from(part),
+        Topic::Links(part) => 1 + u64::from(part).min(0xfe),
+        Topic::Stations(part) => 0x100 + u64::from(part).min(0xfeff),
     };
-    fold(id_hash(&key.owner), topic)
+    start(&key.owner.short_id()) & !0xffff | topic
 }
 
 /// Stands for one record in a fingerprint. The signature covers the body.
 pub(crate) fn record_hash(record: &Record) -> u64 {
-    let version = fold(
-        fold(key_hash(&record.key), record.version.epoch),
-        record.version.sequence,
-    );
-    absorb(absorb(version, &record.signature.0), &record.signature.1)
+    record.hash_with(|record| {
+        let named = absorb(
+            id_hash(&record.key.owner),
+            &position(&record.key).to_le_bytes(),
+        );
+        let version = fold(fold(named, record.version.epoch), record.version.sequence);
+        absorb(absorb(version, &record.signature.0), &record.signature.1)
+    })
+}
+
+/// Stands for one record in a beat, and tells apart two bodies with one version.
+pub(crate) fn digest(record: &Record) -> u32 {
+    record_hash(record) as u32
+}
+
+/// Places an id in a hash table that has a secret salt.
+pub(crate) fn scatter(salt: u64, short: &ShortId) -> u64 {
+    fold(salt, start(short))
+}
+
+fn start(short: &ShortId) -> u64 {
+    u64::from_be_bytes(short.0)
 }
 
 fn id_hash(id: &PeerId) -> u64 {
@@ -48,20 +67,23 @@ mod tests {
     use super::*;
 
     #[test]
-    fn topics_and_owners_are_told_apart() {
-        let key = |owner: u8, topic| {
-            key_hash(&RecordKey {
+    fn positions_follow_owner_and_topic() {
+        let at = |owner: u8, topic| {
+            position(&RecordKey {
                 owner: PeerId([owner; 16]),
                 topic,
             })
         };
         let all = [
-            key(1, Topic::Node),
-            key(2, Topic::Node),
-            key(1, Topic::Links(0)),
-            key(1, Topic::Links(1)),
-            key(1, Topic::Stations(0)),
+            at(1, Topic::Node),
+            at(1, Topic::Links(0)),
+            at(1, Topic::Links(3)),
+            at(1, Topic::Stations(0)),
+            at(1, Topic::Stations(255)),
+            at(2, Topic::Node),
         ];
-        assert!((0..all.len()).all(|i| !all[..i].contains(&all[i])));
+        assert!(all.is_sorted_by(|a, b| a < b));
+        assert!(at(1, Topic::Links(u8::MAX)) < at(1, Topic::Stations(0)));
+        assert!(at(1, Topic::Stations(u16::MAX)) < at(2, Topic::Node));
     }
 }

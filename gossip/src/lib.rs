@@ -9,13 +9,15 @@
 //! | module | what it holds |
 //! |---|---|
 //! | [`mesh`] | [`Mesh`]: composes all of the below |
-//! | [`replica`] | the signed records of everybody |
+//! | [`replica`], [`limits`] | the signed records of everybody, and what a record may hold |
 //! | [`reconcile`] | finding and mending differences between two replicas |
-//! | [`topology`], [`routes`] | the graph of two-sided links, and shortest paths over it |
+//! | `news` | what was heard of late, for neighbours that get no pushes |
+//! | [`topology`], [`routes`] | the graph of two-sided links, trees, and shortest paths over it |
 //! | [`link`] | liveness of one neighbour |
-//! | [`neighbours`], [`dialer`] | whom to dial: of itself, and by the operator's order |
+//! | [`neighbours`], `absent`, [`dialer`] | whom to dial: of itself, and by the operator's order |
 //! | [`stations`], [`claims`] | MAC and IP addresses: ours, and everybody's |
 
+mod absent;
 pub mod backoff;
 pub mod bucket;
 pub mod claims;
@@ -23,11 +25,12 @@ pub mod config;
 pub mod dialer;
 pub mod event;
 mod hash;
+pub mod limits;
 pub mod link;
 pub mod local;
-pub mod members;
 pub mod mesh;
 pub mod neighbours;
+mod news;
 mod outbox;
 mod parts;
 pub mod reconcile;
@@ -41,6 +44,7 @@ pub use claims::Claims;
 pub use config::{Authority, Config, LocalPeer, SessionInfo};
 pub use dialer::TargetState;
 pub use event::{Counters, DialId, DialTarget, DownReason, Event, Warning};
+pub use limits::Refusal;
 pub use link::LinkState;
 pub use mesh::{Mesh, NeighbourView, PeerView};
 pub use routes::{Hop, Routes};

@@ -1,4 +1,9 @@
 //! Liveness of one neighbour, by ping and pong over a direct session.
+//!
+//! Of the two ends one leads: it pings every heartbeat, and its ping says
+//! whether the one before was answered and how long that took. So the other end
+//! need not ask anything itself unless the pings stay away, and a link that is
+//! well costs two datagrams a heartbeat.
 
 use std::{
     collections::VecDeque,
@@ -65,14 +70,19 @@ impl LinkState {
 #[derive(Clone, Debug)]
 pub struct Link {
     state: LinkState,
+    /// Whether this end pings.
+    leads: bool,
     /// When it was made, or came up.
     since: Instant,
     rtt: Option<Rtt>,
     /// Pings without a pong, oldest first.
-    sent: VecDeque<(u64, Instant)>,
+    sent: VecDeque<(u32, Instant)>,
+    /// When the other end was last known to hear us.
     last_pong: Instant,
     last_heard: Instant,
     next_ping: Instant,
+    /// Whether the last ping that was due for an answer got one.
+    answered: bool,
 }
 
 /// Pings remembered; more than a link sends until it is down.
@@ -82,16 +92,28 @@ const PATIENCE_MIN: Duration = Duration::from_millis(250);
 
 impl Link {
     /// A link to be probed from `now` on.
-    pub fn new(now: Instant) -> Self {
+    pub fn new(leads: bool, now: Instant) -> Self {
         Self {
             state: LinkState::Probing,
+            leads,
             since: now,
             rtt: None,
             sent: VecDeque::new(),
             last_pong: now,
             last_heard: now,
             next_ping: now,
+            answered: false,
         }
+    }
+
+    /// Whether this end pings.
+    pub fn leads(&self) -> bool {
+        self.leads
+    }
+
+    /// What a ping says of the one before.
+    pub fn answered(&self) -> Option<Duration> {
+        self.rtt().filter(|_| self.answered)
     }
 
     /// Where it stands.
@@ -120,8 +142,33 @@ impl Link {
         self.last_heard = now;
     }
 
+    /// The other end pinged. `answered` is the round-trip time it measured, if
+    /// it heard our last pong.
+    pub fn pinged(&mut self, answered: Option<Duration>, config: &Config, now: Instant) {
+        if self.leads || self.state == LinkState::Probing {
+            return;
+        }
+        if let Some(sample) = answered {
+            self.rtt = Some(
+                self.rtt
+                    .map_or_else(|| Rtt::first(sample), |rtt| rtt.with(sample)),
+            );
+            self.last_pong = now;
+            self.sent.clear();
+            self.input(Input::Pong, now);
+            self.next_ping = now + config.heartbeat * 5 / 4;
+        }
+    }
+
+    /// This end stood still for so long, and cannot blame the other for it.
+    pub fn forgive(&mut self, pause: Duration, now: Instant) {
+        self.last_pong = (self.last_pong + pause).min(now);
+        self.last_heard = (self.last_heard + pause).min(now);
+        self.sent.clear();
+    }
+
     /// A pong came. Unknown tokens are ignored.
-    pub fn pong(&mut self, token: u64, now: Instant) {
+    pub fn pong(&mut self, token: u32, now: Instant) {
         let Some(at) = self.sent.iter().position(|(sent, _)| *sent == token) else {
             return;
         };
@@ -133,6 +180,7 @@ impl Link {
                 .map_or_else(|| Rtt::first(sample), |rtt| rtt.with(sample)),
         );
         self.last_pong = now;
+        self.answered = true;
         self.input(Input::Pong, now);
     }
 
@@ -142,13 +190,14 @@ impl Link {
     }
 
     /// Does what is due. True: send a ping with `token`.
-    pub fn handle_timeout(&mut self, token: u64, config: &Config, now: Instant) -> bool {
+    pub fn handle_timeout(&mut self, token: u32, config: &Config, now: Instant) -> bool {
         if now >= self.expiry(config) {
             self.input(Input::Expired, now);
         } else if self.late(now) {
             if self.state == LinkState::Up {
                 self.next_ping = now;
             }
+            self.answered = false;
             self.input(Input::Missed, now);
         }
         if self.state == LinkState::Down || now < self.next_ping {
@@ -164,7 +213,7 @@ impl Link {
             config.urgent
         };
         // A tenth of jitter from the token, which is random: neighbours should not ping in step.
-        self.next_ping = now + pause.mul_f64(0.95 + (token % 1024) as f64 / 10_240.0);
+        self.next_ping = now + pause.mul_f64(0.95 + f64::from(token % 1024) / 10_240.0);
         true
     }
 
@@ -272,32 +321,41 @@ mod tests {
         }
     }
 
+    #[derive(Clone, Copy)]
+    enum Datagram {
+        Ping(Option<Duration>),
+        Pong,
+    }
+
     /// Two ends of a link in virtual time; returns when each went down.
     struct Pair {
         ends: [Link; 2],
         loss: [f64; 2],
-        flying: Vec<(Instant, usize, bool, u64)>,
+        flying: Vec<(Instant, usize, Datagram, u32)>,
         rng: ChaCha8Rng,
         now: Instant,
+        sent: u32,
     }
 
     impl Pair {
         fn new(seed: u64, loss: f64) -> Self {
             let now = Instant::now();
-            let ends = [Link::new(now), Link::new(now)];
+            let ends = [Link::new(true, now), Link::new(false, now)];
             Self {
                 ends,
                 loss: [loss; 2],
                 flying: vec![],
                 rng: ChaCha8Rng::seed_from_u64(seed),
                 now,
+                sent: 0,
             }
         }
 
-        fn send(&mut self, to: usize, ping: bool, token: u64) {
+        fn send(&mut self, to: usize, datagram: Datagram, token: u32) {
+            self.sent += 1;
             if !self.rng.random_bool(self.loss[to]) {
                 let delay = Duration::from_millis(self.rng.random_range(10..30));
-                self.flying.push((self.now + delay, to, ping, token));
+                self.flying.push((self.now + delay, to, datagram, token));
             }
         }
 
@@ -311,20 +369,24 @@ mod tests {
                     .unwrap()
                     .max(self.now);
                 let due = self.flying.iter().position(|f| f.0 <= self.now);
-                if let Some((_, to, ping, token)) = due.map(|at| self.flying.swap_remove(at)) {
+                if let Some((_, to, datagram, token)) = due.map(|at| self.flying.swap_remove(at)) {
                     self.ends[to].heard(self.now);
-                    match ping {
-                        true => self.send(1 - to, false, token),
-                        false => self.ends[to].pong(token, self.now),
+                    match datagram {
+                        Datagram::Ping(answered) => {
+                            self.ends[to].pinged(answered, &config, self.now);
+                            self.send(1 - to, Datagram::Pong, token);
+                        }
+                        Datagram::Pong => self.ends[to].pong(token, self.now),
                     }
                     continue;
                 }
                 for end in 0..2 {
-                    let token = self.rng.next_u64();
+                    let token = self.rng.next_u32();
                     if self.now >= self.ends[end].deadline(&config)
                         && self.ends[end].handle_timeout(token, &config, self.now)
                     {
-                        self.send(1 - end, true, token);
+                        let answered = self.ends[end].answered();
+                        self.send(1 - end, Datagram::Ping(answered), token);
                     }
                 }
             }
@@ -341,6 +403,27 @@ mod tests {
                 "seed {seed}"
             );
         }
+    }
+
+    #[test]
+    fn a_link_that_is_well_costs_two_datagrams_a_heartbeat() {
+        let mut pair = Pair::new(3, 0.0);
+        pair.run(Duration::from_secs(100));
+        assert!((195..220).contains(&pair.sent), "{}", pair.sent);
+        let [lead, other] = &pair.ends;
+        let rtt = lead.base_rtt().unwrap();
+        assert!(rtt.abs_diff(other.base_rtt().unwrap()) < rtt / 2);
+    }
+
+    #[test]
+    fn an_end_that_stood_still_blames_nobody() {
+        let mut pair = Pair::new(4, 0.0);
+        pair.run(Duration::from_secs(10));
+        let (pause, config) = (Duration::from_secs(10), Config::default());
+        pair.now += pause;
+        pair.ends[1].forgive(pause, pair.now);
+        pair.ends[1].handle_timeout(1, &config, pair.now);
+        assert!(pair.ends[1].state().is_usable());
     }
 
     #[test]

@@ -9,41 +9,44 @@ mod dialling;
 mod links;
 mod publish;
 mod receive;
+mod spread;
 mod upkeep;
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
     net::{IpAddr, SocketAddr},
-    sync::Arc,
+    sync::{Arc, OnceLock},
     time::{Duration, Instant},
 };
 
 use proto::{
-    MacAddr, PeerId, PublicKeys,
+    MacAddr, PeerId,
     message::{ByeReason, GossipMessage},
-    record::Node,
+    record::{Node, Record, RttCode},
 };
-use rand::{Rng, SeedableRng};
+use rand::{Rng, RngCore, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
 use crate::{
+    absent::Absent,
     bucket::TokenBucket,
     claims::Claims,
     config::{Authority, Config, LocalPeer, SessionInfo},
     dialer::{Dialer, TargetState},
     event::{Counters, DialId, Event, Warning},
+    limits::{LINK_PARTS, PART_LINKS},
     link::{Link, LinkState},
     local::Own,
-    members::Members,
     neighbours::Neighbours,
+    news::News,
     outbox::Outbox,
     parts::Parts,
     reconcile::Wants,
-    replica::{LINK_PARTS, PART_LINKS, Replica},
-    routes::{Hop, Routes},
+    replica::{Replica, Slot},
+    routes::{Hop, Routes, Ways},
     stations::{Learnt, LocalStations},
     target::Target,
-    topology::Topology,
+    topology::Graph,
 };
 
 /// What the choice of neighbours depends on. A macro, so that the borrow checker
@@ -53,9 +56,9 @@ macro_rules! situation {
         crate::neighbours::Situation {
             local: $mesh.local.id,
             config: &$mesh.config,
-            members: &$mesh.members,
-            routes: &$mesh.routes,
-            reachable: $mesh.reachable,
+            replica: &$mesh.replica,
+            ways: &$mesh.ways,
+            absent: &$mesh.absent,
             links: &$links,
             now: $now,
         }
@@ -83,15 +86,15 @@ pub struct Mesh<A> {
     rng: ChaCha8Rng,
     // What everybody says, and what follows from it.
     replica: Replica,
-    members: Members,
-    topology: Topology,
-    routes: Arc<Routes>,
-    reachable: usize,
+    ways: Ways,
+    absent: Absent,
+    /// Made when first asked for after a change.
+    graph: OnceLock<Graph>,
     claims: Claims,
     // What we say.
     own: Own,
     links: Parts<PeerId>,
-    published_rtt: BTreeMap<PeerId, u32>,
+    published_rtt: BTreeMap<PeerId, RttCode>,
     stations: LocalStations,
     // Whom we talk to.
     sessions: BTreeMap<PeerId, Session>,
@@ -103,8 +106,19 @@ pub struct Mesh<A> {
     rejections: u32,
     /// When a link was last lost.
     alone_since: Instant,
+    news: News,
+    /// Copies that may come yet, before few and before one link bring news.
+    spare: [TokenBucket; 2],
+    /// News that may come yet before they spare the pruned links.
+    calm: TokenBucket,
     wants: Wants,
-    budgets: BTreeMap<PeerId, TokenBucket>,
+    /// Whom we are being brought a lot by, and until when that is believed.
+    fed_by: Option<(PeerId, Instant)>,
+    /// Repairs that may be passed on as news.
+    repairs: TokenBucket,
+    start: Instant,
+    /// When something last happened here.
+    awake: Instant,
     // What goes out.
     out: VecDeque<(PeerId, GossipMessage)>,
     events: VecDeque<Event>,
@@ -122,6 +136,12 @@ struct Session {
     outbox: Outbox,
     /// When to send the sum over everything.
     summary_at: Option<Instant>,
+    /// Until when news are named in beats instead of being pushed.
+    lazy_until: Option<Instant>,
+    /// Number of the first item of news not yet named or pushed.
+    told: u64,
+    /// Their fingerprint and ours, if they differed at the last beat.
+    differed: Option<(u32, u32)>,
     /// The other end said it has no other way into the mesh.
     needy: bool,
     /// Signatures checked on its account.
@@ -143,6 +163,8 @@ struct Timers {
     stations: Option<Instant>,
     routes: Option<Instant>,
     routes_done: Instant,
+    /// Sums go to all neighbours, because much came in from one.
+    wave: Option<Instant>,
     anti_entropy: Instant,
     refresh_rtt: Instant,
     upkeep: Instant,
@@ -155,13 +177,11 @@ pub struct PeerView<'a> {
     pub id: PeerId,
     /// What it says about itself.
     pub node: &'a Node,
-    /// Its keys.
-    pub keys: &'a PublicKeys,
     /// The way to it; none for ourselves, and if there is none.
     pub hop: Option<Hop>,
     /// Whether it can be reached; we can.
     pub reachable: bool,
-    /// The links it reports.
+    /// The links it reports to peers that are known.
     pub links: Vec<PeerId>,
 }
 
@@ -197,17 +217,21 @@ impl<A: Authority> Mesh<A> {
             stations: None,
             routes: None,
             routes_done: now,
+            wave: None,
             anti_entropy: now + config.anti_entropy,
             refresh_rtt: now,
             upkeep: now,
         };
+        let mut rng = ChaCha8Rng::seed_from_u64(seed);
+        let replica = Replica::new(config.owner_limit, rng.next_u64());
+        // The slot is that of the first record, our own, published below.
+        let slot = Slot(0);
         let mut mesh = Self {
-            rng: ChaCha8Rng::seed_from_u64(seed),
-            replica: Replica::new(config.owner_limit),
-            members: Members::default(),
-            topology: Topology::default(),
-            routes: Arc::default(),
-            reachable: 0,
+            rng,
+            replica,
+            ways: Ways::new(slot),
+            absent: Absent::default(),
+            graph: OnceLock::new(),
             claims: Claims::default(),
             own: Own::new(local.epoch),
             links: Parts::new(PART_LINKS, usize::from(LINK_PARTS)),
@@ -220,8 +244,14 @@ impl<A: Authority> Mesh<A> {
             next_dial: 0,
             rejections: 0,
             alone_since: now,
+            news: News::default(),
+            spare: [TokenBucket::full(spread::SPARE_BURST, now); 2],
+            calm: TokenBucket::full(spread::CALM_BURST, now),
             wants: Wants::default(),
-            budgets: BTreeMap::new(),
+            fed_by: None,
+            repairs: TokenBucket::full(spread::REPAIR_BURST, now),
+            start: now,
+            awake: now,
             out: VecDeque::new(),
             events: VecDeque::new(),
             warned: BTreeSet::new(),
@@ -233,6 +263,7 @@ impl<A: Authority> Mesh<A> {
             authority,
         };
         mesh.publish_everything(now);
+        debug_assert_eq!(mesh.replica.slot(&mesh.local.id), Some(slot));
         mesh.calculate_routes(now);
         mesh.events.clear();
         mesh
@@ -240,12 +271,14 @@ impl<A: Authority> Mesh<A> {
 
     /// Something a peer said over an open direct session.
     pub fn handle_message(&mut self, from: PeerId, message: GossipMessage, now: Instant) {
+        self.wake(now);
         self.receive(from, message, now);
         self.tell_stations();
     }
 
     /// Does what is due.
     pub fn handle_timeout(&mut self, now: Instant) {
+        self.wake(now);
         self.run_due(now);
         self.tell_stations();
     }
@@ -270,7 +303,7 @@ impl<A: Authority> Mesh<A> {
 
     /// Where we can be dialled.
     pub fn set_endpoints(&mut self, mut endpoints: Vec<SocketAddr>, now: Instant) {
-        endpoints.truncate(crate::replica::NODE_ENDPOINTS);
+        endpoints.truncate(crate::limits::NODE_ENDPOINTS);
         if self.local.endpoints != endpoints {
             self.local.endpoints = endpoints;
             self.publish_node(now);
@@ -346,8 +379,30 @@ impl<A: Authority> Mesh<A> {
     }
 
     /// Ways to everybody, as of the last [`Event::RoutesChanged`].
-    pub fn routes(&self) -> &Arc<Routes> {
-        &self.routes
+    pub fn routes(&self) -> Routes<'_> {
+        Routes {
+            replica: &self.replica,
+            ways: &self.ways,
+        }
+    }
+
+    /// How many peers can be reached, without ourselves.
+    pub fn reachable_count(&self) -> usize {
+        self.ways.reached()
+    }
+
+    /// The neighbours to which this peer forwards what `source` broadcasts.
+    /// Calculated at every call: a shortest-path tree of the whole graph.
+    pub fn children(&self, source: &PeerId) -> Vec<PeerId> {
+        let graph = self.graph.get_or_init(|| Graph::new(&self.replica));
+        graph.children(&self.local.id, source)
+    }
+
+    /// The records of everybody, by owner and topic.
+    pub fn records(&self) -> impl Iterator<Item = &Arc<Record>> {
+        self.replica
+            .owners()
+            .flat_map(|slot| self.replica.records_of(slot))
     }
 
     /// Which peer has which MAC and IP address.
@@ -357,19 +412,29 @@ impl<A: Authority> Mesh<A> {
 
     /// Everybody known, ourselves included, by id.
     pub fn peers(&self) -> impl Iterator<Item = PeerView<'_>> {
-        self.members.iter().map(|(peer, member)| PeerView {
-            id: *peer,
-            node: &member.node,
-            keys: &member.keys,
-            hop: self.routes.next_hop(peer),
-            reachable: *peer == self.local.id || self.routes.reaches(peer),
-            links: self.topology.links_of(peer).collect(),
+        let replica = &self.replica;
+        replica.owners().filter_map(|slot| {
+            let links = replica
+                .links(slot)
+                .filter_map(|link| Some(replica.id(replica.slot_of_short(&link.peer)?)));
+            Some(PeerView {
+                id: replica.id(slot),
+                node: replica.node(slot)?,
+                hop: self.ways.hop(slot, replica),
+                reachable: self.ways.reaches(slot),
+                links: links.collect(),
+            })
         })
+    }
+
+    /// How many peers are known, ourselves included.
+    pub fn peer_count(&self) -> usize {
+        self.replica.owner_count()
     }
 
     /// What a peer says about itself.
     pub fn node(&self, peer: &PeerId) -> Option<&Node> {
-        self.members.member(peer).map(|member| &member.node)
+        self.replica.node(self.replica.slot(peer)?)
     }
 
     /// The targets and where they stand.
@@ -434,6 +499,29 @@ impl<A: Authority> Mesh<A> {
             .count()
     }
 
+    /// Whether everybody is to be a neighbour.
+    fn is_small(&self) -> bool {
+        self.config.is_small(self.ways.reached())
+    }
+
+    /// How many links to have.
+    fn degree(&self) -> usize {
+        self.config.degree_of(self.ways.reached())
+    }
+
+    /// Notices that this peer itself stood still, and does not blame others for
+    /// what it missed (self-suspicion; Dadgar, Phillips and Currey, "Lifeguard",
+    /// 2018). Each link is heard at least once a heartbeat.
+    fn wake(&mut self, now: Instant) {
+        let pause = now.saturating_duration_since(self.awake);
+        self.awake = now;
+        if pause > self.config.heartbeat * 3 / 2 {
+            for link in self.sessions.values_mut().filter_map(|s| s.link.as_mut()) {
+                link.forgive(pause, now);
+            }
+        }
+    }
+
     /// Warns once per culprit and cause.
     fn warn(&mut self, culprit: PeerId, cause: &'static str, warning: Warning) {
         const LIMIT: usize = 256;
@@ -448,6 +536,11 @@ impl<A: Authority> Mesh<A> {
         {
             self.events.push_back(Event::StationsChanged);
         }
+    }
+
+    /// A random index into something of this length; 0 if it is empty.
+    fn random_index(&mut self, len: usize) -> usize {
+        self.rng.random_range(0..len.max(1))
     }
 
     /// `duration` times a factor in [0.5, 1.5).

@@ -8,15 +8,16 @@ use std::{
     time::{Duration, Instant},
 };
 
-use proto::PeerId;
+use proto::{PeerId, record::Node};
 use rand::{Rng, RngCore};
 
 use crate::{
+    absent::Absent,
     backoff::Backoff,
     config::Config,
     event::DialId,
-    members::{Member, Members},
-    routes::Routes,
+    replica::{Replica, Slot},
+    routes::Ways,
 };
 
 /// Former peers whose addresses are kept, to heal a partition that outlasted their records.
@@ -27,29 +28,55 @@ const DRAWS: usize = 6;
 const COURTESY: Duration = Duration::from_millis(300);
 /// A full review happens at least so often while something is missing.
 const AGAIN: Duration = Duration::from_secs(1);
+/// An attempt that takes longer than this no longer holds back another: after a
+/// disaster most of those who are dialled are dead.
+const HOPEFUL: Duration = Duration::from_secs(1);
+/// In a mesh of so many peers each explores at the configured pace; in larger
+/// ones so much less often that all together do as many attempts.
+const EXPLORERS: usize = 64;
 
 /// What the choice depends on.
-pub struct Situation<'a> {
+pub(crate) struct Situation<'a> {
     /// Ourselves.
-    pub local: PeerId,
+    pub(crate) local: PeerId,
     /// The settings.
-    pub config: &'a Config,
+    pub(crate) config: &'a Config,
     /// Everybody known.
-    pub members: &'a Members,
+    pub(crate) replica: &'a Replica,
     /// Who can be reached.
-    pub routes: &'a Routes,
-    /// How many can be reached.
-    pub reachable: usize,
+    pub(crate) ways: &'a Ways,
+    /// Who cannot.
+    pub(crate) absent: &'a Absent,
     /// Address of each neighbour, and of those being probed.
-    pub links: &'a BTreeMap<PeerId, SocketAddr>,
+    pub(crate) links: &'a BTreeMap<PeerId, SocketAddr>,
     /// The time.
-    pub now: Instant,
+    pub(crate) now: Instant,
 }
 
 impl Situation<'_> {
     /// Whether everybody is to be a neighbour.
-    pub fn is_small(&self) -> bool {
-        self.reachable < self.config.full_mesh_up_to
+    fn is_small(&self) -> bool {
+        self.config.is_small(self.ways.reached())
+    }
+
+    /// How many links to have.
+    fn degree(&self) -> usize {
+        self.config.degree_of(self.ways.reached())
+    }
+
+    /// A known peer at random, unless it is ourselves or cannot be dialled.
+    fn sample(&self, rng: &mut impl RngCore) -> Option<(PeerId, &Node)> {
+        let place = rng.random_range(0..self.replica.owner_count().max(1));
+        let slot = self.replica.owner_at(place)?;
+        let node = self.dialable(slot)?;
+        self.ways
+            .reaches(slot)
+            .then_some((self.replica.id(slot), node))
+    }
+
+    fn dialable(&self, slot: Slot) -> Option<&Node> {
+        let node = self.replica.node(slot)?;
+        (!node.endpoints.is_empty()).then_some(node)
     }
 }
 
@@ -105,7 +132,11 @@ impl Neighbours {
     }
 
     /// Chooses whom to dial now.
-    pub fn review(&mut self, situation: &Situation<'_>, rng: &mut impl RngCore) -> Vec<Candidate> {
+    pub(crate) fn review(
+        &mut self,
+        situation: &Situation<'_>,
+        rng: &mut impl RngCore,
+    ) -> Vec<Candidate> {
         let now = situation.now;
         self.give_up(situation, rng);
         self.review_at = now + situation.config.explore;
@@ -127,7 +158,7 @@ impl Neighbours {
     }
 
     /// An attempt came to nothing.
-    pub fn failed(
+    pub(crate) fn failed(
         &mut self,
         peer: PeerId,
         refused: bool,
@@ -165,7 +196,7 @@ impl Neighbours {
     }
 
     /// The link ended. `patient`: the peer would not have us.
-    pub fn link_down(
+    pub(crate) fn link_down(
         &mut self,
         peer: PeerId,
         patient: bool,
@@ -194,9 +225,9 @@ impl Neighbours {
     }
 
     /// The peer's records are dropped; its addresses may still be worth a try.
-    pub fn keep_in_reserve(&mut self, peer: PeerId, member: &Member) {
+    pub fn keep_in_reserve(&mut self, peer: PeerId, node: &Node) {
         self.attempts.remove(&peer);
-        if self.forgotten.remove(&peer) || member.node.endpoints.is_empty() {
+        if self.forgotten.remove(&peer) || node.endpoints.is_empty() {
             return;
         }
         if self.reserve.len() == RESERVE {
@@ -204,7 +235,7 @@ impl Neighbours {
         }
         self.reserve.push_back(Candidate {
             peer,
-            addresses: member.node.endpoints.clone(),
+            addresses: node.endpoints.clone(),
         });
     }
 
@@ -241,22 +272,19 @@ impl Neighbours {
     }
 
     fn everybody(&mut self, situation: &Situation<'_>) -> Vec<Candidate> {
+        let replica = situation.replica;
         // After a collapse of a large mesh most of the known are gone; they are left to `explore`.
-        let known = situation.members.len() <= 4 * situation.config.full_mesh_up_to;
-        let of_interest = |peer: &PeerId| {
-            let reached = situation.routes.reaches(peer);
-            *peer != situation.local
-                && !situation.links.contains_key(peer)
+        let known = replica.owner_count() <= 4 * situation.config.full_mesh_up_to;
+        let of_interest = |slot: Slot| {
+            let (peer, reached) = (replica.id(slot), situation.ways.reaches(slot));
+            peer != situation.local
+                && !situation.links.contains_key(&peer)
                 && (reached || known)
-                && (reached || !self.forgotten.contains(peer))
+                && (reached || !self.forgotten.contains(&peer))
         };
-        let all = situation
-            .members
-            .iter()
-            .filter(|(_, member)| !member.node.endpoints.is_empty());
-        let wanted: Vec<Candidate> = all
-            .filter(|(peer, _)| of_interest(peer))
-            .map(|(peer, member)| candidate(peer, member))
+        let interesting = replica.owners().filter(|slot| of_interest(*slot));
+        let wanted: Vec<Candidate> = interesting
+            .filter_map(|slot| Some(candidate(replica.id(slot), situation.dialable(slot)?)))
             .collect();
         let mut due = Vec::new();
         for wanted in wanted {
@@ -284,18 +312,19 @@ impl Neighbours {
     }
 
     fn few(&mut self, situation: &Situation<'_>, rng: &mut impl RngCore) -> Vec<Candidate> {
-        let in_flight = self
-            .attempts
-            .values()
-            .filter(|attempt| attempt.dial.is_some())
-            .count();
-        let missing = situation
-            .config
-            .degree
-            .saturating_sub(situation.links.len() + in_flight);
-        if missing > 0 {
-            self.review_soon(situation.now + AGAIN);
+        let hopeful = |attempt: &&Attempt| {
+            attempt
+                .dial
+                .is_some_and(|(_, since)| situation.now < since + HOPEFUL)
+        };
+        let in_flight = self.attempts.values().filter(hopeful).count();
+        let (degree, links) = (situation.degree(), situation.links.len());
+        // Every change of links goes to everybody, so a link less is borne.
+        if links >= degree - degree / 4 {
+            return Vec::new();
         }
+        let missing = degree.saturating_sub(links + in_flight);
+        self.review_soon(situation.now + AGAIN);
         let mut networks: BTreeMap<Network, usize> = BTreeMap::new();
         for address in situation.links.values() {
             *networks.entry(network(address)).or_default() += 1;
@@ -306,29 +335,27 @@ impl Neighbours {
                 *peer != situation.local
                     && !situation.links.contains_key(peer)
                     && chosen.iter().all(|candidate| candidate.peer != *peer)
-                    && situation.routes.reaches(peer)
                     && self
                         .attempts
                         .get(peer)
                         .is_none_or(|a| a.dial.is_none() && a.retry_at <= situation.now)
             };
-            let crowd = |member: &Member| {
-                let first = member.node.endpoints.first();
+            let crowd = |node: &Node| {
+                let first = node.endpoints.first();
                 first
                     .and_then(|address| networks.get(&network(address)))
                     .copied()
                     .unwrap_or(0)
             };
-            let draws = (0..DRAWS).filter_map(|_| situation.members.sample(rng));
-            let drawn =
-                draws.filter(|(peer, member)| free(peer) && !member.node.endpoints.is_empty());
-            let Some((peer, member)) = drawn.min_by_key(|(_, member)| crowd(member)) else {
+            let draws = (0..DRAWS).filter_map(|_| situation.sample(rng));
+            let drawn = draws.filter(|(peer, _)| free(peer));
+            let Some((peer, node)) = drawn.min_by_key(|(_, node)| crowd(node)) else {
                 continue;
             };
-            if let Some(address) = member.node.endpoints.first() {
+            if let Some(address) = node.endpoints.first() {
                 *networks.entry(network(address)).or_default() += 1;
             }
-            chosen.push(candidate(peer, member));
+            chosen.push(candidate(peer, node));
         }
         chosen
     }
@@ -339,17 +366,18 @@ impl Neighbours {
             self.review_soon(self.explore_at);
             return None;
         }
+        let explore = situation.config.explore;
         let pause = if situation.links.is_empty() {
-            situation.config.explore / 4
+            explore / 4
         } else {
-            situation.config.explore
+            explore * (situation.ways.reached() / EXPLORERS).max(1) as u32
         };
         self.explore_at = situation.now + pause.mul_f64(rng.random_range(0.5..1.5));
         self.review_soon(self.explore_at);
-        let lost = situation
-            .members
-            .sample_cut_off(rng)
-            .map(|(peer, member)| candidate(peer, member));
+        let lost = situation.absent.sample(rng).and_then(|peer| {
+            let node = situation.dialable(situation.replica.slot(&peer)?)?;
+            Some(candidate(peer, node))
+        });
         let kept = || {
             let at = rng.random_range(0..self.reserve.len().max(1));
             self.reserve.get(at).cloned()
@@ -368,10 +396,10 @@ impl Neighbours {
     }
 }
 
-fn candidate(peer: &PeerId, member: &Member) -> Candidate {
+fn candidate(peer: PeerId, node: &Node) -> Candidate {
     Candidate {
-        peer: *peer,
-        addresses: member.node.endpoints.clone(),
+        peer,
+        addresses: node.endpoints.clone(),
     }
 }
 
@@ -406,61 +434,51 @@ fn network(address: &SocketAddr) -> Network {
     reason = "a test needs some instant to count from"
 )]
 mod tests {
-    use proto::{PublicKeys, record::Node};
+    use std::sync::Arc;
+
+    use proto::record::{Body, Topic};
     use rand::SeedableRng;
     use rand_chacha::ChaCha8Rng;
 
     use super::*;
-    use crate::topology::Topology;
-
-    fn id(n: u8) -> PeerId {
-        PeerId([n.wrapping_mul(97); 16])
-    }
+    use crate::topology::tests::{id, report};
 
     /// Peers 0..count in two networks, all linked to peer 1.
-    fn world(count: u8) -> (Members, Routes) {
-        let (mut members, mut topology) = (Members::default(), Topology::default());
+    fn world(count: usize) -> (Replica, Ways) {
+        let mut replica = Replica::new(1000, 1);
         for n in 0..count {
-            let endpoints = vec![SocketAddr::from(([10, n % 8, 0, n], 1))];
-            let node = Node {
-                nickname: String::new(),
-                instance: 1,
-                endpoints,
-                version: String::new(),
-                capabilities: 0,
+            let mut record = (*crate::replica::tests::record(n as u8, Topic::Node, 1, 0)).clone();
+            let mut node = match record.content() {
+                Some(Body::Node(node)) => node.clone(),
+                other => panic!("{other:?}"),
             };
-            members.update(
-                id(n),
-                PublicKeys {
-                    sign: [n; 32],
-                    exchange: [n; 32],
-                },
-                node,
-            );
-            if n != 1 {
-                topology.report(id(n), 0, vec![(id(1), 1)]);
-            }
+            node.endpoints = vec![SocketAddr::from(([10, n as u8 % 8, 0, n as u8], 1))];
+            record.body = Body::Node(node).encode();
+            replica.merge(&Arc::new(record.clone()), |_, _| true);
         }
-        topology.report(
-            id(1),
-            0,
-            (0..count).filter(|n| *n != 1).map(|n| (id(n), 1)).collect(),
-        );
-        (members, Routes::new(id(0), topology.graph()))
+        let mut ways = Ways::new(replica.slot(&id(0)).unwrap());
+        let hub = (0..count).filter(|n| *n != 1).map(|n| (n, 1)).collect();
+        replica.merge(&report(1, 1, &hub), |_, _| true);
+        for n in (0..count).filter(|n| *n != 1) {
+            replica.merge(&report(n, 1, &BTreeMap::from([(1, 1)])), |_, _| true);
+            let slot = |n| replica.slot(&id(n)).unwrap();
+            ways.touch(slot(1), slot(n));
+        }
+        ways.update(&replica);
+        (replica, ways)
     }
 
-    fn choose(count: u8) -> Vec<Candidate> {
-        let (members, routes) = world(count);
+    fn choose(count: usize) -> Vec<Candidate> {
+        let (replica, ways) = world(count);
         let now = Instant::now();
         let links = BTreeMap::from([(id(1), SocketAddr::from(([10, 1, 0, 1], 1)))]);
         let config = Config::default();
-        let reachable = routes.reachable().count();
         let mut situation = Situation {
             local: id(0),
             config: &config,
-            members: &members,
-            routes: &routes,
-            reachable,
+            replica: &replica,
+            ways: &ways,
+            absent: &Absent::default(),
             links: &links,
             now,
         };
@@ -481,7 +499,7 @@ mod tests {
 
     #[test]
     fn in_a_large_mesh_a_few_are_dialled_spread_over_networks() {
-        let chosen = choose(120);
+        let chosen = choose(80);
         assert_eq!(chosen.len(), 7);
         let networks: BTreeSet<_> = chosen.iter().map(|c| network(&c.addresses[0])).collect();
         assert!(networks.len() >= 5, "{networks:?}");

@@ -11,34 +11,60 @@ use proto::{
     record::{Record, RecordKey},
 };
 
-use crate::{reconcile, replica::Replica};
+use crate::{
+    reconcile::{self, Backlog},
+    replica::Replica,
+};
 
 /// Sums in one message.
 const RANGES: usize = 28;
 /// Keys asked for in one message.
 const WANTS: usize = 48;
-/// Sums and lists waiting; more are left to the next round.
+/// Digests asked for in one message.
+const GRAFTS: usize = 200;
+/// Sums, lists and wants waiting; more are left to the next round.
 const WAITING: usize = 512;
+/// Backlogs waiting; a round of reconciliation makes a few.
+const BACKLOGS: usize = 64;
 /// Tags and counts around the records of a push.
 const OVERHEAD: usize = 8;
 
 /// The queue of one neighbour.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Outbox {
-    records: BTreeSet<RecordKey>,
+    /// Told at once.
+    news: BTreeSet<RecordKey>,
+    /// Asked for.
+    repairs: BTreeSet<RecordKey>,
+    backlogs: VecDeque<Backlog>,
     ranges: VecDeque<RangeSummary>,
     lists: VecDeque<(u64, u64)>,
     wants: VecDeque<RecordKey>,
+    grafts: Option<Vec<u32>>,
+    prune: bool,
 }
 
 impl Outbox {
-    pub(crate) fn push(&mut self, key: RecordKey) {
-        self.records.insert(key);
+    pub(crate) fn tell(&mut self, key: RecordKey) {
+        self.news.insert(key);
+    }
+
+    pub(crate) fn repair(&mut self, key: RecordKey) {
+        if self.repairs.len() < WAITING {
+            self.repairs.insert(key);
+        }
+    }
+
+    pub(crate) fn work_off(&mut self, backlog: Backlog) {
+        if self.backlogs.len() < BACKLOGS {
+            self.backlogs.push_back(backlog);
+        }
     }
 
     /// The neighbour has this already.
     pub(crate) fn cancel(&mut self, key: &RecordKey) {
-        self.records.remove(key);
+        self.news.remove(key);
+        self.repairs.remove(key);
     }
 
     pub(crate) fn summarise(&mut self, ranges: impl IntoIterator<Item = RangeSummary>) {
@@ -57,25 +83,49 @@ impl Outbox {
         self.wants.extend(keys.into_iter().take(room));
     }
 
+    /// Asks for news to be pushed, those with the digests first.
+    pub(crate) fn graft(&mut self, digests: impl IntoIterator<Item = u32>) {
+        self.prune = false;
+        let grafts = self.grafts.get_or_insert_default();
+        let room = GRAFTS.saturating_sub(grafts.len());
+        grafts.extend(digests.into_iter().take(room));
+    }
+
+    /// Asks for no news to be pushed.
+    pub(crate) fn prune(&mut self) {
+        self.prune = true;
+    }
+
     pub(crate) fn is_empty(&self) -> bool {
-        self.records.is_empty()
+        self.news.is_empty()
+            && self.repairs.is_empty()
+            && self.backlogs.is_empty()
             && self.ranges.is_empty()
             && self.lists.is_empty()
             && self.wants.is_empty()
+            && self.grafts.is_none()
+            && !self.prune
     }
 
     /// Takes out the next message; `pushed` counts the records in it.
     pub(crate) fn next(&mut self, replica: &Replica, pushed: &mut u64) -> Option<GossipMessage> {
+        if let Some(digests) = self.grafts.take() {
+            return Some(GossipMessage::Graft { digests });
+        }
+        if std::mem::take(&mut self.prune) {
+            return Some(GossipMessage::Prune);
+        }
         if !self.wants.is_empty() {
             let count = self.wants.len().min(WANTS);
             return Some(GossipMessage::Want {
                 keys: self.wants.drain(..count).collect(),
             });
         }
-        let records = self.next_records(replica);
-        if !records.is_empty() {
-            *pushed += records.len() as u64;
-            return Some(GossipMessage::Push { records });
+        if let Some(push) = self.next_push(replica) {
+            if let GossipMessage::Push { records, .. } = &push {
+                *pushed += records.len() as u64;
+            }
+            return Some(push);
         }
         if let Some((first, last)) = self.lists.pop_front() {
             let held = reconcile::list(replica, first, last);
@@ -87,21 +137,58 @@ impl Outbox {
         })
     }
 
-    fn next_records(&mut self, replica: &Replica) -> Vec<Arc<Record>> {
-        let mut records = Vec::new();
-        let mut size = OVERHEAD;
-        while let Some(key) = self.records.first().copied() {
-            if let Some(record) = replica.get(&key) {
-                size += record.encoded_bound();
-                if size > MAX_MESSAGE && !records.is_empty() {
-                    break;
-                }
-                records.push(Arc::clone(record));
-            }
-            self.records.remove(&key);
+    fn next_push(&mut self, replica: &Replica) -> Option<GossipMessage> {
+        let push = |fresh, load: Load| GossipMessage::Push {
+            fresh,
+            records: load.records,
+        };
+        let news = take_keys(&mut self.news, replica);
+        if !news.records.is_empty() {
+            return Some(push(true, news));
         }
-        records
+        let mut load = take_keys(&mut self.repairs, replica);
+        while let Some(backlog) = self.backlogs.front_mut() {
+            match backlog.peek(replica) {
+                None => drop(self.backlogs.pop_front()),
+                Some(record) if load.add(record) => backlog.pass(&record.key),
+                Some(_) => break,
+            }
+        }
+        (!load.records.is_empty()).then(|| push(false, load))
     }
+}
+
+/// The records of one push.
+#[derive(Default)]
+struct Load {
+    records: Vec<Arc<Record>>,
+    size: usize,
+}
+
+impl Load {
+    /// Adds a record if there is room. The first always fits.
+    fn add(&mut self, record: &Arc<Record>) -> bool {
+        let size = self.size + record.encoded_len();
+        let fits = self.records.is_empty() || OVERHEAD + size <= MAX_MESSAGE;
+        if fits {
+            self.records.push(Arc::clone(record));
+            self.size = size;
+        }
+        fits
+    }
+}
+
+fn take_keys(keys: &mut BTreeSet<RecordKey>, replica: &Replica) -> Load {
+    let mut load = Load::default();
+    while let Some(key) = keys.first().copied() {
+        if let Some(record) = replica.get(&key)
+            && !load.add(record)
+        {
+            break;
+        }
+        keys.remove(&key);
+    }
+    load
 }
 
 #[cfg(test)]
@@ -113,20 +200,29 @@ mod tests {
     };
 
     use super::*;
-    use crate::replica::{LINK_PARTS, tests::record};
+    use crate::{
+        limits::LINK_PARTS,
+        replica::tests::{record, replica_of},
+    };
 
     #[test]
     fn no_message_exceeds_the_limit_and_nothing_is_lost() {
-        let mut replica = Replica::new(100);
+        let records: Vec<_> = (0..50)
+            .flat_map(|owner| {
+                (0..LINK_PARTS).map(move |part| record(owner, Topic::Links(part), 1, 0))
+            })
+            .collect();
+        let replica = replica_of(&records);
         let mut outbox = Outbox::default();
-        for owner in 0..50 {
-            for part in 0..LINK_PARTS {
-                let record = record(owner, Topic::Links(part), 1, 0);
-                replica.merge(&record, |_| true);
-                outbox.push(record.key);
-                outbox.want([record.key]);
-            }
+        for record in &records {
+            outbox.tell(record.key);
+            outbox.repair(record.key);
+            outbox.want([record.key]);
         }
+        let everything = reconcile::compare(&replica, 0, u64::MAX, &[]);
+        outbox.work_off(everything.push.unwrap());
+        outbox.graft([u32::MAX; 1000]);
+        outbox.prune();
         let widest = RangeSummary {
             first: u64::MAX,
             last: u64::MAX,
@@ -136,13 +232,14 @@ mod tests {
         outbox.summarise([widest; 100]);
         let (mut pushed, mut sent) = (0, 0);
         while let Some(message) = outbox.next(&replica, &mut pushed) {
-            if let GossipMessage::Push { records } = &message {
+            if let GossipMessage::Push { records, .. } = &message {
                 sent += records.len();
             }
             assert!(Message::Gossip(message).encode().len() <= MAX_MESSAGE);
         }
         assert!(outbox.is_empty());
-        assert_eq!((pushed, sent), (400, 400));
+        let expected = records.len() * 2 + replica.len();
+        assert_eq!((pushed as usize, sent), (expected, expected));
     }
 
     #[test]

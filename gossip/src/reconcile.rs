@@ -1,36 +1,34 @@
 //! Range-based set reconciliation of two replicas.
 //!
 //! One side sends the sum of a range. The other compares: equal, done; few
-//! records, it lists what it holds; else it sends the sums of eight parts.
-//! Whoever receives a list pushes what is newer here and asks for what is newer
-//! there. Each step depends on its message alone, so loss costs no state; the
-//! traffic is proportional to the difference. Knows no neighbour and no time,
-//! but for the window of [`Wants`].
+//! records on either side, the one with few lists what it holds; else it sends
+//! the sums of eight parts. Whoever receives a list pushes what is newer here
+//! and asks for what is newer there. Each step depends on its message alone, so
+//! loss costs no state; the traffic is proportional to the difference. Knows no
+//! neighbour and no time, but for the window of [`Wants`].
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     time::{Duration, Instant},
 };
 
 use proto::{
     PeerId,
     message::{Held, RangeSummary},
-    record::{Record, RecordKey},
+    record::{Record, RecordKey, Topic},
 };
 
 use crate::{
-    hash::{key_hash, record_hash},
+    hash::{digest, position},
     replica::Replica,
 };
 
-/// A range with no more records than this on either side is listed, not split.
+/// A side with no more records than this in a range lists them.
 pub const FEW: u32 = 12;
 /// Records listed in one message.
 pub const LIST: usize = 22;
 /// Into how many parts a range is split.
 const SPLIT: u64 = 8;
-/// Records pushed because of one list.
-const PUSH_LIMIT: usize = 128;
 
 /// What to answer to a sum.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -39,22 +37,70 @@ pub enum Answer {
     Equal,
     /// The sums of the parts.
     Split(Vec<RangeSummary>),
-    /// A list of what we hold in the range.
+    /// Our sum of the same range, for the other side has few and is to list them.
+    Echo(RangeSummary),
+    /// A list of what we hold in the range. `lacking`: it asks for more than a few.
     List {
-        /// First key hash.
+        /// First position.
         first: u64,
-        /// Last key hash.
+        /// Last position.
         last: u64,
+        /// Whether the other side holds much that we do not.
+        lacking: bool,
     },
 }
 
 /// What two sides owe each other in a range.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Difference {
-    /// The other side lacks these.
-    pub push: Vec<RecordKey>,
+    /// The other side lacks our records in the range.
+    pub push: Option<Backlog>,
     /// We lack these.
     pub want: Vec<RecordKey>,
+}
+
+/// A range of records that the other side lacks but for some. It is read as it
+/// is sent, so it takes no room however long it is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Backlog {
+    next: RecordKey,
+    first: u64,
+    last: u64,
+    held: BTreeSet<RecordKey>,
+}
+
+impl Backlog {
+    /// The record that follows, without taking it.
+    pub fn peek<'a>(&self, replica: &'a Replica) -> Option<&'a std::sync::Arc<Record>> {
+        replica
+            .from(self.next, self.last)
+            .find(|record| position(&record.key) >= self.first && !self.held.contains(&record.key))
+    }
+
+    /// Goes on behind a record.
+    pub fn pass(&mut self, key: &RecordKey) {
+        self.next = successor(key);
+    }
+}
+
+/// The least key above another.
+fn successor(key: &RecordKey) -> RecordKey {
+    let owner = key.owner;
+    let topic = match key.topic {
+        Topic::Node => Topic::Links(0),
+        Topic::Links(part) => part.checked_add(1).map_or(Topic::Stations(0), Topic::Links),
+        Topic::Stations(part) => match part.checked_add(1) {
+            Some(part) => Topic::Stations(part),
+            None => {
+                let next = u128::from_be_bytes(owner.0).saturating_add(1);
+                return RecordKey {
+                    owner: PeerId(next.to_be_bytes()),
+                    topic: Topic::Node,
+                };
+            }
+        },
+    };
+    RecordKey { owner, topic }
 }
 
 /// The sum over everything, to start a round.
@@ -72,8 +118,16 @@ pub fn answer(replica: &Replica, theirs: &RangeSummary) -> Answer {
     if ours.count == theirs.count && ours.fingerprint == theirs.fingerprint {
         return Answer::Equal;
     }
-    if ours.count.max(theirs.count) <= FEW || first == last {
-        return Answer::List { first, last };
+    if ours.count <= FEW || first == last {
+        let lacking = theirs.count > ours.count + FEW;
+        return Answer::List {
+            first,
+            last,
+            lacking,
+        };
+    }
+    if theirs.count <= FEW {
+        return Answer::Echo(summary(replica, first, last));
     }
     Answer::Split(
         split(first, last)
@@ -92,7 +146,7 @@ pub fn list(replica: &Replica, first: u64, last: u64) -> Vec<Held> {
     replica
         .range(first, last)
         .take(LIST)
-        .map(|(_, record)| held(record))
+        .map(|record| held(record))
         .collect()
 }
 
@@ -104,29 +158,37 @@ pub fn compare(replica: &Replica, first: u64, last: u64, held: &[Held]) -> Diffe
     }
     let mut theirs = BTreeMap::new();
     for held in held.iter().take(4 * LIST) {
-        if (first..=last).contains(&key_hash(&held.key)) {
+        if (first..=last).contains(&position(&held.key)) {
             theirs.insert(held.key, held);
         }
     }
+    let mut known = BTreeSet::new();
     for (key, held) in &theirs {
         match replica.get(key) {
             None => difference.want.push(*key),
-            Some(ours) if ours.version < held.version => difference.want.push(*key),
-            Some(ours) if ours.version > held.version => difference.push.push(*key),
-            Some(ours) if digest(ours) != held.digest => {
-                // One version, two bodies: the ranks decide, so both sides need both.
-                difference.push.push(*key);
+            Some(ours) if ours.version < held.version => {
                 difference.want.push(*key);
+                known.insert(*key);
             }
-            Some(_) => {}
+            Some(ours) if ours.version > held.version => {}
+            // One version, two bodies: the ranks decide, so both sides need both.
+            Some(ours) if digest(ours) != held.digest => difference.want.push(*key),
+            Some(_) => drop(known.insert(*key)),
         }
     }
-    let lacked = replica
-        .range(first, last)
-        .map(|(_, record)| record.key)
-        .filter(|key| !theirs.contains_key(key));
-    let room = PUSH_LIMIT.saturating_sub(difference.push.len());
-    difference.push.extend(lacked.take(room));
+    let mut backlog = Backlog {
+        next: RecordKey {
+            owner: PeerId::default(),
+            topic: Topic::Node,
+        },
+        first,
+        last,
+        held: known,
+    };
+    if let Some(start) = replica.range(first, last).next() {
+        backlog.next = start.key;
+        difference.push = backlog.peek(replica).is_some().then_some(backlog);
+    }
     difference
 }
 
@@ -148,10 +210,6 @@ fn split(first: u64, last: u64) -> impl Iterator<Item = (u64, u64)> {
         let end = start.saturating_add(step - 1).min(last);
         (start <= last).then_some((start, end))
     })
-}
-
-fn digest(record: &Record) -> u32 {
-    record_hash(record) as u32
 }
 
 /// Records asked for and not yet seen, a bounded window of them.
@@ -245,14 +303,16 @@ mod tests {
     use proto::record::Topic;
 
     use super::*;
-    use crate::replica::tests::record;
+    use crate::replica::tests::{record, replica_of};
 
-    fn replica(records: &[Arc<Record>]) -> Replica {
-        let mut replica = Replica::new(1000);
-        records.iter().for_each(|r| {
-            replica.merge(r, |_| true);
-        });
-        replica
+    /// What a backlog would send.
+    fn drained(mut backlog: Backlog, replica: &Replica) -> Vec<Arc<Record>> {
+        let mut records = Vec::new();
+        while let Some(record) = backlog.peek(replica) {
+            backlog.pass(&record.key);
+            records.push(Arc::clone(record));
+        }
+        records
     }
 
     /// Runs rounds until nothing is said any more; returns how many records crossed.
@@ -268,15 +328,19 @@ mod tests {
             match answer(answerer, &summary) {
                 Answer::Equal => {}
                 Answer::Split(parts) => open.extend(parts.into_iter().map(|part| (!to_b, part))),
-                Answer::List { first, last } => {
+                Answer::Echo(range) => open.push((!to_b, range)),
+                Answer::List { first, last, .. } => {
                     let difference = compare(asker, first, last, &list(answerer, first, last));
-                    for key in difference.push {
+                    for record in difference
+                        .push
+                        .map_or_else(Vec::new, |push| drained(push, asker))
+                    {
                         crossed += 1;
-                        answerer.merge(&Arc::clone(asker.get(&key).unwrap()), |_| true);
+                        answerer.merge(&record, |_, _| true);
                     }
                     for key in difference.want {
                         crossed += 1;
-                        asker.merge(&Arc::clone(answerer.get(&key).unwrap()), |_| true);
+                        asker.merge(&Arc::clone(answerer.get(&key).unwrap()), |_, _| true);
                     }
                 }
             }
@@ -296,10 +360,27 @@ mod tests {
                 let own = side.iter().map(|(o, t, s, salt)| record(*o, Topic::Links(*t), *s, *salt));
                 common.iter().cloned().chain(own).collect()
             };
-            let (mut a, mut b) = (replica(&own(&left)), replica(&own(&right)));
+            let (mut a, mut b) = (replica_of(&own(&left)), replica_of(&own(&right)));
             let crossed = run(&mut a, &mut b);
             prop_assert_eq!(a.sum(), b.sum());
-            prop_assert!(crossed <= 2 * (left.len() + right.len()));
+            // Each difference is one record and perhaps the node of its owner.
+            prop_assert!(crossed <= 4 * (left.len() + right.len()));
+        }
+
+        #[test]
+        fn a_backlog_is_all_but_what_is_held(
+            records in prop::collection::vec((any::<u8>(), 0u8..8), 0..100),
+            ends in any::<(u64, u64)>(),
+            skip in 1usize..5,
+        ) {
+            let records: Vec<_> = records.iter().map(|(o, t)| record(*o, Topic::Links(*t), 1, 0)).collect();
+            let replica = replica_of(&records);
+            let (first, last) = (ends.0.min(ends.1), ends.0.max(ends.1));
+            let held: Vec<Held> = list(&replica, first, last).into_iter().step_by(skip).collect();
+            let push = compare(&replica, first, last, &held).push;
+            let sent: Vec<_> = push.map_or_else(Vec::new, |push| drained(push, &replica)).iter().map(|r| r.key).collect();
+            let lacked = replica.range(first, last).map(|r| r.key).filter(|key| held.iter().all(|held| held.key != *key));
+            prop_assert_eq!(sent, lacked.collect::<Vec<_>>());
         }
 
         #[test]

@@ -4,69 +4,53 @@
 //! so far, one per key, whatever their order (as long as no limit is hit). Rank
 //! is (version, body, signature), so merging is commutative, associative and
 //! idempotent. Nothing here sends, and nothing here knows time.
+//!
+//! Every owner has a [`Slot`], by which routes refer to it, so that the state of
+//! a peer among ten thousand stays below a megabyte beside the records.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{mem, sync::Arc};
 
+use hashbrown::HashTable;
 use proto::{
-    PeerId,
-    record::{Body, MAX_BODY, Record, RecordKey, Topic},
+    PeerId, PublicKeys, ShortId,
+    record::{Body, LinkTo, Node, Record, RecordKey, RttCode, Topic},
 };
 
-use crate::hash::{key_hash, record_hash};
+use crate::{
+    hash::{position, record_hash, scatter},
+    limits::{self, Refusal},
+};
 
-/// Parts of links that one peer may have, 40 links each.
-pub const LINK_PARTS: u8 = 8;
-/// Parts of stations that one peer may have.
-pub const STATION_PARTS: u16 = 256;
-/// IP addresses of one station.
-pub const STATION_IPS: usize = 8;
-/// Endpoints in a node record.
-pub const NODE_ENDPOINTS: usize = 16;
-/// Bytes of a nickname.
-pub const NODE_NICKNAME: usize = 64;
-/// Bytes of a version text.
-pub const NODE_VERSION: usize = 32;
-/// Links in one part.
-pub const PART_LINKS: usize = 40;
+/// Names an owner for as long as it is known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Slot(pub(crate) u32);
+
+impl Slot {
+    pub(crate) fn at(self) -> usize {
+        self.0 as usize
+    }
+}
 
 /// What became of an offered record.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Merge {
     /// It is now in the replica.
     New {
-        /// Its content.
-        body: Body,
-        /// It replaced another record with the same version: the owner's key is in two hands.
+        /// What it replaced.
+        before: Option<Arc<Record>>,
+        /// The replaced one has the same version: the owner's key is in two hands.
         conflict: bool,
     },
     /// We have it, or a higher-ranked one.
     Stale,
     /// The signature or the owner is false.
     Forged,
+    /// The owner's node record is not known, so nobody can tell.
+    Orphan,
+    /// Authentic, but the owner has said too much of late.
+    OverBudget,
     /// Not taken.
     Refused(Refusal),
-}
-
-/// Why an authentic or unchecked record is not taken.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Refusal {
-    /// The body cannot be read, or is not about the topic.
-    Unreadable,
-    /// The body breaks a limit of its kind.
-    OverLimit,
-    /// Too many peers are known already.
-    TooManyPeers,
-}
-
-impl Refusal {
-    /// For people.
-    pub fn reason(self) -> &'static str {
-        match self {
-            Self::Unreadable => "content not understood",
-            Self::OverLimit => "content over the limit",
-            Self::TooManyPeers => "too many peers known",
-        }
-    }
 }
 
 /// What stands for a set of records: equal sets have equal sums.
@@ -78,93 +62,226 @@ pub struct Sum {
     pub count: u32,
 }
 
-/// Sums are kept for each of the 2^6 equal parts of the hash space.
-const BUCKET_BITS: u32 = 6;
+/// Sums are kept for each of the 2^9 equal parts of the space of positions.
+const BUCKET_BITS: u32 = 9;
 
-/// The records, in the order of their key's hash.
+/// The records, by owner.
 #[derive(Clone, Debug)]
 pub struct Replica {
-    /// By hash of the key, and a slot that tells colliding keys apart.
-    records: BTreeMap<(u64, u8), Arc<Record>>,
-    sums: Vec<Sum>,
-    owners: BTreeMap<PeerId, Owner>,
+    /// By slot; those in `free` are vacant.
+    owners: Vec<Owner>,
+    free: Vec<Slot>,
+    /// Finds the slot of an id by its first half.
+    index: HashTable<u32>,
+    /// Nobody can choose ids that collide in the index without knowing it.
+    salt: u64,
+    /// Slots in the order of the owners' ids.
+    order: Vec<Slot>,
+    sums: Box<[Sum]>,
+    total: Sum,
+    count: usize,
     owner_limit: usize,
 }
 
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct Owner {
-    records: u16,
+    id: PeerId,
+    node: Option<Arc<Record>>,
+    /// The first part, which is all of most peers.
+    links: Option<Arc<Record>>,
+    others: Option<Box<Others>>,
+    budget: Budget,
     hidden: bool,
 }
 
+/// Further parts of links, and stations, by topic.
+#[derive(Clone, Debug, Default)]
+struct Others(Vec<Arc<Record>>);
+
+/// How many changes an owner may make.
+#[derive(Clone, Copy, Debug)]
+pub struct Allowance {
+    /// At once.
+    pub burst: u16,
+    /// Per second.
+    pub rate: u16,
+    /// The time in tenths of a second.
+    pub now: u32,
+}
+
+/// A token bucket in six bytes, for each of ten thousand owners.
+#[derive(Clone, Copy, Debug, Default)]
+struct Budget {
+    spent: u16,
+    /// In tenths of a second since the start.
+    at: u32,
+}
+
 impl Replica {
-    /// An empty replica for at most `owner_limit` owners.
-    pub fn new(owner_limit: usize) -> Self {
+    /// An empty replica for at most `owner_limit` owners. `salt` is secret.
+    pub fn new(owner_limit: usize, salt: u64) -> Self {
         Self {
-            records: BTreeMap::new(),
-            sums: vec![Sum::default(); 1 << BUCKET_BITS],
-            owners: BTreeMap::new(),
+            owners: Vec::new(),
+            free: Vec::new(),
+            index: HashTable::new(),
+            salt,
+            order: Vec::new(),
+            sums: vec![Sum::default(); 1 << BUCKET_BITS].into(),
+            total: Sum::default(),
+            count: 0,
             owner_limit,
         }
     }
 
-    /// Offers a record. `authentic` is asked last, as it is costly.
+    /// Offers a record, whatever its owner's budget.
     pub fn merge(
         &mut self,
         record: &Arc<Record>,
-        authentic: impl FnOnce(&Record) -> bool,
+        authentic: impl FnOnce(&Record, &PublicKeys) -> bool,
+    ) -> Merge {
+        self.offer(record, None, authentic)
+    }
+
+    /// Offers a record. `authentic` is asked last but for the allowance: it is
+    /// costly, and only what the owner did sign may use up its budget.
+    pub fn offer(
+        &mut self,
+        record: &Arc<Record>,
+        allowance: Option<Allowance>,
+        authentic: impl FnOnce(&Record, &PublicKeys) -> bool,
     ) -> Merge {
         let held = self.get(&record.key);
         if held.is_some_and(|held| rank(held) >= rank(record)) {
             return Merge::Stale;
         }
         let conflict = held.is_some_and(|held| held.version == record.version);
-        let body = match checked_body(record) {
+        let body = match limits::checked_body(record) {
             Ok(body) => body,
             Err(refusal) => return Merge::Refused(refusal),
         };
-        if !self.owners.contains_key(&record.key.owner) && self.owners.len() >= self.owner_limit {
+        let slot = self.slot(&record.key.owner);
+        let keys = match body {
+            Body::Node(node) => Some(&node.keys),
+            Body::Links(_) | Body::Stations(_) => {
+                slot.and_then(|slot| self.node(slot)).map(|node| &node.keys)
+            }
+        };
+        let Some(keys) = keys else {
+            return Merge::Orphan;
+        };
+        if slot.is_none() && self.order.len() >= self.owner_limit {
             return Merge::Refused(Refusal::TooManyPeers);
         }
-        if !authentic(record) {
+        if !authentic(record, keys) {
             return Merge::Forged;
         }
-        if !self.insert(record) {
-            return Merge::Refused(Refusal::TooManyPeers);
+        if let (Some(slot), Some(allowance)) = (slot, allowance)
+            && !self.owners[slot.at()].budget.spend(allowance)
+        {
+            return Merge::OverBudget;
         }
-        Merge::New { body, conflict }
+        let before = self.insert(record);
+        Merge::New { before, conflict }
     }
 
     /// The record with this key.
     pub fn get(&self, key: &RecordKey) -> Option<&Arc<Record>> {
-        self.slot(key).map(|slot| &self.records[&slot])
+        let owner = &self.owners[self.slot(&key.owner)?.at()];
+        owner.get(key.topic)
     }
 
     /// How many records, hidden ones included.
     pub fn len(&self) -> usize {
-        self.records.len()
+        self.count
     }
 
     /// Whether there are none.
     pub fn is_empty(&self) -> bool {
-        self.records.is_empty()
+        self.count == 0
     }
 
-    /// How many records one owner has.
-    pub fn owned(&self, owner: &PeerId) -> usize {
-        self.owners
-            .get(owner)
-            .map_or(0, |owner| usize::from(owner.records))
+    /// How many owners.
+    pub fn owner_count(&self) -> usize {
+        self.order.len()
+    }
+
+    /// One more than the highest slot in use.
+    pub(crate) fn slot_end(&self) -> usize {
+        self.owners.len()
+    }
+
+    /// The slot of an owner.
+    pub fn slot(&self, id: &PeerId) -> Option<Slot> {
+        let found = self.index.find(self.scattered(&id.short_id()), |slot| {
+            self.owners[*slot as usize].id == *id
+        });
+        found.copied().map(Slot)
+    }
+
+    /// The slot of an owner whose id starts so; the first known, if several do.
+    pub(crate) fn slot_of_short(&self, short: &ShortId) -> Option<Slot> {
+        let found = self.index.find(self.scattered(short), |slot| {
+            self.owners[*slot as usize].id.short_id() == *short
+        });
+        found.copied().map(Slot)
+    }
+
+    /// Who has a slot.
+    pub fn id(&self, slot: Slot) -> PeerId {
+        self.owners[slot.at()].id
+    }
+
+    /// What an owner says about itself.
+    pub fn node(&self, slot: Slot) -> Option<&Node> {
+        match self.owners[slot.at()].node.as_ref()?.content()? {
+            Body::Node(node) => Some(node),
+            Body::Links(_) | Body::Stations(_) => None,
+        }
+    }
+
+    /// The links an owner reports, confirmed or not.
+    pub fn links(&self, slot: Slot) -> impl Iterator<Item = &LinkTo> {
+        self.link_parts(slot).flatten()
+    }
+
+    /// What a link costs that both ends report.
+    pub(crate) fn link(&self, from: Slot, to: Slot) -> Option<RttCode> {
+        let there = self.reported(from, &self.owners[to.at()].id.short_id())?;
+        let back = self.reported(to, &self.owners[from.at()].id.short_id())?;
+        Some(there.max(back))
+    }
+
+    /// The peers with which an owner has a link that both report.
+    pub(crate) fn neighbours(&self, slot: Slot) -> impl Iterator<Item = (Slot, RttCode)> {
+        let own = self.owners[slot.at()].id.short_id();
+        self.links(slot).filter_map(move |link| {
+            let other = self.slot_of_short(&link.peer)?;
+            let back = self.reported(other, &own)?;
+            (other != slot).then(|| (other, link.rtt.max(back)))
+        })
+    }
+
+    /// All owners, by id.
+    pub fn owners(&self) -> impl ExactSizeIterator<Item = Slot> {
+        self.order.iter().copied()
+    }
+
+    /// The owner at a place in the order of ids.
+    pub(crate) fn owner_at(&self, place: usize) -> Option<Slot> {
+        self.order.get(place).copied()
+    }
+
+    /// An owner's records, by topic.
+    pub fn records_of(&self, slot: Slot) -> impl Iterator<Item = &Arc<Record>> {
+        self.owners[slot.at()].records()
     }
 
     /// The sum over all records that are not hidden.
     pub fn sum(&self) -> Sum {
-        self.sums
-            .iter()
-            .fold(Sum::default(), |sum, bucket| sum.joined(*bucket))
+        self.total
     }
 
-    /// The sum over a range of key hashes, both ends included. Whole buckets
+    /// The sum over a range of positions, both ends included. Whole buckets
     /// come from the kept sums, so at most two buckets are walked.
     pub fn sum_of(&self, first: u64, last: u64) -> Sum {
         let mut sum = Sum::default();
@@ -178,118 +295,174 @@ impl Replica {
                 sum.joined(self.sums[index])
             } else {
                 let part = self.range(first.max(start), last.min(end));
-                part.fold(sum, |sum, (_, record)| sum.joined(Sum::of(record)))
+                part.fold(sum, |sum, record| sum.joined(Sum::of(record)))
             };
         }
         sum
     }
 
-    /// The records in a range of key hashes that are not hidden, ascending, with their hashes.
-    pub fn range(&self, first: u64, last: u64) -> impl Iterator<Item = (u64, &Arc<Record>)> {
-        let last = last.max(first);
-        self.records
-            .range((first, 0)..=(last, u8::MAX))
-            .filter(|(_, record)| !self.is_hidden(&record.key.owner))
-            .map(|((hash, _), record)| (*hash, record))
+    /// The records in a range of positions that are not hidden, by key.
+    pub fn range(&self, first: u64, last: u64) -> impl Iterator<Item = &Arc<Record>> {
+        let start = RecordKey {
+            owner: lowest_id(first),
+            topic: Topic::Node,
+        };
+        self.from(start, last)
+            .filter(move |record| position(&record.key) >= first)
     }
 
-    /// Whether an owner's records are left out of sums and ranges.
-    pub fn is_hidden(&self, owner: &PeerId) -> bool {
-        self.owners.get(owner).is_some_and(|owner| owner.hidden)
+    /// The records from a key on, up to a position, that are not hidden, by key.
+    pub(crate) fn from(&self, key: RecordKey, last: u64) -> impl Iterator<Item = &Arc<Record>> {
+        let start = self.place(&key.owner);
+        let owners = self.order[start..]
+            .iter()
+            .map(|slot| &self.owners[slot.at()]);
+        owners
+            .take_while(move |owner| lowest_position(&owner.id) <= last)
+            .filter(|owner| !owner.hidden)
+            .flat_map(Owner::records)
+            .filter(move |record| record.key >= key && position(&record.key) <= last)
     }
 
     /// Leaves an owner's records out of sums and ranges, or takes them in again.
-    pub fn set_hidden(&mut self, owner: &PeerId, hidden: bool) {
-        if self
-            .owners
-            .get(owner)
-            .is_none_or(|known| known.hidden == hidden)
-        {
-            return;
-        }
-        for slot in self.slots_of(owner) {
-            self.toggle(slot, !hidden);
-        }
-        if let Some(known) = self.owners.get_mut(owner) {
-            known.hidden = hidden;
+    pub fn set_hidden(&mut self, slot: Slot, hidden: bool) {
+        let owner = &mut self.owners[slot.at()];
+        if mem::replace(&mut owner.hidden, hidden) != hidden {
+            for record in owner.records() {
+                toggle((&mut self.sums, &mut self.total), record, !hidden);
+            }
         }
     }
 
     /// Forgets an owner and its records.
-    pub fn remove_owner(&mut self, owner: &PeerId) {
-        let visible = !self.is_hidden(owner);
-        for slot in self.slots_of(owner) {
-            if visible {
-                self.toggle(slot, false);
+    pub fn remove_owner(&mut self, slot: Slot) {
+        let owner = mem::take(&mut self.owners[slot.at()]);
+        for record in owner.records() {
+            self.count -= 1;
+            if !owner.hidden {
+                toggle((&mut self.sums, &mut self.total), record, false);
             }
-            self.records.remove(&slot);
         }
-        self.owners.remove(owner);
+        let hash = self.scattered(&owner.id.short_id());
+        if let Ok(entry) = self.index.find_entry(hash, |found| *found == slot.0) {
+            entry.remove();
+        }
+        // The vacant slot has another id by now, so its place is found by the old one.
+        let place = self
+            .order
+            .partition_point(|other| *other != slot && self.owners[other.at()].id < owner.id);
+        self.order.remove(place);
+        self.free.push(slot);
     }
 
-    /// The keys of an owner's records.
-    pub fn keys_of(&self, owner: &PeerId) -> Vec<RecordKey> {
-        self.slots_of(owner)
-            .iter()
-            .map(|slot| self.records[slot].key)
-            .collect()
+    fn insert(&mut self, record: &Arc<Record>) -> Option<Arc<Record>> {
+        let slot = self
+            .slot(&record.key.owner)
+            .unwrap_or_else(|| self.add_owner(record.key.owner));
+        let owner = &mut self.owners[slot.at()];
+        let before = owner.put(record);
+        if !owner.hidden {
+            if let Some(before) = &before {
+                toggle((&mut self.sums, &mut self.total), before, false);
+            }
+            toggle((&mut self.sums, &mut self.total), record, true);
+        }
+        self.count += usize::from(before.is_none());
+        before
     }
 
-    fn insert(&mut self, record: &Arc<Record>) -> bool {
-        let hash = key_hash(&record.key);
-        let held = self.slot(&record.key);
-        let free = || {
-            (0..=u8::MAX)
-                .map(|slot| (hash, slot))
-                .find(|slot| !self.records.contains_key(slot))
-        };
-        let Some(slot) = held.or_else(free) else {
-            return false;
-        };
-        let visible = !self.is_hidden(&record.key.owner);
-        if visible && held.is_some() {
-            self.toggle(slot, false);
-        }
-        self.records.insert(slot, Arc::clone(record));
-        if visible {
-            self.toggle(slot, true);
-        }
-        if held.is_none() {
-            self.owners.entry(record.key.owner).or_default().records += 1;
-        }
-        true
-    }
-
-    fn slot(&self, key: &RecordKey) -> Option<(u64, u8)> {
-        let hash = key_hash(key);
-        let mut colliding = self.records.range((hash, 0)..=(hash, u8::MAX));
-        colliding
-            .find(|(_, record)| record.key == *key)
-            .map(|(slot, _)| *slot)
-    }
-
-    /// There is no index by owner: the topics are few enough to try.
-    fn slots_of(&self, owner: &PeerId) -> Vec<(u64, u8)> {
-        let links = (0..LINK_PARTS).map(Topic::Links);
-        let stations = (0..STATION_PARTS).map(Topic::Stations);
-        let topics = std::iter::once(Topic::Node).chain(links).chain(stations);
-        let slots = topics.filter_map(|topic| {
-            self.slot(&RecordKey {
-                owner: *owner,
-                topic,
-            })
+    fn add_owner(&mut self, id: PeerId) -> Slot {
+        let place = self.place(&id);
+        let slot = self.free.pop().unwrap_or_else(|| {
+            self.owners.push(Owner::default());
+            Slot(self.owners.len() as u32 - 1)
         });
-        slots.take(self.owned(owner)).collect()
+        self.owners[slot.at()].id = id;
+        self.order.insert(place, slot);
+        let (salt, owners) = (self.salt, &self.owners);
+        let hash = |slot: &u32| scatter(salt, &owners[*slot as usize].id.short_id());
+        self.index.insert_unique(hash(&slot.0), slot.0, hash);
+        slot
     }
 
-    /// Adds a record to the sums or takes it out.
-    fn toggle(&mut self, slot: (u64, u8), add: bool) {
-        let Some(record) = self.records.get(&slot) else {
-            return;
-        };
-        let sum = &mut self.sums[bucket(slot.0)];
-        sum.fingerprint ^= record_hash(record);
-        sum.count = if add { sum.count + 1 } else { sum.count - 1 };
+    /// Where in the order an id is, or would be.
+    fn place(&self, id: &PeerId) -> usize {
+        self.order
+            .partition_point(|slot| self.owners[slot.at()].id < *id)
+    }
+
+    fn link_parts(&self, slot: Slot) -> impl Iterator<Item = &[LinkTo]> {
+        let owner = &self.owners[slot.at()];
+        let others = owner.others.iter().flat_map(|others| &others.0);
+        let parts = owner.links.iter().chain(others);
+        parts.filter_map(|record| match record.content() {
+            Some(Body::Links(links)) => Some(links.links.as_slice()),
+            _ => None,
+        })
+    }
+
+    fn reported(&self, from: Slot, to: &ShortId) -> Option<RttCode> {
+        self.link_parts(from).find_map(|part| {
+            let at = part.binary_search_by_key(to, |link| link.peer).ok()?;
+            Some(part[at].rtt)
+        })
+    }
+
+    fn scattered(&self, short: &ShortId) -> u64 {
+        scatter(self.salt, short)
+    }
+}
+
+impl Owner {
+    fn records(&self) -> impl Iterator<Item = &Arc<Record>> {
+        let others = self.others.iter().flat_map(|others| &others.0);
+        self.node.iter().chain(&self.links).chain(others)
+    }
+
+    fn get(&self, topic: Topic) -> Option<&Arc<Record>> {
+        match topic {
+            Topic::Node => self.node.as_ref(),
+            Topic::Links(0) => self.links.as_ref(),
+            Topic::Links(_) | Topic::Stations(_) => {
+                let others = &self.others.as_ref()?.0;
+                let at = others.binary_search_by_key(&topic, |record| record.key.topic);
+                others.get(at.ok()?)
+            }
+        }
+    }
+
+    fn put(&mut self, record: &Arc<Record>) -> Option<Arc<Record>> {
+        let new = Arc::clone(record);
+        let topic = record.key.topic;
+        match topic {
+            Topic::Node => self.node.replace(new),
+            Topic::Links(0) => self.links.replace(new),
+            Topic::Links(_) | Topic::Stations(_) => {
+                let others = &mut self.others.get_or_insert_default().0;
+                match others.binary_search_by_key(&topic, |record| record.key.topic) {
+                    Ok(at) => Some(mem::replace(&mut others[at], new)),
+                    Err(at) => {
+                        others.insert(at, new);
+                        None
+                    }
+                }
+            }
+        }
+    }
+}
+
+impl Budget {
+    fn spend(&mut self, allowance: Allowance) -> bool {
+        let Allowance { burst, rate, now } = allowance;
+        let regained = u64::from(now.saturating_sub(self.at)) * u64::from(rate) / 10;
+        if regained > 0 {
+            let regained = u16::try_from(regained).unwrap_or(u16::MAX);
+            self.spent = self.spent.saturating_sub(regained);
+            self.at = now;
+        }
+        let room = self.spent < burst;
+        self.spent += u16::from(room);
+        room
     }
 }
 
@@ -309,8 +482,16 @@ impl Sum {
     }
 }
 
-fn bucket(hash: u64) -> usize {
-    (hash >> (64 - BUCKET_BITS)) as usize
+/// Adds a record to the sums or takes it out.
+fn toggle((sums, total): (&mut [Sum], &mut Sum), record: &Record, add: bool) {
+    for sum in [&mut sums[bucket(position(&record.key))], total] {
+        sum.fingerprint ^= record_hash(record);
+        sum.count = if add { sum.count + 1 } else { sum.count - 1 };
+    }
+}
+
+fn bucket(position: u64) -> usize {
+    (position >> (64 - BUCKET_BITS)) as usize
 }
 
 fn bucket_range(index: usize) -> (u64, u64) {
@@ -318,65 +499,44 @@ fn bucket_range(index: usize) -> (u64, u64) {
     (first, first | (u64::MAX >> BUCKET_BITS))
 }
 
-fn rank(record: &Record) -> impl Ord {
-    (record.version, &record.body, &record.signature)
+/// The lowest id whose records may have this position.
+fn lowest_id(position: u64) -> PeerId {
+    let mut id = [0; 16];
+    id[..6].copy_from_slice(&position.to_be_bytes()[..6]);
+    PeerId(id)
 }
 
-/// Reads the body and holds it against the limits of its kind.
-fn checked_body(record: &Record) -> Result<Body, Refusal> {
-    if record.body.len() > MAX_BODY {
-        return Err(Refusal::OverLimit);
-    }
-    let body = Body::decode(&record.body).map_err(|_| Refusal::Unreadable)?;
-    let within = match (&record.key.topic, &body) {
-        (Topic::Node, Body::Node(node)) => {
-            node.nickname.len() <= NODE_NICKNAME
-                && node.version.len() <= NODE_VERSION
-                && node.endpoints.len() <= NODE_ENDPOINTS
-        }
-        (Topic::Links(part), Body::Links(links)) => {
-            *part < LINK_PARTS
-                && links.links.len() <= PART_LINKS
-                && links.links.is_sorted_by(|a, b| a.0 < b.0)
-                && links
-                    .links
-                    .iter()
-                    .all(|(peer, _)| *peer != record.key.owner)
-        }
-        (Topic::Stations(part), Body::Stations(stations)) => {
-            *part < STATION_PARTS
-                && stations.stations.is_sorted_by(|a, b| a.mac < b.mac)
-                && stations
-                    .stations
-                    .iter()
-                    .all(|s| s.ips.len() <= STATION_IPS && !s.mac.is_multicast())
-        }
-        _ => return Err(Refusal::Unreadable),
-    };
-    if within {
-        Ok(body)
-    } else {
-        Err(Refusal::OverLimit)
-    }
+fn lowest_position(id: &PeerId) -> u64 {
+    position(&RecordKey {
+        owner: *id,
+        topic: Topic::Node,
+    })
+}
+
+fn rank(record: &Record) -> impl Ord {
+    (record.version, &record.body, &record.signature)
 }
 
 #[cfg(test)]
 pub(crate) mod tests {
     use proptest::prelude::*;
-    use proto::{
-        PublicKeys,
-        record::{Links, Version},
-    };
+    use proto::record::{Links, MAX_BODY, Version};
 
     use super::*;
 
     pub(crate) fn record(owner: u8, topic: Topic, sequence: u64, salt: u8) -> Arc<Record> {
+        let link = LinkTo {
+            peer: ShortId([0xee; 8]),
+            rtt: RttCode(salt),
+        };
         let body = match topic {
-            Topic::Links(_) => Body::Links(Links {
-                links: vec![(PeerId([0xee; 16]), u32::from(salt))],
-            }),
+            Topic::Links(_) => Body::Links(Links { links: vec![link] }),
             Topic::Stations(_) => Body::Stations(Default::default()),
-            Topic::Node => Body::Node(proto::record::Node {
+            Topic::Node => Body::Node(Node {
+                keys: PublicKeys {
+                    sign: [owner; 32],
+                    exchange: [owner; 32],
+                },
                 nickname: format!("n{salt}"),
                 instance: 1,
                 endpoints: vec![],
@@ -384,45 +544,48 @@ pub(crate) mod tests {
                 capabilities: 0,
             }),
         };
-        Arc::new(Record {
-            key: RecordKey {
-                owner: PeerId([owner; 16]),
-                topic,
-            },
-            keys: PublicKeys {
-                sign: [owner; 32],
-                exchange: [owner; 32],
-            },
-            version: Version { epoch: 1, sequence },
-            body: body.encode(),
-            signature: ([salt; 32], [owner; 32]),
-        })
+        let key = RecordKey {
+            owner: PeerId([owner; 16]),
+            topic,
+        };
+        let mut record = Record::new(key, Version { epoch: 1, sequence }, body.encode());
+        record.signature = ([salt; 32], [owner; 32]);
+        Arc::new(record)
+    }
+
+    /// A replica that knows the owners of all records.
+    pub(crate) fn replica_of<'a>(records: impl IntoIterator<Item = &'a Arc<Record>>) -> Replica {
+        let mut replica = Replica::new(1000, 7);
+        for record in records {
+            replica.merge(
+                &self::record(record.key.owner.0[0], Topic::Node, 0, 0),
+                |_, _| true,
+            );
+            replica.merge(record, |_, _| true);
+        }
+        replica
     }
 
     fn records() -> impl Strategy<Value = Vec<Arc<Record>>> {
-        let topic = prop_oneof![Just(Topic::Node), (0u8..3).prop_map(Topic::Links)];
+        let topic = prop_oneof![
+            Just(Topic::Node),
+            (0u8..3).prop_map(Topic::Links),
+            (0u16..3).prop_map(Topic::Stations)
+        ];
         let one =
             (0u8..4, topic, 0u64..4, 0u8..3).prop_map(|(o, t, s, salt)| record(o, t, s, salt));
         prop::collection::vec(one, 0..60)
     }
 
-    fn merged(records: &[Arc<Record>]) -> Replica {
-        let mut replica = Replica::new(100);
-        for record in records {
-            replica.merge(record, |_| true);
-        }
-        replica
-    }
-
     proptest! {
         #[test]
         fn merging_is_commutative_and_idempotent(records in records(), seed in any::<u64>()) {
-            let once = merged(&records);
+            let once = replica_of(&records);
             let mut shuffled = records.clone();
             shuffled.sort_by_key(|r| record_hash(r) ^ seed);
             shuffled.extend(records.iter().take(7).cloned());
-            let again = merged(&shuffled);
-            prop_assert!(once.range(0, u64::MAX).map(|(_, r)| r).eq(again.range(0, u64::MAX).map(|(_, r)| r)));
+            let again = replica_of(&shuffled);
+            prop_assert!(once.range(0, u64::MAX).eq(again.range(0, u64::MAX)));
             prop_assert_eq!(once.sum(), again.sum());
         }
 
@@ -430,75 +593,90 @@ pub(crate) mod tests {
         fn merging_is_associative(a in records(), b in records(), c in records()) {
             let join = |x: &Replica, y: &Replica| {
                 let mut joined = x.clone();
-                y.range(0, u64::MAX).for_each(|(_, r)| { joined.merge(r, |_| true); });
+                y.range(0, u64::MAX).for_each(|r| { joined.merge(r, |_, _| true); });
                 joined
             };
-            let (a, b, c) = (merged(&a), merged(&b), merged(&c));
+            let (a, b, c) = (replica_of(&a), replica_of(&b), replica_of(&c));
             prop_assert_eq!(join(&join(&a, &b), &c).sum(), join(&a, &join(&b, &c)).sum());
         }
 
         #[test]
         fn kept_sums_equal_counted_sums(records in records(), cuts in any::<(u64, u64)>(), hidden in 0u8..4) {
-            let mut replica = merged(&records);
-            replica.set_hidden(&PeerId([hidden; 16]), true);
-            replica.remove_owner(&PeerId([(hidden + 1) % 4; 16]));
+            let mut replica = replica_of(&records);
+            let slot = |replica: &Replica, owner: u8| replica.slot(&PeerId([owner; 16]));
+            if let Some(slot) = slot(&replica, hidden) {
+                replica.set_hidden(slot, true);
+            }
+            if let Some(slot) = slot(&replica, (hidden + 1) % 4) {
+                replica.remove_owner(slot);
+            }
             let (first, last) = (cuts.0.min(cuts.1), cuts.0.max(cuts.1));
-            let counted = replica.range(first, last).fold(Sum::default(), |s, (_, r)| s.joined(Sum::of(r)));
+            let counted = replica.range(first, last).fold(Sum::default(), |s, r| s.joined(Sum::of(r)));
             prop_assert_eq!(replica.sum_of(first, last), counted);
             prop_assert_eq!(replica.sum_of(0, u64::MAX), replica.sum());
+            prop_assert!(replica.owners().map(|slot| replica.id(slot)).is_sorted());
+            prop_assert_eq!(replica.owners().flat_map(|slot| replica.records_of(slot)).count(), replica.len());
+            // A slot that was given back is found under its new owner alone.
+            replica.merge(&record(9, Topic::Node, 1, 0), |_, _| true);
+            for owner in 0..10 {
+                let found = replica.slot(&PeerId([owner; 16]));
+                prop_assert!(found.is_none_or(|slot| replica.id(slot) == PeerId([owner; 16])));
+            }
         }
 
         #[test]
         fn hostile_bodies_never_panic(body in prop::collection::vec(any::<u8>(), 0..1200), part in any::<u8>()) {
             let mut bad = (*record(1, Topic::Links(part), 1, 0)).clone();
             bad.body = body;
-            let mut replica = Replica::new(10);
-            replica.merge(&Arc::new(bad), |_| true);
+            let mut replica = replica_of(&[]);
+            replica.merge(&record(1, Topic::Node, 1, 0), |_, _| true);
+            let merged = replica.merge(&Arc::new(bad.clone()), |_, _| true);
+            let readable = Body::decode(&bad.body).is_ok() && bad.body.len() <= MAX_BODY;
+            prop_assert!(readable || matches!(merged, Merge::Refused(_)));
         }
     }
 
     #[test]
-    fn limits_and_forgeries_are_refused() {
-        let mut replica = Replica::new(2);
+    fn only_the_authentic_are_taken_and_only_with_their_node() {
+        let mut replica = Replica::new(1, 7);
+        let node = record(1, Topic::Node, 1, 0);
         assert_eq!(
-            replica.merge(&record(1, Topic::Node, 1, 0), |_| false),
-            Merge::Forged
+            replica.merge(&record(1, Topic::Links(0), 1, 0), |_, _| true),
+            Merge::Orphan
         );
+        assert_eq!(replica.merge(&node, |_, _| false), Merge::Forged);
         assert!(matches!(
-            replica.merge(&record(1, Topic::Node, 1, 0), |_| true),
+            replica.merge(&node, |_, _| true),
             Merge::New {
                 conflict: false,
                 ..
             }
         ));
+        assert_eq!(replica.merge(&node, |_, _| true), Merge::Stale);
+        let twin = record(1, Topic::Node, 1, 9);
         assert!(matches!(
-            replica.merge(&record(1, Topic::Node, 1, 1), |_| true),
+            replica.merge(&twin, |_, _| true),
             Merge::New { conflict: true, .. }
         ));
         assert_eq!(
-            replica.merge(&record(1, Topic::Node, 1, 0), |_| true),
-            Merge::Stale
-        );
-        assert!(matches!(
-            replica.merge(&record(2, Topic::Node, 1, 0), |_| true),
-            Merge::New { .. }
-        ));
-        assert_eq!(
-            replica.merge(&record(3, Topic::Node, 1, 0), |_| true),
+            replica.merge(&record(2, Topic::Node, 1, 0), |_, _| true),
             Merge::Refused(Refusal::TooManyPeers)
         );
-        let beyond = record(1, Topic::Links(LINK_PARTS), 1, 0);
-        assert_eq!(
-            replica.merge(&beyond, |_| true),
-            Merge::Refused(Refusal::OverLimit)
-        );
-        let mut crossed = (*record(1, Topic::Node, 9, 0)).clone();
-        crossed.body = record(1, Topic::Links(0), 1, 0).body.clone();
-        assert_eq!(
-            replica.merge(&Arc::new(crossed), |_| true),
-            Merge::Refused(Refusal::Unreadable)
-        );
-        replica.remove_owner(&PeerId([1; 16]));
-        assert_eq!(replica.len(), 1);
+    }
+
+    #[test]
+    fn a_budget_is_used_up_and_comes_back() {
+        let mut budget = Budget::default();
+        let mut spend = |now| {
+            let allowance = Allowance {
+                burst: 3,
+                rate: 20,
+                now,
+            };
+            budget.spend(allowance)
+        };
+        assert_eq!((0..10).filter(|_| spend(0)).count(), 3);
+        assert!(spend(1) && spend(1) && !spend(1));
+        assert!(spend(u32::MAX));
     }
 }

@@ -17,8 +17,8 @@ use proto::{
 
 use crate::{
     claims::{Claims, STATIONS_PER_PEER},
+    limits::{STATION_IPS, STATION_PARTS},
     parts::Parts,
-    replica::{STATION_IPS, STATION_PARTS},
 };
 
 /// Moves remembered, to limit flapping.

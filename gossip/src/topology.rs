@@ -1,83 +1,22 @@
-//! The graph of links, as the peers report them. A link counts when both ends
-//! report it, so nobody can invent one to somebody else (design D3).
+//! The graph of links that both ends report, and the trees along which
+//! broadcasts travel over it. Equal graphs give equal trees on every peer,
+//! because ties are broken by fewer hops and then by lower id.
+//!
+//! A link counts when both ends report it, so nobody can invent one to somebody
+//! else (design D3).
 
-use std::collections::BTreeMap;
+use std::{cmp::Reverse, collections::BinaryHeap};
 
-use proto::PeerId;
+use proto::{PeerId, record::RttCode};
+
+use crate::replica::{Replica, Slot};
 
 /// Added to every hop, in microseconds: a detour must be this much faster to be worth it.
 pub const HOP_PENALTY_US: u32 = 2000;
-/// Longer round-trip times than this (134 s) are reported as this.
-pub const RTT_LIMIT_US: u32 = (1 << 27) - 1;
 
-/// What each peer reports of its links.
-#[derive(Clone, Debug, Default)]
-pub struct Topology {
-    reports: BTreeMap<PeerId, BTreeMap<u8, Vec<(PeerId, u32)>>>,
-}
-
-impl Topology {
-    /// Takes in one part of a peer's links. Says whether anything changed.
-    pub fn report(&mut self, owner: PeerId, part: u8, links: Vec<(PeerId, u32)>) -> bool {
-        let parts = self.reports.entry(owner).or_default();
-        let before = if links.is_empty() {
-            parts.remove(&part)
-        } else {
-            parts.insert(part, links)
-        };
-        before.as_ref() != parts.get(&part)
-    }
-
-    /// Forgets what a peer reported.
-    pub fn remove(&mut self, owner: &PeerId) -> bool {
-        self.reports.remove(owner).is_some()
-    }
-
-    /// To whom a peer reports links, confirmed or not.
-    pub fn links_of(&self, owner: &PeerId) -> impl Iterator<Item = PeerId> {
-        let parts = self
-            .reports
-            .get(owner)
-            .into_iter()
-            .flat_map(BTreeMap::values);
-        parts.flatten().map(|(peer, _)| *peer)
-    }
-
-    /// The graph of confirmed links.
-    pub fn graph(&self) -> Graph {
-        let peers: Vec<PeerId> = self.reports.keys().copied().collect();
-        let reported: Vec<Vec<(u32, u32)>> = self
-            .reports
-            .values()
-            .map(|parts| indexed(&peers, parts))
-            .collect();
-        let mut graph = Graph {
-            peers,
-            starts: Vec::with_capacity(reported.len() + 1),
-            edges: Vec::new(),
-        };
-        for (from, links) in reported.iter().enumerate() {
-            graph.starts.push(graph.edges.len() as u32);
-            for (to, rtt) in links {
-                let back = &reported[*to as usize];
-                let Ok(at) = back.binary_search_by_key(&(from as u32), |(peer, _)| *peer) else {
-                    continue;
-                };
-                let rtt = back[at].1.max(*rtt).min(RTT_LIMIT_US);
-                graph.edges.push((*to, rtt + HOP_PENALTY_US));
-            }
-        }
-        graph.starts.push(graph.edges.len() as u32);
-        graph
-    }
-}
-
-fn indexed(peers: &[PeerId], parts: &BTreeMap<u8, Vec<(PeerId, u32)>>) -> Vec<(u32, u32)> {
-    let known = |(peer, rtt): &(PeerId, u32)| Some((peers.binary_search(peer).ok()? as u32, *rtt));
-    let mut links: Vec<_> = parts.values().flatten().filter_map(known).collect();
-    links.sort_unstable();
-    links.dedup_by_key(|(peer, _)| *peer);
-    links
+/// What a link costs, in microseconds.
+pub(crate) fn cost(rtt: RttCode) -> u32 {
+    rtt.micros() + HOP_PENALTY_US
 }
 
 /// Peers by index in the order of their ids, and the confirmed links of each.
@@ -85,10 +24,36 @@ fn indexed(peers: &[PeerId], parts: &BTreeMap<u8, Vec<(PeerId, u32)>>) -> Vec<(u
 pub struct Graph {
     peers: Vec<PeerId>,
     starts: Vec<u32>,
+    /// Index and cost.
     edges: Vec<(u32, u32)>,
 }
 
 impl Graph {
+    /// The graph that all records together describe.
+    pub fn new(replica: &Replica) -> Self {
+        let slots: Vec<Slot> = replica.owners().collect();
+        let mut index = vec![u32::MAX; replica.slot_end()];
+        for (at, slot) in slots.iter().enumerate() {
+            index[slot.at()] = at as u32;
+        }
+        let mut graph = Self {
+            peers: slots.iter().map(|slot| replica.id(*slot)).collect(),
+            starts: Vec::with_capacity(slots.len() + 1),
+            edges: Vec::new(),
+        };
+        for slot in slots {
+            let start = graph.edges.len();
+            graph.starts.push(start as u32);
+            let links = replica.neighbours(slot);
+            graph
+                .edges
+                .extend(links.map(|(to, rtt)| (index[to.at()], cost(rtt))));
+            graph.edges[start..].sort_unstable();
+        }
+        graph.starts.push(graph.edges.len() as u32);
+        graph
+    }
+
     /// How many peers.
     pub fn len(&self) -> usize {
         self.peers.len()
@@ -104,34 +69,141 @@ impl Graph {
         self.peers.binary_search(peer).ok()
     }
 
-    /// The peer with an index below [`Graph::len`].
-    pub fn peer(&self, index: usize) -> PeerId {
-        self.peers[index]
-    }
-
     /// Where the links of a peer lead and what they cost in microseconds.
     pub fn links(&self, index: usize) -> &[(u32, u32)] {
         &self.edges[self.starts[index] as usize..self.starts[index + 1] as usize]
     }
+
+    /// The neighbours to which `local` forwards what `source` broadcasts.
+    pub fn children(&self, local: &PeerId, source: &PeerId) -> Vec<PeerId> {
+        let (Some(local), Some(source)) = (self.index(local), self.index(source)) else {
+            return Vec::new();
+        };
+        let parents = self.tree(source);
+        let links = self.links(local).iter().map(|(to, _)| *to as usize);
+        let ours = links.filter(|to| parents[*to] == local as u32);
+        ours.map(|to| self.peers[to]).collect()
+    }
+
+    /// The parent of each peer in the shortest-path tree of a source, by
+    /// Dijkstra's algorithm. Every link costs something, so a parent is settled
+    /// before its children.
+    fn tree(&self, source: usize) -> Vec<u32> {
+        const NONE: u32 = u32::MAX;
+        let mut parents = vec![NONE; self.len()];
+        let mut distances = vec![(u64::MAX, u16::MAX); self.len()];
+        let mut settled = vec![false; self.len()];
+        let mut open = BinaryHeap::from([Reverse((0, 0, source as u32))]);
+        distances[source] = (0, 0);
+        while let Some(Reverse((_, _, at))) = open.pop() {
+            if std::mem::replace(&mut settled[at as usize], true) {
+                continue;
+            }
+            let (cost, hops) = distances[at as usize];
+            for (to, price) in self.links(at as usize) {
+                let index = *to as usize;
+                let found = (cost + u64::from(*price), hops.saturating_add(1));
+                if !settled[index] && (found, at) < (distances[index], parents[index]) {
+                    distances[index] = found;
+                    parents[index] = at;
+                    open.push(Reverse((found.0, found.1, *to)));
+                }
+            }
+        }
+        parents
+    }
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
+    use std::{collections::BTreeMap, sync::Arc};
+
+    use proptest::prelude::*;
+    use proto::record::{Body, LinkTo, Links, Record, RecordKey, Topic, Version};
+
     use super::*;
+    use crate::replica::tests::record;
+
+    pub(crate) fn id(n: usize) -> PeerId {
+        PeerId([n as u8; 16])
+    }
+
+    /// What a peer reports of its links: neighbours and round-trip times.
+    pub(crate) fn report(owner: usize, sequence: u64, links: &BTreeMap<usize, u32>) -> Arc<Record> {
+        let links = links.iter().map(|(to, rtt)| LinkTo {
+            peer: id(*to).short_id(),
+            rtt: RttCode::from_micros(*rtt),
+        });
+        let links = Links {
+            links: links.collect(),
+        };
+        let key = RecordKey {
+            owner: id(owner),
+            topic: Topic::Links(0),
+        };
+        let version = Version { epoch: 1, sequence };
+        Arc::new(Record::new(key, version, Body::Links(links).encode()))
+    }
+
+    pub(crate) fn empty_mesh(size: usize) -> Replica {
+        let mut replica = Replica::new(1000, 1);
+        for n in 0..size {
+            replica.merge(&record(n as u8, Topic::Node, 1, 0), |_, _| true);
+        }
+        replica
+    }
+
+    fn mesh(size: usize, links: &[(usize, usize, u32)]) -> Graph {
+        let mut reported = vec![BTreeMap::new(); size];
+        for (a, b, rtt) in links {
+            reported[*a % size].insert(*b % size, *rtt);
+            reported[*b % size].insert(*a % size, *rtt);
+        }
+        let mut replica = empty_mesh(size);
+        for (n, links) in reported.iter().enumerate() {
+            replica.merge(&report(n, 1, links), |_, _| true);
+        }
+        Graph::new(&replica)
+    }
 
     #[test]
     fn only_links_that_both_ends_report_count() {
-        let id = |n: u8| PeerId([n; 16]);
-        let mut topology = Topology::default();
-        assert!(topology.report(id(1), 0, vec![(id(2), 500), (id(3), 500)]));
-        assert!(topology.report(id(2), 5, vec![(id(1), 900)]));
-        topology.report(id(3), 0, vec![(id(9), 1)]);
-        let graph = topology.graph();
-        assert_eq!(graph.links(0), [(1, 900 + HOP_PENALTY_US)]);
-        assert_eq!(graph.links(1), [(0, 900 + HOP_PENALTY_US)]);
-        assert_eq!(graph.links(2), []);
-        assert!(!topology.report(id(2), 5, vec![(id(1), 900)]));
-        assert!(topology.report(id(2), 5, vec![]));
-        assert_eq!(topology.graph().links(0), []);
+        let mut replica = empty_mesh(4);
+        let links = |links: &[(usize, u32)]| links.iter().copied().collect();
+        replica.merge(
+            &report(1, 1, &links(&[(2, 512), (3, 512), (1, 8)])),
+            |_, _| true,
+        );
+        replica.merge(&report(2, 1, &links(&[(1, 1024)])), |_, _| true);
+        replica.merge(&report(3, 1, &links(&[(9, 8)])), |_, _| true);
+        let graph = Graph::new(&replica);
+        assert_eq!(graph.links(1), [(2, 1024 + HOP_PENALTY_US)]);
+        assert_eq!(graph.links(2), [(1, 1024 + HOP_PENALTY_US)]);
+        assert_eq!(graph.links(3), []);
+        replica.merge(&report(2, 2, &links(&[])), |_, _| true);
+        assert_eq!(Graph::new(&replica).links(1), []);
+    }
+
+    proptest! {
+        #[test]
+        fn broadcasts_reach_everybody_once(
+            size in 2usize..14,
+            links in prop::collection::vec((0usize..14, 0usize..14, prop_oneof![Just(1u32), 0u32..9000]), 0..40),
+        ) {
+            let graph = mesh(size, &links);
+            for from in 0..size {
+                let mut copies = vec![0; size];
+                let mut open = vec![from];
+                while let Some(at) = open.pop() {
+                    copies[at] += 1;
+                    prop_assert!(copies[at] == 1);
+                    open.extend(graph.children(&id(at), &id(from)).iter().map(|peer| peer.0[0] as usize));
+                }
+                let parents = graph.tree(from);
+                for (to, count) in copies.iter().enumerate() {
+                    prop_assert_eq!(*count == 1, to == from || parents[to] != u32::MAX);
+                }
+            }
+        }
     }
 }

@@ -78,6 +78,11 @@ impl<'a> Reader<'a> {
     }
 }
 
+/// Bytes of an unsigned integer in postcard: seven bits each.
+pub(crate) fn varint_len(value: u64) -> usize {
+    (value | 1).ilog2() as usize / 7 + 1
+}
+
 /// Encodes a value with postcard.
 pub(crate) fn encode<T: serde::Serialize>(value: &T) -> Vec<u8> {
     // Serialising into a growing vector can only fail for types whose length

@@ -26,4 +26,4 @@ pub mod record;
 
 pub use codec::DecodeError;
 pub use ethernet::MacAddr;
-pub use peer::{PeerId, PublicKeys};
+pub use peer::{PeerId, PublicKeys, ShortId};

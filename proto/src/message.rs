@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     DecodeError,
-    codec::{decode, encode},
+    codec::{decode, encode, varint_len},
     record::{Record, RecordKey, Version},
 };
 
@@ -29,31 +29,41 @@ pub enum GossipMessage {
     /// "I am here"; a pong is expected.
     Ping {
         /// Echoed in the pong.
-        token: u64,
+        token: u32,
         /// The sender has no other way into the mesh than this link, so the
         /// receiver should refuse it only at its hard limit.
         needy: bool,
+        /// The smoothed round-trip time in microseconds, if the ping before was
+        /// answered: the receiver then knows that it is heard.
+        answered: Option<u32>,
+        /// The state of the sender's replica.
+        beat: Beat,
     },
     /// Answers a ping.
     Pong {
         /// The ping's token.
-        token: u64,
+        token: u32,
+        /// The state of the sender's replica.
+        beat: Beat,
     },
     /// Records the receiver may not have.
     Push {
+        /// Whether they are news, to be passed on at once, or make up for what
+        /// was missed.
+        fresh: bool,
         /// The records.
         records: Vec<Arc<Record>>,
     },
     /// Fingerprints of parts of the sender's replica, to find differences.
     Summary {
-        /// Ranges of the key-hash space, disjoint and ascending.
+        /// Ranges of the space of positions, disjoint and ascending.
         ranges: Vec<RangeSummary>,
     },
     /// All versions the sender holds in a range; asks the receiver to do its part.
     Versions {
-        /// First key hash of the range.
+        /// First position of the range.
         first: u64,
-        /// Last key hash of the range.
+        /// Last position of the range.
         last: u64,
         /// What the sender holds there.
         held: Vec<Held>,
@@ -68,6 +78,23 @@ pub enum GossipMessage {
         /// Why.
         reason: ByeReason,
     },
+    /// News reach the sender by other ways: name them in beats instead of
+    /// pushing them (Plumtree's term).
+    Prune,
+    /// The sender misses news that a beat named: push them, and those to come.
+    Graft {
+        /// Digests of the records that are missing.
+        digests: Vec<u32>,
+    },
+}
+
+/// What a heartbeat says of the sender's replica.
+#[derive(Clone, Debug, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Beat {
+    /// Stands for all records: equal replicas have equal fingerprints.
+    pub fingerprint: u32,
+    /// Digests of news that were not pushed over this link.
+    pub news: Vec<u32>,
 }
 
 /// Why a peer ends a link.
@@ -92,12 +119,12 @@ pub struct Held {
     pub digest: u32,
 }
 
-/// The fingerprint of a range of key hashes, both ends included.
+/// The fingerprint of a range of positions, both ends included.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RangeSummary {
-    /// First key hash.
+    /// First position.
     pub first: u64,
-    /// Last key hash.
+    /// Last position.
     pub last: u64,
     /// XOR over the hashes of (key, version, signature).
     pub fingerprint: u64,
@@ -149,6 +176,48 @@ impl<'de> Deserialize<'de> for Padding {
 }
 
 static ZEROS: [u8; u16::MAX as usize] = [0; u16::MAX as usize];
+
+impl GossipMessage {
+    /// How long [`Message::encode`] makes the message, without encoding it.
+    pub fn encoded_len(&self) -> usize {
+        let counted = |items: usize, size: usize| varint_len(items as u64) + size;
+        let body = match self {
+            Self::Ping {
+                token,
+                answered,
+                beat,
+                ..
+            } => {
+                let answered = answered.map_or(1, |rtt| 1 + varint_len(u64::from(rtt)));
+                varint_len(u64::from(*token)) + 1 + answered + beat.encoded_len()
+            }
+            Self::Pong { token, beat } => varint_len(u64::from(*token)) + beat.encoded_len(),
+            Self::Push { records, .. } => {
+                let size = records.iter().map(|record| record.encoded_len()).sum();
+                1 + counted(records.len(), size)
+            }
+            Self::Graft { digests } => digests_len(digests),
+            Self::Prune => 0,
+            Self::Bye { .. } => 1,
+            // The rest is rare.
+            Self::Summary { .. } | Self::Versions { .. } | Self::Want { .. } => {
+                encode(self).len() - 1
+            }
+        };
+        2 + body
+    }
+}
+
+impl Beat {
+    fn encoded_len(&self) -> usize {
+        varint_len(u64::from(self.fingerprint)) + digests_len(&self.news)
+    }
+}
+
+fn digests_len(digests: &[u32]) -> usize {
+    let each = digests.iter().map(|digest| varint_len(u64::from(*digest)));
+    varint_len(digests.len() as u64) + each.sum::<usize>()
+}
 
 impl Message {
     /// The message's bytes inside a control content.

@@ -21,6 +21,24 @@ impl PeerId {
     pub fn short(&self) -> String {
         format!("{self:.8}")
     }
+
+    /// The first eight bytes.
+    pub fn short_id(&self) -> ShortId {
+        let mut short = [0; 8];
+        short.copy_from_slice(&self.0[..8]);
+        ShortId(short)
+    }
+}
+
+/// The first half of a [`PeerId`]: tells peers apart where a false match does
+/// no harm. To meet the short id of a given peer takes 2^64 attempts.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
+pub struct ShortId(pub [u8; 8]);
+
+impl fmt::Debug for ShortId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:016x}", u64::from_be_bytes(self.0))
+    }
 }
 
 impl fmt::Display for PeerId {

@@ -10,14 +10,17 @@ use std::{
 
 use proptest::{collection::vec, prelude::*};
 use wove_proto::{
-    DecodeError, MacAddr, PeerId, PublicKeys,
+    DecodeError, MacAddr, PeerId, PublicKeys, ShortId,
     content::{self, BroadcastHeader, Content, FragmentHeader, RelayHeader},
     datagram::{
         Datagram, Handshake, Protection, RejectReason, Stage, TAG, TransportHeader,
         emit_cookie_reply, emit_reject,
     },
-    message::{ByeReason, GossipMessage, Held, Message, Padding, PathMessage, RangeSummary},
-    record::{Body, Links, MAX_RECORD, Node, Record, RecordKey, Station, Stations, Topic, Version},
+    message::{Beat, ByeReason, GossipMessage, Held, Message, Padding, PathMessage, RangeSummary},
+    record::{
+        Body, LinkTo, Links, MAX_RECORD, Node, Record, RecordKey, RttCode, Station, Stations,
+        Topic, Version,
+    },
 };
 
 mod golden {
@@ -143,7 +146,7 @@ fn unknown_kinds_versions_and_tags_are_refused() {
 fn a_hostile_length_allocates_nothing() {
     // A gossip push of 2^63 records, and a body as long, in a few bytes.
     let endless = [0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x7f];
-    let push = [&[0, 2][..], &endless].concat();
+    let push = [&[0, 2, 1][..], &endless].concat();
     assert!(Message::decode(&push).is_err());
     assert!(Body::decode(&[&[2][..], &endless].concat()).is_err());
 }
@@ -241,6 +244,7 @@ proptest! {
         prop_assert_eq!(record.signature_bytes(), signature);
         prop_assert_eq!(record.signed_bytes(), unsigned, "a signature does not cover itself");
         let bytes = record.encode();
+        prop_assert_eq!(bytes.len(), record.encoded_len());
         if bytes.len() > MAX_RECORD {
             prop_assert_eq!(Record::decode(&bytes), Err(DecodeError::Limit));
             return Ok(());
@@ -251,8 +255,23 @@ proptest! {
 
     #[test]
     fn everything_but_the_signature_is_signed(record in record(), other in record()) {
-        let same = Record { signature: other.signature, ..record.clone() } == Record { signature: other.signature, ..other.clone() };
+        let mut signed_alike = record.clone();
+        signed_alike.signature = other.signature;
+        let same = signed_alike == other;
         prop_assert_eq!(record.signed_bytes() == other.signed_bytes(), same);
+    }
+
+    #[test]
+    fn lengths_are_known_without_encoding(message in gossip()) {
+        let length = message.encoded_len();
+        prop_assert_eq!(Message::Gossip(message).encode().len(), length);
+    }
+
+    #[test]
+    fn round_trip_times_are_told_to_an_eighth(us in 4u32..134_217_728) {
+        let told = RttCode::from_micros(us).micros();
+        prop_assert!(told.abs_diff(us) <= us / 8 + 1, "{us} {told}");
+        prop_assert_eq!(RttCode::from_micros(told).micros(), told);
     }
 
     #[test]
@@ -313,10 +332,12 @@ fn version() -> impl Strategy<Value = Version> {
 
 prop_compose! {
     fn record()(
-        key in key(), version in version(), body in vec(any::<u8>(), 0..900),
-        (sign, exchange, signature) in any::<([u8; 32], [u8; 32], ([u8; 32], [u8; 32]))>(),
+        key in key(), version in version(), body in vec(any::<u8>(), 0..950),
+        signature in any::<([u8; 32], [u8; 32])>(),
     ) -> Record {
-        Record { key, keys: PublicKeys { sign, exchange }, version, body, signature }
+        let mut record = Record::new(key, version, body);
+        record.signature = signature;
+        record
     }
 }
 
@@ -335,7 +356,9 @@ fn station() -> impl Strategy<Value = Station> {
 }
 
 fn body() -> impl Strategy<Value = Body> {
+    let keys = any::<([u8; 32], [u8; 32])>();
     let node = (
+        keys,
         "\\PC{0,16}",
         any::<u64>(),
         vec(address(), 0..16),
@@ -343,16 +366,27 @@ fn body() -> impl Strategy<Value = Body> {
         any::<u64>(),
     );
     prop_oneof![
-        node.prop_map(|(nickname, instance, endpoints, version, capabilities)| {
-            Body::Node(Node {
-                nickname,
-                instance,
-                endpoints,
-                version,
-                capabilities,
+        node.prop_map(
+            |((sign, exchange), nickname, instance, endpoints, version, capabilities)| {
+                Body::Node(Node {
+                    keys: PublicKeys { sign, exchange },
+                    nickname,
+                    instance,
+                    endpoints,
+                    version,
+                    capabilities,
+                })
+            }
+        ),
+        vec(any::<([u8; 8], u8)>(), 0..90).prop_map(|links| {
+            let link = |(peer, rtt)| LinkTo {
+                peer: ShortId(peer),
+                rtt: RttCode(rtt),
+            };
+            Body::Links(Links {
+                links: links.into_iter().map(link).collect(),
             })
         }),
-        vec((peer(), any::<u32>()), 0..40).prop_map(|links| Body::Links(Links { links })),
         vec(station(), 0..10).prop_map(|stations| Body::Stations(Stations { stations })),
     ]
 }
@@ -364,6 +398,11 @@ fn range() -> impl Strategy<Value = RangeSummary> {
         fingerprint,
         count,
     })
+}
+
+fn beat() -> impl Strategy<Value = Beat> {
+    (any::<u32>(), vec(any::<u32>(), 0..20))
+        .prop_map(|(fingerprint, news)| Beat { fingerprint, news })
 }
 
 fn gossip() -> impl Strategy<Value = GossipMessage> {
@@ -378,9 +417,19 @@ fn gossip() -> impl Strategy<Value = GossipMessage> {
             .collect()
     });
     prop_oneof![
-        any::<(u64, bool)>().prop_map(|(token, needy)| GossipMessage::Ping { token, needy }),
-        any::<u64>().prop_map(|token| GossipMessage::Pong { token }),
-        vec(record().prop_map(Arc::new), 0..3).prop_map(|records| GossipMessage::Push { records }),
+        (any::<(u32, bool, Option<u32>)>(), beat()).prop_map(|((token, needy, answered), beat)| {
+            GossipMessage::Ping {
+                token,
+                needy,
+                answered,
+                beat,
+            }
+        }),
+        (any::<u32>(), beat()).prop_map(|(token, beat)| GossipMessage::Pong { token, beat }),
+        (any::<bool>(), vec(record().prop_map(Arc::new), 0..3))
+            .prop_map(|(fresh, records)| GossipMessage::Push { fresh, records }),
+        Just(GossipMessage::Prune),
+        vec(any::<u32>(), 0..20).prop_map(|digests| GossipMessage::Graft { digests }),
         vec(range(), 0..20).prop_map(|ranges| GossipMessage::Summary { ranges }),
         (any::<u64>(), any::<u64>(), held)
             .prop_map(|(first, last, held)| GossipMessage::Versions { first, last, held }),

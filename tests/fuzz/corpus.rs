@@ -6,7 +6,7 @@ use std::{
 };
 
 use proto::{
-    MacAddr, PeerId, PublicKeys,
+    MacAddr, PeerId, PublicKeys, ShortId,
     arp::{ArpRepr, Operation},
     content::{self, BroadcastHeader, FragmentHeader, RelayHeader},
     datagram::{
@@ -14,9 +14,11 @@ use proto::{
     },
     ethernet::{EthernetRepr, ethertype},
     ip::{Ipv6Repr, protocol},
-    message::{ByeReason, GossipMessage, Held, Message, Padding, PathMessage, RangeSummary},
+    message::{Beat, ByeReason, GossipMessage, Held, Message, Padding, PathMessage, RangeSummary},
     ndp::{Advertisement, NdpRepr, multicast_mac, solicited_node},
-    record::{Body, Links, Node, Record, RecordKey, Station, Stations, Topic, Version},
+    record::{
+        Body, LinkTo, Links, Node, Record, RecordKey, RttCode, Station, Stations, Topic, Version,
+    },
 };
 
 const PEER: PeerId = PeerId([7; 16]);
@@ -102,13 +104,24 @@ pub(crate) fn messages() -> Vec<Vec<u8>> {
         count: 99,
     };
     let observed = SocketAddr::new(IP6.into(), 6783);
+    let beat = Beat {
+        fingerprint: 0x9abc_def0,
+        news: vec![1, u32::MAX, 3],
+    };
     let gossip = [
         GossipMessage::Ping {
-            token: 1 << 50,
+            token: 1 << 30,
             needy: true,
+            answered: Some(70_000),
+            beat: beat.clone(),
         },
-        GossipMessage::Pong { token: 2 },
+        GossipMessage::Pong { token: 2, beat },
+        GossipMessage::Prune,
+        GossipMessage::Graft {
+            digests: vec![7, 1 << 30],
+        },
         GossipMessage::Push {
+            fresh: true,
             records: bodies().into_iter().map(record_of).map(Arc::new).collect(),
         },
         GossipMessage::Summary {
@@ -164,7 +177,12 @@ pub(crate) fn records() -> Vec<Vec<u8>> {
 }
 
 pub(crate) fn bodies() -> Vec<Vec<u8>> {
+    let keys = PublicKeys {
+        sign: [1; 32],
+        exchange: [2; 32],
+    };
     let node = Node {
+        keys,
         nickname: "north-1".into(),
         instance: u64::MAX,
         endpoints: vec![
@@ -174,8 +192,12 @@ pub(crate) fn bodies() -> Vec<Vec<u8>> {
         version: "0.1.0".into(),
         capabilities: 5,
     };
+    let link = |n| LinkTo {
+        peer: ShortId([n; 8]),
+        rtt: RttCode(n),
+    };
     let links = Links {
-        links: (0..8).map(|n| (PeerId([n; 16]), 200)).collect(),
+        links: (0..8).map(link).collect(),
     };
     let station = Station {
         mac: MAC,
@@ -195,22 +217,17 @@ pub(crate) fn bodies() -> Vec<Vec<u8>> {
 }
 
 fn record_of(body: Vec<u8>) -> Record {
-    Record {
-        key: RecordKey {
-            owner: PEER,
-            topic: Topic::Node,
-        },
-        keys: PublicKeys {
-            sign: [1; 32],
-            exchange: [2; 32],
-        },
-        version: Version {
-            epoch: 1,
-            sequence: 2,
-        },
-        body,
-        signature: ([3; 32], [4; 32]),
-    }
+    let key = RecordKey {
+        owner: PEER,
+        topic: Topic::Node,
+    };
+    let version = Version {
+        epoch: 1,
+        sequence: 2,
+    };
+    let mut record = Record::new(key, version, body);
+    record.signature = ([3; 32], [4; 32]);
+    record
 }
 
 pub(crate) fn texts() -> Vec<Vec<u8>> {

@@ -6,7 +6,7 @@ use crypto::{Identity, Initiator, Responder};
 use proto::{
     content::{self, BroadcastHeader, FragmentHeader, RelayHeader},
     datagram::{Datagram, Protection},
-    message::{GossipMessage, Held, Message, PathMessage, RangeSummary},
+    message::{Beat, GossipMessage, Held, Message, PathMessage, RangeSummary},
     record::{Record, RecordKey, Topic, Version},
 };
 use rand::{Rng, RngCore, seq::IndexedRandom};
@@ -158,7 +158,6 @@ fn nonsense(world: &mut World) -> (Vec<u8>, Vec<u8>) {
 
 fn gossip(world: &mut World, noise: Vec<u8>) -> Message {
     let owners: Vec<_> = world.nodes.iter().map(|node| node.id()).collect();
-    let keys = Identity::from_bytes(&world.nodes[3].identity).public();
     let rng = &mut world.rng;
     let key = RecordKey {
         owner: owners.choose(rng).copied().unwrap_or_default(),
@@ -176,13 +175,8 @@ fn gossip(world: &mut World, noise: Vec<u8>) -> Message {
         fingerprint: rng.random(),
         count: rng.random(),
     };
-    let record = Record {
-        key,
-        keys,
-        version,
-        body: noise,
-        signature: ([7; 32], [9; 32]),
-    };
+    let mut record = Record::new(key, version, noise);
+    record.signature = ([7; 32], [9; 32]);
     let held = Held {
         key,
         version,
@@ -191,6 +185,7 @@ fn gossip(world: &mut World, noise: Vec<u8>) -> Message {
     let (token, session) = (rng.random(), rng.random());
     match rng.random_range(0..7) {
         0 => Message::Gossip(GossipMessage::Push {
+            fresh: true,
             records: vec![record.into()],
         }),
         1 => Message::Gossip(GossipMessage::Summary {
@@ -202,7 +197,13 @@ fn gossip(world: &mut World, noise: Vec<u8>) -> Message {
             held: vec![held],
         }),
         3 => Message::Gossip(GossipMessage::Want { keys: vec![key; 8] }),
-        4 => Message::Gossip(GossipMessage::Pong { token }),
+        4 => Message::Gossip(GossipMessage::Pong {
+            token: token as u32,
+            beat: Beat {
+                fingerprint: 7,
+                news: vec![token as u32; 40],
+            },
+        }),
         5 => Message::Path(PathMessage::Ack {
             token,
             observed: Some(SocketAddr::from(([10, 9, 8, 7], 53))),

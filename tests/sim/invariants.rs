@@ -143,7 +143,6 @@ impl World {
                 }
                 open.extend(
                     self.mesh(at)
-                        .routes()
                         .children(&id(*source))
                         .iter()
                         .filter_map(|p| numbers.get(p)),

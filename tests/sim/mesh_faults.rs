@@ -151,29 +151,30 @@ fn forged_and_broken_records_are_counted_and_cut_no_link() {
     let mut world = World::new(49).peers(4);
     world.run_until(20 * SECOND, World::is_one_mesh);
     let liar = id(3);
-    let forged = Arc::new(Record {
-        key: RecordKey {
-            owner: id(2),
-            topic: Topic::Links(0),
-        },
-        keys: proto::PublicKeys {
-            sign: [0; 32],
-            exchange: [0; 32],
-        },
-        version: Version {
-            epoch: 9,
-            sequence: 9,
-        },
-        body: Body::Links(Links::default()).encode(),
-        signature: Default::default(),
-    });
+    let key = RecordKey {
+        owner: id(2),
+        topic: Topic::Links(0),
+    };
+    let version = Version {
+        epoch: 9,
+        sequence: 9,
+    };
+    let body = Body::Links(Links::default()).encode();
+    let forged = Arc::new(Record::new(key, version, body));
     let mut broken = (*forged).clone();
     broken.body = vec![0xff; 40];
     let records = vec![forged, Arc::new(broken)];
     for _ in 0..50 {
         let records = records.clone();
         world.with(0, |mesh, now| {
-            mesh.handle_message(liar, GossipMessage::Push { records }, now)
+            mesh.handle_message(
+                liar,
+                GossipMessage::Push {
+                    fresh: true,
+                    records,
+                },
+                now,
+            )
         });
     }
     world.run_for(5 * SECOND).assert_one_mesh();
@@ -199,6 +200,7 @@ fn a_cloned_identity_is_said_once() {
             mesh.handle_message(
                 id(0),
                 GossipMessage::Push {
+                    fresh: true,
                     records: vec![clone],
                 },
                 now,

@@ -256,6 +256,7 @@ impl World {
     pub fn record_by(&self, peer: usize, topic: Topic, epoch: u64) -> Arc<Record> {
         let (links, stations) = Default::default();
         let node = Node {
+            keys: keys(peer),
             nickname: String::new(),
             instance: epoch,
             endpoints: vec![],
@@ -267,16 +268,11 @@ impl World {
             Topic::Links(_) => Body::Links(links),
             Topic::Stations(_) => Body::Stations(stations),
         };
-        let mut record = Record {
-            key: RecordKey {
-                owner: id(peer),
-                topic,
-            },
-            keys: keys(peer),
-            version: Version { epoch, sequence: 1 },
-            body: body.encode(),
-            signature: Default::default(),
+        let key = RecordKey {
+            owner: id(peer),
+            topic,
         };
+        let mut record = Record::new(key, Version { epoch, sequence: 1 }, body.encode());
         record.set_signature(&fake_signature(&keys(peer), &record.signed_bytes()));
         Arc::new(record)
     }

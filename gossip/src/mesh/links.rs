@@ -1,7 +1,7 @@
 //! Sessions, and the links over them.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     net::SocketAddr,
     time::{Duration, Instant},
 };
@@ -18,11 +18,10 @@ use crate::{
     bucket::TokenBucket,
     config::{Authority, SessionInfo},
     event::{DownReason, Event},
+    limits::LINK_PARTS,
     link::{Link, LinkState},
     mesh::receive::CHECK_BURST,
     outbox::Outbox,
-    reconcile,
-    replica::LINK_PARTS,
 };
 
 /// Node records told to somebody we refuse.
@@ -30,6 +29,8 @@ const REFERRALS: usize = 8;
 /// Rejections and time without any link after which a peer asks to be let in for need.
 const REJECTIONS: u32 = 2;
 const ALONE: Duration = Duration::from_secs(5);
+/// Between the first comparisons with several new neighbours.
+const TURN: Duration = Duration::from_millis(250);
 /// A link younger than this is not pruned: its other end may still be settling.
 const SETTLED: Duration = Duration::from_secs(10);
 
@@ -37,7 +38,8 @@ impl<A: Authority> Mesh<A> {
     /// A direct, authenticated session exists, or was replaced by a new one.
     pub fn session_opened(&mut self, peer: PeerId, info: SessionInfo, now: Instant) {
         let dialled = info.dial.and_then(|dial| self.dials.remove(&dial));
-        let ordered = dialled.is_some();
+        let ordered = matches!(dialled, Some(Dialling::Target(_)));
+        let sought = dialled.is_some();
         match dialled {
             Some(Dialling::Target(target)) => {
                 let linked = self.is_linked(&peer);
@@ -64,6 +66,9 @@ impl<A: Authority> Mesh<A> {
                 link: None,
                 outbox: Outbox::default(),
                 summary_at: None,
+                lazy_until: None,
+                told: self.news.end(),
+                differed: None,
                 needy: false,
                 checks,
             };
@@ -76,10 +81,10 @@ impl<A: Authority> Mesh<A> {
             self.refuse_link(peer, ByeReason::Full);
             return;
         }
-        let room = if self.is_small() {
-            self.config.full_mesh_up_to
-        } else {
-            self.config.degree
+        let room = match (self.is_small(), sought) {
+            (true, _) => self.config.full_mesh_up_to,
+            (false, true) => 2 * self.degree(),
+            (false, false) => self.degree(),
         };
         if ordered || self.dialer.leads_to(&peer) || self.link_count() < room {
             self.start_link(peer, now);
@@ -108,7 +113,7 @@ impl<A: Authority> Mesh<A> {
             return Err(ByeReason::Full);
         }
         // Many may come at once before we know how many there are.
-        let room = 2 * self.config.degree;
+        let room = 2 * self.degree();
         let room = if self.is_small() {
             room.max(self.config.full_mesh_up_to)
         } else {
@@ -125,25 +130,27 @@ impl<A: Authority> Mesh<A> {
     /// Says no, and names others to try.
     pub(super) fn refuse_link(&mut self, peer: PeerId, reason: ByeReason) {
         self.counters.links_refused += 1;
-        let mut referral = Outbox::default();
         // Whoever is in the mesh already finds others without us.
-        let referrals = if self.routes.reaches(&peer) {
+        let referrals = if self.routes().reaches(&peer) {
             0
         } else {
             REFERRALS
         };
+        let mut owners = BTreeSet::new();
         for _ in 0..referrals {
-            let sampled = self.members.sample(&mut self.rng).map(|(id, _)| *id);
-            if let Some(owner) = sampled.filter(|id| *id != peer && self.routes.reaches(id)) {
-                referral.push(RecordKey {
-                    owner,
-                    topic: Topic::Node,
-                });
-            }
+            let place = self.random_index(self.replica.owner_count());
+            let reached = self
+                .replica
+                .owner_at(place)
+                .filter(|slot| self.ways.reaches(*slot));
+            owners.extend(reached.map(|slot| self.replica.id(slot)));
         }
-        while let Some(message) = referral.next(&self.replica, &mut self.counters.pushed) {
-            self.out.push_back((peer, message));
-        }
+        owners.remove(&peer);
+        let topic = Topic::Node;
+        self.refer(
+            peer,
+            owners.into_iter().map(|owner| RecordKey { owner, topic }),
+        );
         self.out.push_back((peer, GossipMessage::Bye { reason }));
     }
 
@@ -152,7 +159,7 @@ impl<A: Authority> Mesh<A> {
         if let Some(session) = self.sessions.get_mut(&peer)
             && session.link.is_none()
         {
-            session.link = Some(Link::new(now));
+            session.link = Some(Link::new(self.local.id < peer, now));
             self.run_links(now);
         }
     }
@@ -187,17 +194,10 @@ impl<A: Authority> Mesh<A> {
         let Some(session) = self.sessions.get_mut(&peer) else {
             return;
         };
-        session.outbox.push(RecordKey {
-            owner,
-            topic: Topic::Node,
-        });
-        (0..LINK_PARTS).for_each(|part| {
-            session.outbox.push(RecordKey {
-                owner,
-                topic: Topic::Links(part),
-            })
-        });
-        session.summary_at = Some(now + self.config.anti_entropy / 8 * turn.min(32));
+        let topics = std::iter::once(Topic::Node).chain((0..LINK_PARTS).map(Topic::Links));
+        topics.for_each(|topic| session.outbox.tell(RecordKey { owner, topic }));
+        session.told = self.news.end();
+        session.summary_at = Some(now + TURN * turn.min(32));
         self.flush_soon(now);
     }
 
@@ -213,6 +213,8 @@ impl<A: Authority> Mesh<A> {
         link.bye(now);
         session.outbox = Outbox::default();
         session.summary_at = None;
+        session.lazy_until = None;
+        session.differed = None;
         self.link_over(peer, was_up.then(|| link.since()), reason, now);
     }
 
@@ -228,6 +230,7 @@ impl<A: Authority> Mesh<A> {
             tracing::debug!(%peer, %reason, "link down");
             self.events.push_back(Event::LinkDown { peer, reason });
             self.alone_since = now;
+            self.graft_all(now);
             let at = now + self.config.links_delay;
             self.timers.links = Some(self.timers.links.map_or(at, |links| links.min(at)));
         }
@@ -251,7 +254,7 @@ impl<A: Authority> Mesh<A> {
     pub(super) fn run_links(&mut self, now: Instant) {
         let alone = now >= self.alone_since + ALONE && self.linked().next().is_none();
         let needy = !self.config.discovery || (self.rejections >= REJECTIONS && alone);
-        let mut silent = Vec::new();
+        let (mut pings, mut silent) = (Vec::new(), Vec::new());
         for (peer, session) in &mut self.sessions {
             let Some(link) = session
                 .link
@@ -261,14 +264,24 @@ impl<A: Authority> Mesh<A> {
                 continue;
             };
             let was_up = link.state().is_usable();
-            let token = self.rng.next_u64();
+            let token = self.rng.next_u32();
             if link.handle_timeout(token, &self.config, now) {
-                self.out
-                    .push_back((*peer, GossipMessage::Ping { token, needy }));
+                let rtt = |rtt: Duration| u32::try_from(rtt.as_micros()).unwrap_or(u32::MAX);
+                pings.push((*peer, token, link.answered().map(rtt)));
             }
             if link.state() == LinkState::Down {
                 silent.push((*peer, was_up.then(|| link.since())));
             }
+        }
+        for (peer, token, answered) in pings {
+            let beat = self.beat(&peer, now);
+            let ping = GossipMessage::Ping {
+                token,
+                needy,
+                answered,
+                beat,
+            };
+            self.out.push_back((peer, ping));
         }
         for (peer, up_since) in silent {
             // Whoever does not answer pings does not answer on this session any more.
@@ -280,7 +293,7 @@ impl<A: Authority> Mesh<A> {
 
     /// Ends one link too many, if its other end can do without.
     pub(super) fn prune(&mut self, now: Instant) {
-        if self.is_small() || self.link_count() <= 2 * self.config.degree {
+        if self.is_small() || self.link_count() <= 2 * self.degree() {
             return;
         }
         let settled = |link: &Link| {
@@ -291,7 +304,7 @@ impl<A: Authority> Mesh<A> {
             settled && !session.needy && !self.dialer.leads_to(peer)
         });
         let spare: Vec<PeerId> = spare.map(|(peer, _)| *peer).collect();
-        let at = self.rng.next_u64() as usize % spare.len().max(1);
+        let at = self.random_index(spare.len());
         if let Some(peer) = spare.get(at) {
             self.out.push_back((
                 *peer,
@@ -300,39 +313,6 @@ impl<A: Authority> Mesh<A> {
                 },
             ));
             self.end_link(*peer, DownReason::Pruned, now);
-        }
-    }
-
-    /// Starts rounds of anti-entropy that are due.
-    pub(super) fn run_anti_entropy(&mut self, now: Instant) {
-        if now >= self.timers.anti_entropy {
-            self.timers.anti_entropy = now + self.jittered(self.config.anti_entropy);
-            let linked: Vec<PeerId> = self.linked().collect();
-            let at = self.rng.next_u64() as usize % linked.len().max(1);
-            if let Some(session) = linked.get(at).and_then(|peer| self.sessions.get_mut(peer)) {
-                session.summary_at = Some(now);
-            }
-        }
-        let mut any = false;
-        for session in self
-            .sessions
-            .values_mut()
-            .filter(|s| s.summary_at.is_some_and(|at| at <= now))
-        {
-            session.summary_at = None;
-            session.outbox.summarise([reconcile::root(&self.replica)]);
-            any = true;
-        }
-        if any {
-            self.flush_soon(now);
-        }
-        for (peer, key) in self.wants.overdue(now) {
-            if let Some(session) = self.sessions.get_mut(&peer) {
-                session.outbox.want([key]);
-                self.timers
-                    .flush
-                    .get_or_insert(now + self.config.push_delay);
-            }
         }
     }
 
@@ -361,10 +341,5 @@ impl<A: Authority> Mesh<A> {
         links
             .map(|(peer, session)| (*peer, session.info.address))
             .collect()
-    }
-
-    /// Whether everybody is to be a neighbour.
-    fn is_small(&self) -> bool {
-        self.reachable < self.config.full_mesh_up_to
     }
 }

@@ -1,4 +1,4 @@
-//! Our own records, and the sending of everybody's.
+//! Our own records, and what follows from everybody's.
 
 use std::{
     sync::Arc,
@@ -7,15 +7,16 @@ use std::{
 
 use proto::{
     PeerId,
-    record::{Body, Links, Node, Record, RecordKey, Stations, Topic},
+    record::{Body, LinkTo, Links, Node, Record, RecordKey, RttCode, Station, Stations, Topic},
 };
 
 use super::Mesh;
 use crate::{
     config::{Authority, LocalPeer},
-    event::Event,
-    replica::{NODE_ENDPOINTS, NODE_NICKNAME, NODE_VERSION},
-    topology::{HOP_PENALTY_US, RTT_LIMIT_US},
+    event::{Event, Warning},
+    limits::{NODE_ENDPOINTS, NODE_NICKNAME, NODE_VERSION},
+    replica::Merge,
+    topology::HOP_PENALTY_US,
 };
 
 /// A published round-trip time is replaced only when it is off by a third and by this;
@@ -49,6 +50,7 @@ impl<A: Authority> Mesh<A> {
 
     pub(super) fn publish_node(&mut self, now: Instant) {
         let node = Node {
+            keys: self.local.keys,
             nickname: self.local.nickname.clone(),
             instance: self.local.instance,
             endpoints: self.local.endpoints.clone(),
@@ -84,23 +86,19 @@ impl<A: Authority> Mesh<A> {
             self.published_rtt.remove(&peer);
         }
         for (peer, rtt) in measured {
-            let rtt = u32::try_from(rtt.as_micros())
-                .unwrap_or(u32::MAX)
-                .min(RTT_LIMIT_US);
+            let rtt = u32::try_from(rtt.as_micros()).unwrap_or(u32::MAX);
             let published = self.published_rtt.get(&peer).copied();
             if published.is_none_or(|published| is_off(published, rtt)) && self.links.put(peer, 1) {
-                self.published_rtt.insert(peer, quantised(rtt));
+                self.published_rtt.insert(peer, RttCode::from_micros(rtt));
             }
         }
         for part in self.links.take_dirty() {
-            let rtt = |peer: PeerId| {
-                (
-                    peer,
-                    self.published_rtt.get(&peer).copied().unwrap_or_default(),
-                )
+            let link = |peer: PeerId| LinkTo {
+                peer: peer.short_id(),
+                rtt: self.published_rtt.get(&peer).copied().unwrap_or_default(),
             };
             let links = Links {
-                links: self.links.items(part).map(rtt).collect(),
+                links: self.links.items(part).map(link).collect(),
             };
             let Ok(part) = u8::try_from(part) else {
                 continue;
@@ -132,87 +130,35 @@ impl<A: Authority> Mesh<A> {
     }
 
     fn publish(&mut self, topic: Topic, body: Body, now: Instant) {
-        let mut record = Record {
-            key: RecordKey {
-                owner: self.local.id,
-                topic,
-            },
-            keys: self.local.keys,
-            version: self.own.next(topic),
-            body: body.encode(),
-            signature: Default::default(),
+        let key = RecordKey {
+            owner: self.local.id,
+            topic,
         };
+        let mut record = Record::new(key, self.own.next(topic), body.encode());
         record.set_signature(&self.authority.sign(&record.signed_bytes()));
         let record = Arc::new(record);
-        let merged = self.replica.merge(&record, |_| true);
-        if !matches!(merged, crate::replica::Merge::New { .. }) {
-            tracing::error!(?topic, ?merged, "our own record is not valid");
-            return;
-        }
-        self.apply(&record, body, now);
-        self.relay(record.key, None, now);
-    }
-
-    /// Queues a record for all neighbours but the one it came from.
-    pub(super) fn relay(&mut self, key: RecordKey, from: Option<PeerId>, now: Instant) {
-        let mut any = false;
-        for (peer, session) in &mut self.sessions {
-            let usable = session
-                .link
-                .as_ref()
-                .is_some_and(|link| link.state().is_usable());
-            if usable && Some(*peer) != from && *peer != key.owner {
-                session.outbox.push(key);
-                any = true;
+        match self.replica.merge(&record, |_, _| true) {
+            Merge::New { before, .. } => {
+                self.apply(&record, before.as_deref(), now);
+                self.relay(&record, None, now);
             }
-        }
-        if any {
-            self.flush_soon(now);
+            refused => tracing::error!(?topic, ?refused, "our own record is not valid"),
         }
     }
 
-    pub(super) fn flush_soon(&mut self, now: Instant) {
-        self.timers
-            .flush
-            .get_or_insert(now + self.config.push_delay);
-    }
-
-    /// Sends what waits, as much as the pace allows.
-    pub(super) fn flush(&mut self, now: Instant) {
-        self.timers.flush = None;
-        let mut rest = false;
-        for (peer, session) in &mut self.sessions {
-            for _ in 0..self.config.burst {
-                let Some(message) = session
-                    .outbox
-                    .next(&self.replica, &mut self.counters.pushed)
-                else {
-                    break;
-                };
-                self.out.push_back((*peer, message));
-            }
-            rest |= !session.outbox.is_empty();
-        }
-        if rest {
-            self.flush_soon(now);
-        }
-    }
-
-    /// Derives what follows from a record that is new.
-    pub(super) fn apply(&mut self, record: &Record, body: Body, now: Instant) {
+    /// Derives what follows from a record that is new, and from the one it replaced.
+    pub(super) fn apply(&mut self, record: &Record, before: Option<&Record>, now: Instant) {
         let owner = record.key.owner;
-        if owner != self.local.id && !self.routes.reaches(&owner) {
-            self.members.cut(owner, now);
+        if owner != self.local.id && !self.routes().reaches(&owner) {
+            self.absent.cut(owner, now);
         }
-        match (record.key.topic, body) {
-            (Topic::Node, Body::Node(node)) => self.apply_node(owner, record, node, now),
-            (Topic::Links(part), Body::Links(links)) => {
-                if self.topology.report(owner, part, links.links) {
-                    self.calculate_routes_soon(now);
-                }
+        match (record.key.topic, record.content()) {
+            (Topic::Node, Some(Body::Node(node))) => self.apply_node(owner, before, node, now),
+            (Topic::Links(_), Some(Body::Links(links))) => {
+                self.apply_links(owner, before, links, now);
             }
-            (Topic::Stations(part), Body::Stations(stations)) => {
-                self.apply_stations(owner, part, stations, now)
+            (Topic::Stations(part), Some(Body::Stations(stations))) => {
+                self.apply_stations(owner, part, &stations.stations, now);
             }
             (Topic::Node | Topic::Links(_) | Topic::Stations(_), _) => {
                 tracing::error!(key = ?record.key, "a body passed that is not about its topic");
@@ -220,57 +166,66 @@ impl<A: Authority> Mesh<A> {
         }
     }
 
-    fn apply_node(&mut self, owner: PeerId, record: &Record, node: Node, now: Instant) {
-        use crate::members::Change;
-        let clash = owner != self.local.id && node.nickname == self.local.nickname;
-        if clash {
-            let warning = crate::event::Warning::NicknameClash {
+    fn apply_node(&mut self, owner: PeerId, before: Option<&Record>, node: &Node, now: Instant) {
+        if owner == self.local.id {
+            return;
+        }
+        if node.nickname == self.local.nickname {
+            let warning = Warning::NicknameClash {
                 peer: owner,
                 nickname: node.nickname.clone(),
             };
             self.warn(owner, "nickname", warning);
         }
-        let change = self.members.update(owner, record.keys, node);
-        if owner == self.local.id {
-            return;
-        }
-        match change {
-            Change::Appeared => self.events.push_back(Event::PeerAppeared(owner)),
-            Change::Restarted => self.events.push_back(Event::PeerRestarted { peer: owner }),
-            Change::Updated => {}
+        match before.and_then(Record::content) {
+            Some(Body::Node(before)) if before.instance == node.instance => {}
+            Some(_) => self.events.push_back(Event::PeerRestarted { peer: owner }),
+            None => self.events.push_back(Event::PeerAppeared(owner)),
         }
         self.neighbours.review_soon(now + self.config.push_delay);
     }
 
-    fn apply_stations(&mut self, owner: PeerId, part: u16, stations: Stations, now: Instant) {
-        let (local, routes) = (self.local.id, Arc::clone(&self.routes));
-        let reach = |peer: &PeerId| *peer == local || routes.reaches(peer);
-        if owner != local {
-            let (withdrawn, duplicate) = self.stations.yield_to(owner, &stations.stations, now);
+    /// Notes which links may have come, gone or changed.
+    fn apply_links(&mut self, owner: PeerId, before: Option<&Record>, links: &Links, now: Instant) {
+        let Some(slot) = self.replica.slot(&owner) else {
+            return;
+        };
+        let before = match before.and_then(Record::content) {
+            Some(Body::Links(before)) => before.links.as_slice(),
+            _ => &[],
+        };
+        let gone = before.iter().filter(|link| !links.links.contains(link));
+        let come = links.links.iter().filter(|link| !before.contains(link));
+        for link in gone.chain(come) {
+            if let Some(other) = self.replica.slot_of_short(&link.peer) {
+                self.ways.touch(slot, other);
+            }
+        }
+        if self.ways.is_stale() {
+            self.calculate_routes_soon(now);
+        }
+    }
+
+    fn apply_stations(&mut self, owner: PeerId, part: u16, stations: &[Station], now: Instant) {
+        if owner != self.local.id {
+            let (withdrawn, duplicate) = self.stations.yield_to(owner, stations, now);
             if withdrawn {
                 self.stations_changed(now);
             }
             if let Some(mac) = duplicate {
-                self.warn(
-                    owner,
-                    "station",
-                    crate::event::Warning::DuplicateStation { mac, peer: owner },
-                );
+                let peer = owner;
+                self.warn(owner, "station", Warning::DuplicateStation { mac, peer });
             }
         }
-        self.claims.report(owner, part, stations.stations, reach);
+        let (replica, ways) = (&self.replica, &self.ways);
+        let reach = |peer: &PeerId| crate::routes::Routes { replica, ways }.reaches(peer);
+        self.claims.report(owner, part, stations.to_vec(), reach);
     }
 }
 
-fn is_off(published: u32, measured: u32) -> bool {
+fn is_off(published: RttCode, measured: u32) -> bool {
+    let published = published.micros();
     published.abs_diff(measured) > RTT_TOLERANCE_US.max(published / 3)
-}
-
-/// The nearest of four steps per octave from below, so that equal ways look equal.
-fn quantised(rtt: u32) -> u32 {
-    let octave = rtt.max(4).ilog2();
-    let step = 1 << (octave - 2);
-    (rtt + step / 2) / step * step
 }
 
 #[cfg(test)]
@@ -279,13 +234,12 @@ mod tests {
 
     #[test]
     fn jitter_moves_no_published_round_trip_time() {
-        for rtt in [0, 3, 150, 9_000, 120_000, RTT_LIMIT_US] {
-            let published = quantised(rtt);
-            assert!(published.abs_diff(rtt) <= rtt / 8 + 1, "{rtt} {published}");
+        for rtt in [0, 3, 150, 9_000, 120_000, RttCode::MAX.micros()] {
+            let published = RttCode::from_micros(rtt);
             assert!(!is_off(published, rtt));
             assert!(!is_off(published, rtt - rtt / 10));
         }
-        assert!(is_off(quantised(20_000), 40_000));
+        assert!(is_off(RttCode::from_micros(20_000), 40_000));
     }
 
     #[test]

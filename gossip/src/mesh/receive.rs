@@ -1,28 +1,33 @@
 //! What neighbours say. Everything in here may be hostile: it is bounded,
 //! checked and counted, and nothing of it ends a link but a goodbye (design D12).
 
-use std::{sync::Arc, time::Instant};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use proto::{
-    PeerId,
+    PeerId, PublicKeys,
     message::{ByeReason, GossipMessage, Held, RangeSummary},
-    record::{Body, Record, RecordKey},
+    record::{Record, RecordKey, Topic},
 };
 
 use super::Mesh;
 use crate::{
-    bucket::TokenBucket,
     config::Authority,
     event::{DownReason, Warning},
+    limits::Refusal,
     link::LinkState,
     local::Echo,
     reconcile::{self, Answer},
-    replica::{Merge, Refusal},
+    replica::{Allowance, Merge},
 };
 
 /// Signatures checked per neighbour: at once, and per second.
 pub(super) const CHECK_BURST: u32 = 20_000;
 const CHECK_RATE: u32 = 5000;
+/// After a record without its owner's node record, replicas are compared this much later.
+const ORPHANED: Duration = Duration::from_millis(500);
 /// Entries of one message that are looked at; a full datagram of ours holds fewer.
 const ENTRIES: usize = 64;
 
@@ -37,13 +42,24 @@ impl<A: Authority> Mesh<A> {
         }
         let linked = session.link.is_some();
         match message {
-            GossipMessage::Ping { token, needy } => self.receive_ping(from, token, needy, now),
-            GossipMessage::Pong { token } => self.receive_pong(from, token, now),
-            GossipMessage::Push { records } => {
-                records
-                    .iter()
-                    .take(ENTRIES)
-                    .for_each(|record| self.receive_record(from, record, now));
+            GossipMessage::Ping {
+                token,
+                needy,
+                answered,
+                beat,
+            } => {
+                let answered = answered.map(|us| Duration::from_micros(us.into()));
+                self.receive_ping(from, (token, needy, answered), now);
+                self.receive_beat(from, &beat, now);
+            }
+            GossipMessage::Pong { token, beat } => {
+                self.receive_pong(from, token, now);
+                self.receive_beat(from, &beat, now);
+            }
+            GossipMessage::Push { fresh, records } => {
+                for record in records.iter().take(ENTRIES) {
+                    self.receive_record(from, record, fresh && linked, now);
+                }
             }
             GossipMessage::Bye { reason } => self.receive_bye(from, reason, now),
             GossipMessage::Summary { ranges } if linked => self.receive_summary(from, &ranges, now),
@@ -51,33 +67,42 @@ impl<A: Authority> Mesh<A> {
                 self.receive_versions(from, (first, last), &held, now);
             }
             GossipMessage::Want { keys } if linked => self.receive_want(from, &keys, now),
+            GossipMessage::Prune if linked => self.receive_prune(from, now),
+            GossipMessage::Graft { digests } if linked => self.receive_graft(from, &digests, now),
             GossipMessage::Summary { .. }
             | GossipMessage::Versions { .. }
-            | GossipMessage::Want { .. } => {
+            | GossipMessage::Want { .. }
+            | GossipMessage::Prune
+            | GossipMessage::Graft { .. } => {
                 self.counters.ignored += 1;
             }
         }
     }
 
-    fn receive_ping(&mut self, from: PeerId, token: u64, needy: bool, now: Instant) {
-        let linked = self
-            .sessions
-            .get(&from)
-            .is_some_and(|session| session.link.is_some());
+    fn receive_ping(
+        &mut self,
+        from: PeerId,
+        (token, needy, answered): (u32, bool, Option<Duration>),
+        now: Instant,
+    ) {
+        let linked = self.is_probed(&from);
         if !linked && let Err(reason) = self.admit(&from, needy) {
             self.refuse_link(from, reason);
             return;
         }
-        self.out.push_back((from, GossipMessage::Pong { token }));
+        self.pong(from, token, now);
         if !linked {
             self.start_link(from, now);
         }
         if let Some(session) = self.sessions.get_mut(&from) {
             session.needy = needy;
+            if let Some(link) = &mut session.link {
+                link.pinged(answered, &self.config, now);
+            }
         }
     }
 
-    fn receive_pong(&mut self, from: PeerId, token: u64, now: Instant) {
+    fn receive_pong(&mut self, from: PeerId, token: u32, now: Instant) {
         let Some(link) = self
             .sessions
             .get_mut(&from)
@@ -104,7 +129,7 @@ impl<A: Authority> Mesh<A> {
         self.end_link(from, reason, now);
     }
 
-    fn receive_record(&mut self, from: PeerId, record: &Arc<Record>, now: Instant) {
+    fn receive_record(&mut self, from: PeerId, record: &Arc<Record>, fresh: bool, now: Instant) {
         self.wants.settle(&record.key);
         if record.key.owner == self.local.id {
             self.receive_echo(from, record, now);
@@ -121,42 +146,51 @@ impl<A: Authority> Mesh<A> {
         {
             session.outbox.cancel(&record.key);
             self.counters.stale += 1;
+            if fresh {
+                self.copy_came(from, record, now);
+            }
             return;
         }
         if !session.checks.take(CHECK_BURST, CHECK_RATE, now) {
             self.counters.limited += 1;
             return;
         }
-        let mut over_budget = false;
-        let (config, authority, budgets) = (&self.config, &self.authority, &mut self.budgets);
-        let merged = self.replica.merge(record, |record| {
-            // The budget is the owner's: only what the owner did sign may use it up.
-            let signed = is_signed(authority, record);
-            let mut budget = || {
-                let full = TokenBucket::full(config.owner_burst, now);
-                let bucket = budgets.entry(record.key.owner).or_insert(full);
-                bucket.take(config.owner_burst, config.owner_rate, now)
-            };
-            over_budget = signed && !budget();
-            signed && !over_budget
-        });
-        if over_budget {
-            self.counters.limited += 1;
-            return;
+        if self.replica.slot(&record.key.owner).is_none() {
+            self.make_room();
         }
-        self.account(from, record, merged, now);
+        let tenths = now.saturating_duration_since(self.start).as_millis() / 100;
+        let allowance = Allowance {
+            burst: self.config.owner_burst,
+            rate: self.config.owner_rate,
+            now: u32::try_from(tenths).unwrap_or(u32::MAX),
+        };
+        let authority = &self.authority;
+        let merged = self.replica.offer(record, Some(allowance), |record, keys| {
+            is_signed(authority, keys, record)
+        });
+        self.account(from, record, merged, fresh, now);
     }
 
-    fn account(&mut self, from: PeerId, record: &Arc<Record>, merged: Merge, now: Instant) {
+    fn account(
+        &mut self,
+        from: PeerId,
+        record: &Arc<Record>,
+        merged: Merge,
+        fresh: bool,
+        now: Instant,
+    ) {
         let owner = record.key.owner;
         match merged {
-            Merge::New { body, conflict } => {
+            Merge::New { before, conflict } => {
                 self.counters.accepted += 1;
                 if conflict {
                     self.warn(owner, "equivocation", Warning::Equivocation { owner });
                 }
-                self.accept(from, record, body, now);
+                self.apply(record, before.as_deref(), now);
+                self.pass_on(record, from, fresh, now);
             }
+            Merge::OverBudget => self.counters.limited += 1,
+            Merge::Orphan => self.receive_orphan(from, owner, now),
             Merge::Stale => self.counters.stale += 1,
             Merge::Forged => {
                 self.counters.forged += 1;
@@ -200,10 +234,31 @@ impl<A: Authority> Mesh<A> {
         }
     }
 
-    fn accept(&mut self, from: PeerId, record: &Arc<Record>, body: Body, now: Instant) {
-        tracing::trace!(key = ?record.key, version = ?record.version, %from, "record accepted");
-        self.apply(record, body, now);
-        self.relay(record.key, Some(from), now);
+    /// The node record of the owner has to come first. It may be on its way;
+    /// comparing replicas brings what is still missing then.
+    fn receive_orphan(&mut self, from: PeerId, owner: PeerId, now: Instant) {
+        self.counters.orphaned += 1;
+        let key = RecordKey {
+            owner,
+            topic: Topic::Node,
+        };
+        let wanted = self.wants.ask(vec![key], from, now);
+        if let Some(session) = self.sessions.get_mut(&from).filter(|s| s.link.is_some()) {
+            session.outbox.want(wanted);
+            session.summary_at.get_or_insert(now + ORPHANED);
+            self.flush_soon(now);
+        }
+    }
+
+    /// If as many owners are known as may be, forgets the one that has been out
+    /// of reach for the longest time: whoever makes up identities makes them
+    /// unreachable, and must not keep out those who come.
+    fn make_room(&mut self) {
+        if self.replica.owner_count() >= self.config.owner_limit
+            && let Some(peer) = self.absent.oldest()
+        {
+            self.drop_peer(peer);
+        }
     }
 
     /// Somebody brings a record under our own key.
@@ -218,7 +273,8 @@ impl<A: Authority> Mesh<A> {
             .sessions
             .get_mut(&from)
             .is_some_and(|s| s.checks.take(CHECK_BURST, CHECK_RATE, now));
-        if !checked || !is_signed(&self.authority, record) {
+        let keys = self.local.keys;
+        if !checked || !is_signed(&self.authority, &keys, record) {
             self.counters.forged += 1;
             return;
         }
@@ -250,16 +306,31 @@ impl<A: Authority> Mesh<A> {
         let Some(session) = self.sessions.get_mut(&from) else {
             return;
         };
+        let mut lacking = None;
         for range in ranges.iter().take(ENTRIES) {
             match reconcile::answer(&self.replica, range) {
                 Answer::Equal => {}
                 Answer::Split(parts) => session.outbox.summarise(parts),
-                Answer::List { first, last } => session.outbox.list(first, last),
+                Answer::Echo(part) => session.outbox.summarise([part]),
+                Answer::List {
+                    first,
+                    last,
+                    lacking: false,
+                } => session.outbox.list(first, last),
+                Answer::List { first, last, .. } => {
+                    lacking.get_or_insert_with(Vec::new).push((first, last));
+                }
             }
         }
-        if !session.outbox.is_empty() {
-            self.flush_soon(now);
+        if let Some(lists) = lacking
+            && self.may_feed(from, now)
+            && let Some(session) = self.sessions.get_mut(&from)
+        {
+            lists
+                .into_iter()
+                .for_each(|(first, last)| session.outbox.list(first, last));
         }
+        self.flush_soon(now);
     }
 
     fn receive_versions(&mut self, from: PeerId, range: (u64, u64), held: &[Held], now: Instant) {
@@ -268,10 +339,9 @@ impl<A: Authority> Mesh<A> {
         let Some(session) = self.sessions.get_mut(&from) else {
             return;
         };
-        difference
-            .push
-            .into_iter()
-            .for_each(|key| session.outbox.push(key));
+        if let Some(backlog) = difference.push {
+            session.outbox.work_off(backlog);
+        }
         session.outbox.want(wanted);
         if !session.outbox.is_empty() {
             self.flush_soon(now);
@@ -284,16 +354,18 @@ impl<A: Authority> Mesh<A> {
         };
         keys.iter()
             .take(ENTRIES)
-            .for_each(|key| session.outbox.push(*key));
+            .for_each(|key| session.outbox.repair(*key));
         self.flush_soon(now);
     }
 }
 
-fn is_signed(authority: &impl Authority, record: &Record) -> bool {
-    authority.verify(
-        record.key.owner,
-        &record.keys,
-        &record.signed_bytes(),
-        &record.signature_bytes(),
-    )
+fn is_signed(authority: &impl Authority, keys: &PublicKeys, record: &Record) -> bool {
+    record.genuine_with(|record| {
+        authority.verify(
+            record.key.owner,
+            keys,
+            &record.signed_bytes(),
+            &record.signature_bytes(),
+        )
+    })
 }

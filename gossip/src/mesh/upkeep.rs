@@ -1,14 +1,14 @@
 //! What is done because time passes: timers, routes, ageing.
 
 use std::{
-    sync::Arc,
+    sync::OnceLock,
     time::{Duration, Instant},
 };
 
 use proto::PeerId;
 
 use super::Mesh;
-use crate::{config::Authority, event::Event, routes::Routes};
+use crate::{config::Authority, event::Event, replica::Slot, routes::Routes};
 
 /// Changes of links wait so long for others before routes are calculated.
 const ROUTES_DELAY: Duration = Duration::from_millis(10);
@@ -29,6 +29,7 @@ impl<A: Authority> Mesh<A> {
             (timers.links, "links record"),
             (timers.stations, "stations record"),
             (timers.routes, "routes"),
+            (timers.wave, "comparison with all"),
             (Some(timers.anti_entropy), "anti-entropy"),
             (Some(timers.refresh_rtt), "round-trip times"),
             (Some(timers.upkeep), "upkeep"),
@@ -82,7 +83,7 @@ impl<A: Authority> Mesh<A> {
     }
 
     pub(super) fn calculate_routes_soon(&mut self, now: Instant) {
-        let spacing = (ROUTES_SPACING * self.members.len() as u32).min(ROUTES_SPACING_MAX);
+        let spacing = (ROUTES_SPACING * self.replica.owner_count() as u32).min(ROUTES_SPACING_MAX);
         let at = (now + ROUTES_DELAY).max(self.timers.routes_done + spacing);
         self.timers.routes.get_or_insert(at);
     }
@@ -90,35 +91,29 @@ impl<A: Authority> Mesh<A> {
     pub(super) fn calculate_routes(&mut self, now: Instant) {
         self.timers.routes = None;
         self.timers.routes_done = now;
-        let graph = self.topology.graph();
-        if graph == *self.routes.graph() {
+        if !self.ways.is_stale() {
             return;
         }
         self.counters.route_runs += 1;
-        let routes = Arc::new(Routes::new(self.local.id, graph));
-        let before = std::mem::replace(&mut self.routes, Arc::clone(&routes));
-        self.reachable = routes.reachable().count();
-        for index in 0..routes.graph().len() {
-            let peer = routes.graph().peer(index);
-            let reached = routes.reaches(&peer);
-            if reached != before.reaches(&peer) {
-                self.reach_changed(peer, reached, now);
-            }
+        self.graph = OnceLock::new();
+        let reach = self.ways.update(&self.replica);
+        for slot in reach.gained {
+            self.absent.remove(&self.replica.id(slot));
+            self.replica.set_hidden(slot, false);
+            self.reach_changed(slot);
+        }
+        for slot in reach.lost {
+            self.absent.cut(self.replica.id(slot), now);
+            self.reach_changed(slot);
         }
         self.neighbours.review_soon(now);
         self.events.push_back(Event::RoutesChanged);
     }
 
-    fn reach_changed(&mut self, peer: PeerId, reached: bool, now: Instant) {
-        let (local, routes) = (self.local.id, Arc::clone(&self.routes));
-        if reached {
-            self.members.joined(&peer);
-            self.replica.set_hidden(&peer, false);
-        } else {
-            self.members.cut(peer, now);
-        }
-        self.claims
-            .reach_changed(&peer, |peer| *peer == local || routes.reaches(peer));
+    fn reach_changed(&mut self, slot: Slot) {
+        let (replica, ways) = (&self.replica, &self.ways);
+        let reach = |peer: &PeerId| Routes { replica, ways }.reaches(peer);
+        self.claims.reach_changed(&replica.id(slot), reach);
     }
 
     /// Lets old things go: peers long cut off, silent stations, spent budgets.
@@ -129,38 +124,35 @@ impl<A: Authority> Mesh<A> {
                 .min(age / 8)
                 .min(self.config.station_age / 4)
                 .max(ROUTES_DELAY);
-        let cut_off: Vec<(PeerId, Instant)> = self
-            .members
-            .cut_off()
-            .iter()
-            .map(|(p, at)| (*p, *at))
-            .collect();
-        for (peer, since) in cut_off {
+        let absent: Vec<(PeerId, Instant)> = self.absent.iter().collect();
+        for (peer, since) in absent {
             let lost = now.saturating_duration_since(since);
             if lost >= age {
-                self.drop_peer(peer, now);
-            } else if lost >= age / 2 {
+                self.drop_peer(peer);
+            } else if lost >= age / 2
+                && let Some(slot) = self.replica.slot(&peer)
+            {
                 // Those who forget it first must not be told of it again by us.
-                self.replica.set_hidden(&peer, true);
+                self.replica.set_hidden(slot, true);
             }
         }
         if self.stations.expire(self.config.station_age, now) {
             self.stations_changed(now);
         }
-        let (burst, rate) = (self.config.owner_burst, self.config.owner_rate);
-        self.budgets
-            .retain(|_, bucket| !bucket.is_full(burst, rate, now));
     }
 
-    fn drop_peer(&mut self, peer: PeerId, now: Instant) {
-        tracing::debug!(%peer, "cut off for too long: forgotten");
-        if let Some(member) = self.members.remove(&peer) {
-            self.neighbours.keep_in_reserve(peer, &member);
+    /// Forgets a peer that no route leads to.
+    pub(super) fn drop_peer(&mut self, peer: PeerId) {
+        tracing::debug!(%peer, "out of reach for too long: forgotten");
+        self.absent.remove(&peer);
+        let Some(slot) = self.replica.slot(&peer) else {
+            return;
+        };
+        if let Some(node) = self.replica.node(slot) {
+            self.neighbours.keep_in_reserve(peer, node);
         }
-        self.replica.remove_owner(&peer);
         self.claims.remove(&peer);
-        if self.topology.remove(&peer) {
-            self.calculate_routes_soon(now);
-        }
+        self.ways.forget(slot);
+        self.replica.remove_owner(slot);
     }
 }

@@ -56,7 +56,7 @@ impl Router {
         };
         if let Some(direct) = self.peers.get_mut(&id).and_then(|p| p.direct.as_mut())
             && direct.address == address
-            && matches!(message, GossipMessage::Pong { .. })
+            && is_answer(&message)
         {
             direct.answered(now);
         }
@@ -291,5 +291,14 @@ impl Router {
                 Err(reason) => snapshot.shared.counters.count(reason),
             }
         }
+    }
+}
+
+/// Whether a message shows that the path carries datagrams there and back.
+fn is_answer(message: &GossipMessage) -> bool {
+    match message {
+        GossipMessage::Pong { .. } => true,
+        GossipMessage::Ping { answered, .. } => answered.is_some(),
+        _ => false,
     }
 }

@@ -81,9 +81,8 @@ impl Router {
             .peers
             .iter()
             .map(|(id, peer)| (*id, Arc::new(self.path(*id, peer))));
-        let others = self
-            .mesh
-            .routes()
+        let routes = self.mesh.routes();
+        let others = routes
             .reachable()
             .map(|(id, _)| id)
             .filter(|id| !self.peers.contains_key(id))
@@ -199,15 +198,15 @@ impl Router {
 
     fn trees(&self) -> HashMap<PeerId, Vec<PeerId>> {
         let routes = self.mesh.routes();
-        let all = routes.graph().len() <= ALL_TREES;
+        let all = self.mesh.peer_count() <= ALL_TREES;
         let sources = routes
             .reachable()
             .map(|(id, _)| id)
             .filter(|id| all || self.wanted_trees.contains(id));
         let mut trees: HashMap<PeerId, Vec<PeerId>> = sources
-            .map(|source| (source, routes.children(&source).to_vec()))
+            .map(|source| (source, self.mesh.children(&source)))
             .collect();
-        trees.insert(self.local, routes.children(&self.local).to_vec());
+        trees.insert(self.local, self.mesh.children(&self.local));
         trees
     }
 }

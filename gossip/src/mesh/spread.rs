@@ -1,0 +1,297 @@
+//! How records spread: news at once over the links, differences by comparison.
+//!
+//! News are flooded as long as the copies cost little, since then the shortest
+//! way wins and no loss matters. When copies cost more than is spared for them,
+//! the links that bring them late are pruned: first down to three per peer, for
+//! a random graph of degree three still holds together; then, if even that costs
+//! too much, until news travel on a tree. Beats name the news over the pruned
+//! links (see [`crate::news`]).
+
+use std::time::{Duration, Instant};
+
+use proto::{
+    PeerId,
+    message::{Beat, GossipMessage},
+    record::{Record, RecordKey},
+};
+
+use super::{Mesh, Session};
+use crate::{config::Authority, hash::digest, reconcile};
+
+/// Bytes of copies borne at once.
+pub(super) const SPARE_BURST: u32 = 8192;
+/// News in bytes, at once and per second, that go over pruned links too: while
+/// little happens, what happens is known soonest.
+pub(super) const CALM_BURST: u32 = 1024;
+const CALM_RATE: u32 = 128;
+/// Links that bring news, at least, while copies are not too dear for that.
+const FEW: usize = 3;
+/// Repairs passed on as news: at once, and per second. More are a catching-up,
+/// which the neighbours do for themselves.
+pub(super) const REPAIR_BURST: u32 = 32;
+const REPAIR_RATE: u32 = 16;
+/// After so long without another record a catching-up is over.
+const FED: Duration = Duration::from_millis(300);
+/// After a catching-up, neighbours are told to compare; spread over this.
+const WAVE: Duration = Duration::from_millis(200);
+/// A neighbour that is to bring us a lot has so long to begin.
+const FEED: Duration = Duration::from_secs(1);
+/// Digests of one beat that are looked at.
+const NAMED: usize = 256;
+
+impl<A: Authority> Mesh<A> {
+    /// Queues news for all neighbours but the one it came from.
+    pub(super) fn relay(&mut self, record: &Record, from: Option<PeerId>, now: Instant) {
+        let (key, digest) = (record.key, digest(record));
+        let (mut any, mut lazy) = (false, false);
+        let size = record.encoded_len() as u32;
+        let calm = self.calm.drain(size, CALM_BURST, CALM_RATE, now) >= CALM_BURST / 2;
+        for (peer, session) in &mut self.sessions {
+            let usable = session
+                .link
+                .as_ref()
+                .is_some_and(|link| link.state().is_usable());
+            if !usable || Some(*peer) == from || *peer == key.owner {
+                continue;
+            }
+            let pruned = session.lazy_until.is_some_and(|until| now < until);
+            lazy |= pruned;
+            if calm || !pruned {
+                session.outbox.tell(key);
+                any = true;
+            }
+        }
+        self.news.see(digest);
+        if lazy {
+            let from = from.and_then(|peer| self.replica.slot(&peer));
+            self.news.add(digest, key, from, now);
+        }
+        if any {
+            self.flush_soon(now);
+        }
+    }
+
+    /// Passes on a record that was accepted.
+    pub(super) fn pass_on(&mut self, record: &Record, from: PeerId, fresh: bool, now: Instant) {
+        if fresh || self.repairs.take(REPAIR_BURST, REPAIR_RATE, now) {
+            self.relay(record, Some(from), now);
+        } else {
+            self.timers.wave = Some(now + WAVE);
+        }
+        if !fresh && self.fed_by.is_some_and(|(feeder, _)| feeder == from) {
+            self.fed_by = Some((from, now + FED));
+        }
+    }
+
+    /// A neighbour brought news that were none.
+    pub(super) fn copy_came(&mut self, from: PeerId, record: &Record, now: Instant) {
+        self.news.see(digest(record));
+        let size = record.encoded_len() as u32;
+        let rates = [self.config.spare, self.config.spare_hard];
+        let [soft, hard] =
+            std::array::from_fn(|i| self.spare[i].take_many(size, SPARE_BURST, rates[i], now));
+        let floor = match (soft, hard) {
+            (true, _) => return,
+            (false, true) => FEW,
+            (false, false) => 1,
+        };
+        let is_eager = |session: &Session| {
+            let usable = session
+                .link
+                .as_ref()
+                .is_some_and(|link| link.state().is_usable());
+            usable && session.lazy_until.is_none_or(|until| now >= until)
+        };
+        let eager = self.sessions.values().filter(|session| is_eager(session));
+        if eager.count() <= floor || !self.sessions.get(&from).is_some_and(is_eager) {
+            return;
+        }
+        let until = now + self.jittered(self.config.prune_for);
+        if let Some(session) = self.sessions.get_mut(&from) {
+            session.lazy_until = Some(until);
+            session.told = self.news.end();
+            session.outbox.prune();
+            self.flush_soon(now);
+        }
+    }
+
+    /// A neighbour wants no pushes.
+    pub(super) fn receive_prune(&mut self, from: PeerId, now: Instant) {
+        let until = now + self.jittered(self.config.prune_for);
+        let end = self.news.end();
+        if let Some(session) = self.sessions.get_mut(&from) {
+            session.lazy_until = Some(until);
+            session.told = end;
+        }
+    }
+
+    /// A neighbour wants pushes, and what it missed.
+    pub(super) fn receive_graft(&mut self, from: PeerId, digests: &[u32], now: Instant) {
+        let keys = self.news.keys(&digests[..digests.len().min(NAMED)]);
+        if let Some(session) = self.sessions.get_mut(&from) {
+            session.lazy_until = None;
+            keys.into_iter().for_each(|key| session.outbox.tell(key));
+            self.flush_soon(now);
+        }
+    }
+
+    /// A way by which news came is gone: all others bring them again.
+    pub(super) fn graft_all(&mut self, now: Instant) {
+        let mut any = false;
+        for session in self.sessions.values_mut() {
+            if session.lazy_until.take().is_some_and(|until| now < until) {
+                session.outbox.graft([]);
+                any = true;
+            }
+        }
+        if any {
+            self.flush_soon(now);
+        }
+    }
+
+    /// What to say of our replica in a ping or pong.
+    pub(super) fn beat(&mut self, to: &PeerId, now: Instant) -> Beat {
+        let fingerprint = self.replica.sum().fingerprint as u32;
+        let news = match self.sessions.get_mut(to) {
+            Some(session) if session.lazy_until.is_some_and(|until| now < until) => {
+                let slot = self.replica.slot(to);
+                self.news.name(&mut session.told, slot, now)
+            }
+            Some(_) | None => Vec::new(),
+        };
+        Beat { fingerprint, news }
+    }
+
+    /// What a neighbour says of its replica.
+    pub(super) fn receive_beat(&mut self, from: PeerId, beat: &Beat, now: Instant) {
+        let named = beat.news.iter().take(NAMED).copied();
+        let missing: Vec<u32> = named
+            .filter(|digest| !self.news.has_seen(*digest))
+            .collect();
+        let ours = self.replica.sum().fingerprint as u32;
+        let Some(session) = self.sessions.get_mut(&from) else {
+            return;
+        };
+        if !missing.is_empty() {
+            session.lazy_until = None;
+            session.outbox.graft(missing);
+            self.timers
+                .flush
+                .get_or_insert(now + self.config.push_delay);
+        }
+        let both = (beat.fingerprint, ours);
+        let leads = session.link.as_ref().is_some_and(|link| link.leads());
+        if both.0 == both.1 {
+            session.differed = None;
+        } else if session.differed.replace(both) == Some(both) && leads {
+            // Neither has changed for a beat, and still they differ.
+            session.summary_at.get_or_insert(now);
+        }
+    }
+
+    /// Starts rounds of anti-entropy that are due.
+    pub(super) fn run_anti_entropy(&mut self, now: Instant) {
+        if self.timers.wave.is_some_and(|at| at <= now) {
+            self.timers.wave = None;
+            self.compare_with_all(now);
+        }
+        if now >= self.timers.anti_entropy {
+            self.timers.anti_entropy = now + self.jittered(self.config.anti_entropy);
+            let linked: Vec<PeerId> = self.linked().collect();
+            let at = self.random_index(linked.len());
+            if let Some(session) = linked.get(at).and_then(|peer| self.sessions.get_mut(peer)) {
+                session.summary_at = Some(now);
+            }
+        }
+        let mut any = false;
+        for session in self
+            .sessions
+            .values_mut()
+            .filter(|s| s.summary_at.is_some_and(|at| at <= now))
+        {
+            session.summary_at = None;
+            session.outbox.summarise([reconcile::root(&self.replica)]);
+            any = true;
+        }
+        if any {
+            self.flush_soon(now);
+        }
+        for (peer, key) in self.wants.overdue(now) {
+            if let Some(session) = self.sessions.get_mut(&peer) {
+                session.outbox.want([key]);
+                self.timers
+                    .flush
+                    .get_or_insert(now + self.config.push_delay);
+            }
+        }
+    }
+
+    /// Much has come from one neighbour: the others may lack it, or have more.
+    fn compare_with_all(&mut self, now: Instant) {
+        let linked: Vec<PeerId> = self.linked().collect();
+        for peer in linked {
+            let at = now + self.jittered(WAVE / 2);
+            if let Some(session) = self.sessions.get_mut(&peer) {
+                session.summary_at.get_or_insert(at);
+            }
+        }
+    }
+
+    /// Whether a neighbour may bring us a lot now: not while another does.
+    pub(super) fn may_feed(&mut self, peer: PeerId, now: Instant) -> bool {
+        let busy = |(feeder, until): (PeerId, Instant)| feeder != peer && now < until;
+        if self.fed_by.is_some_and(busy) {
+            if let Some(session) = self.sessions.get_mut(&peer) {
+                session.summary_at.get_or_insert(now + FED * 2);
+            }
+            return false;
+        }
+        self.fed_by = Some((peer, now + FEED));
+        true
+    }
+
+    pub(super) fn flush_soon(&mut self, now: Instant) {
+        self.timers
+            .flush
+            .get_or_insert(now + self.config.push_delay);
+    }
+
+    /// Sends what waits, as much as the pace allows, by turns.
+    pub(super) fn flush(&mut self, now: Instant) {
+        self.timers.flush = None;
+        let waiting = self.sessions.values().filter(|s| !s.outbox.is_empty());
+        let share = self.config.burst / waiting.count().max(1);
+        let mut rest = false;
+        for (peer, session) in &mut self.sessions {
+            for _ in 0..share.max(1) {
+                let Some(message) = session
+                    .outbox
+                    .next(&self.replica, &mut self.counters.pushed)
+                else {
+                    break;
+                };
+                self.out.push_back((*peer, message));
+            }
+            rest |= !session.outbox.is_empty();
+        }
+        if rest {
+            self.flush_soon(now);
+        }
+    }
+
+    /// Tells somebody who is no neighbour about peers.
+    pub(super) fn refer(&mut self, peer: PeerId, keys: impl IntoIterator<Item = RecordKey>) {
+        let mut referral = crate::outbox::Outbox::default();
+        keys.into_iter().for_each(|key| referral.repair(key));
+        while let Some(message) = referral.next(&self.replica, &mut self.counters.pushed) {
+            self.out.push_back((peer, message));
+        }
+    }
+
+    /// Answers for a link that is pinged.
+    pub(super) fn pong(&mut self, to: PeerId, token: u32, now: Instant) {
+        let beat = self.beat(&to, now);
+        self.out
+            .push_back((to, GossipMessage::Pong { token, beat }));
+    }
+}

@@ -125,7 +125,7 @@ impl Config {
     }
 
     /// How many links to have, with so many others in reach.
-    pub(crate) fn degree_of(&self, others: usize) -> usize {
+    pub fn degree_of(&self, others: usize) -> usize {
         let share = self.link_ends / others.max(1);
         share.clamp(self.degree_min.min(self.degree), self.degree)
     }

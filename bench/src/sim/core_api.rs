@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use gossip::Mesh;
 use proto::{
-    message::{GossipMessage, Message, RangeSummary},
-    record::{Body, Links, Record, RecordKey, Topic, Version},
+    message::{GossipMessage, RangeSummary},
+    record::{Body, LinkTo, Links, Record, RecordKey, RttCode, Topic, Version},
 };
 use rand::Rng;
 use rand_chacha::ChaCha8Rng;
@@ -16,19 +16,19 @@ use super::{
     identity::{FakeAuthority, id, keys, number},
 };
 
-/// The length in bytes of the encoded [`Message::Gossip`].
+/// The length in bytes of the encoded message.
 pub(crate) fn wire_length(message: &GossipMessage) -> usize {
-    Message::Gossip(message.clone()).encode().len()
+    message.encoded_len()
 }
 
 /// How many others a mesh reaches.
 pub(crate) fn reachable_count(mesh: &Mesh<FakeAuthority>) -> usize {
-    mesh.routes().reachable().count()
+    mesh.reachable_count()
 }
 
-/// All records a mesh holds; nothing while the core does not show them.
-pub(crate) fn records(_mesh: &Mesh<FakeAuthority>) -> Vec<Arc<Record>> {
-    Vec::new()
+/// All records a mesh holds.
+pub(crate) fn records(mesh: &Mesh<FakeAuthority>) -> Vec<Arc<Record>> {
+    mesh.records().cloned().collect()
 }
 
 /// What a peer that was just launched says about itself, as its mesh signed it.
@@ -45,13 +45,7 @@ pub(crate) fn record_of_launch(host: &Host) -> Option<Arc<Record>> {
 /// A record with a peer's own signature.
 pub(crate) fn signed(number: u32, topic: Topic, version: Version, body: &Body) -> Record {
     let owner = id(number);
-    let mut record = Record {
-        key: RecordKey { owner, topic },
-        keys: keys(number),
-        version,
-        body: body.encode(),
-        signature: Default::default(),
-    };
+    let mut record = Record::new(RecordKey { owner, topic }, version, body.encode());
     let signature = gossip::Authority::sign(&FakeAuthority(keys(number)), &record.signed_bytes());
     record.set_signature(&signature);
     record
@@ -59,7 +53,10 @@ pub(crate) fn signed(number: u32, topic: Topic, version: Version, body: &Body) -
 
 /// Records as a neighbour hands them over that makes up for what was missed.
 pub(crate) fn push(records: Vec<Arc<Record>>) -> GossipMessage {
-    GossipMessage::Push { records }
+    GossipMessage::Push {
+        fresh: false,
+        records,
+    }
 }
 
 /// Whether the owner of a record signed it.
@@ -96,10 +93,8 @@ pub(crate) fn map_records(
 pub(crate) fn forged(record: &Record, forger: u32, old_signature: bool) -> Record {
     let mut version = record.version;
     version.sequence += 1;
-    let mut forged = Record {
-        version,
-        ..record.clone()
-    };
+    let mut forged = Record::new(record.key, version, record.body.clone());
+    forged.signature = record.signature;
     if let Some(byte) = forged.body.last_mut() {
         *byte ^= 1;
     }
@@ -118,18 +113,21 @@ pub(crate) fn false_links(
     members: u32,
     rng: &mut ChaCha8Rng,
 ) -> Vec<Arc<Record>> {
-    const PARTS: u8 = 8;
-    const LINKS: usize = 40;
+    const PARTS: u8 = 4;
+    const LINKS: usize = 90;
     let version = Version {
         epoch,
         sequence: (1 << 40) + count,
     };
     let mut part = |part| {
         let mut links: Vec<_> = (0..LINKS)
-            .map(|_| (id(rng.random_range(0..members)), 1000))
+            .map(|_| LinkTo {
+                peer: id(rng.random_range(0..members)).short_id(),
+                rtt: RttCode::from_micros(1000),
+            })
             .collect();
         links.sort_unstable();
-        links.dedup_by_key(|(peer, _)| *peer);
+        links.dedup_by_key(|link| link.peer);
         let body = Body::Links(Links { links });
         Arc::new(signed(liar, Topic::Links(part), version, &body))
     };

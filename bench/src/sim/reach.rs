@@ -51,8 +51,10 @@ impl World {
         if reachable_count(mesh) + 1 < set.len {
             return false;
         }
-        let others = mesh.routes().reachable();
-        let reached = others.filter(|(other, _)| set.contains(number(other)));
+        let routes = mesh.routes();
+        let reached = routes
+            .reachable()
+            .filter(|(other, _)| set.contains(number(other)));
         reached.count() + usize::from(set.contains(peer)) == set.len
     }
 }

@@ -90,7 +90,7 @@ impl World {
         }
         let mut edges = BTreeSet::new();
         let mut ring: Vec<u32> = (0..peers).collect();
-        for _ in 0..self.config.degree.div_ceil(2) {
+        for _ in 0..self.config.degree_of(peers as usize).div_ceil(2) {
             ring.shuffle(&mut self.rng);
             let pairs = ring.iter().zip(ring.iter().cycle().skip(1));
             edges.extend(

@@ -451,3 +451,40 @@ impl Host {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sim::{
+        progress::Progress,
+        wan::Reach,
+        world::{Setup, World},
+    };
+
+    #[test]
+    fn a_stalled_peer_does_nothing_and_then_makes_up_for_it() {
+        let setup = Setup {
+            peers: 6,
+            newcomers: 0,
+            seed: 1,
+            threads: 1,
+            loss: 0.0,
+            one_way: 0.0,
+            nat: 0.0,
+            reach: Reach::All,
+        };
+        let mut world = World::new(setup, Progress::new(false));
+        world.warm().unwrap();
+        let until = world.now + Duration::from_secs(1);
+        world.stall(3, until);
+        world.run_for(Duration::from_millis(20));
+        let before = world.host(3).traffic;
+        world.run_for(Duration::from_millis(970));
+        let during = world.host(3).traffic;
+        assert_eq!(before.datagrams, during.datagrams);
+        world.run_for(Duration::from_millis(200));
+        let after = world.host(3).traffic;
+        assert!(after.in_bytes > during.in_bytes && after.out_bytes > during.out_bytes);
+        world.settle(Duration::from_secs(10)).unwrap();
+    }
+}

@@ -31,15 +31,21 @@ pub(crate) fn records(mesh: &Mesh<FakeAuthority>) -> Vec<Arc<Record>> {
     mesh.records().cloned().collect()
 }
 
-/// What a peer that was just launched says about itself, as its mesh signed it.
-pub(crate) fn record_of_launch(host: &Host) -> Option<Arc<Record>> {
-    let mesh = host.mesh.as_ref()?;
-    let version = Version {
-        epoch: mesh.epoch(),
-        sequence: 1,
-    };
-    let body = Body::Node(mesh.node(&id(host.number))?.clone());
-    Some(Arc::new(signed(host.number, Topic::Node, version, &body)))
+/// What a peer says itself.
+pub(crate) fn own_records(host: &Host) -> Vec<Arc<Record>> {
+    let own = id(host.number);
+    let all = host.mesh.iter().flat_map(Mesh::records);
+    all.filter(|record| record.key.owner == own)
+        .cloned()
+        .collect()
+}
+
+/// Whether a message is part of a link's heartbeat.
+pub(crate) fn is_heartbeat(message: &GossipMessage) -> bool {
+    matches!(
+        message,
+        GossipMessage::Ping { .. } | GossipMessage::Pong { .. }
+    )
 }
 
 /// A record with a peer's own signature.

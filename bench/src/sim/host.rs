@@ -14,6 +14,7 @@ use rand::{Rng, RngCore, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
 use super::{
+    core_api::is_heartbeat,
     datagram::Datagram,
     handshake::Handshakes,
     identity::{FakeAuthority, address, id, keys, name, number, scatter},
@@ -348,6 +349,9 @@ impl Host {
 
     /// Sends a message on the session there is.
     pub(crate) fn say(&mut self, to: u32, message: GossipMessage, net: &mut Net<'_>) {
+        if net.shared.quiet && !is_heartbeat(&message) {
+            return;
+        }
         if let Some(held) = self.sessions.get_mut(to) {
             held.used_at = net.now;
             let session = held.sending();

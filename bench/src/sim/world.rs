@@ -67,6 +67,7 @@ impl World {
                 clock: Clock::new(),
                 wan,
                 watch: Watch::default(),
+                quiet: false,
                 shards: count,
             },
             config: Config::default(),

@@ -20,7 +20,7 @@
 //! | `host`, `sessions`, `handshake`, `datagram`, `identity` | one host and what it says to others |
 //! | `wan` | the underlay |
 //! | `warm` | beginning with a mesh that is up |
-//! | `observe`, `chain`, `invariants`, `stats` | measuring and checking |
+//! | `observe`, `chain`, `reach`, `invariants`, `stats` | measuring and checking |
 //! | `memory`, `rebuild` | what it costs in memory |
 //! | `scenario`, `liar` | what is done to a world |
 //! | `options`, `run`, `sweep`, `report`, `bars`, `progress` | the program |
@@ -42,6 +42,7 @@ mod observe;
 pub mod options;
 mod progress;
 mod queue;
+mod reach;
 mod rebuild;
 mod report;
 pub mod run;
@@ -49,6 +50,7 @@ mod scenario;
 mod sessions;
 mod shard;
 mod stats;
+mod sweep;
 mod time;
 mod wan;
 mod warm;

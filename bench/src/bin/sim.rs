@@ -10,7 +10,7 @@ static ALLOCATOR: CountingAllocator = CountingAllocator;
 
 fn main() -> ExitCode {
     let options = Options::parse();
-    match run::run(&options, &mut io::stdout().lock(), &mut io::stderr().lock()) {
+    match run::run(&options, &mut io::stdout().lock(), &mut io::stderr()) {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::from(1),
         Err(error) => {

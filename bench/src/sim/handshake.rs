@@ -344,3 +344,100 @@ impl Host {
         self.drain(net);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sim::{
+        progress::Progress,
+        wan::Reach,
+        world::{Setup, World},
+    };
+
+    fn world(peers: u32, loss: f64, nat: f64) -> World {
+        let setup = Setup {
+            peers,
+            newcomers: 0,
+            seed: 3,
+            threads: 1,
+            loss,
+            one_way: 0.0,
+            nat,
+            reach: Reach::All,
+        };
+        let mut world = World::new(setup, Progress::new(false));
+        world.config.discovery = false;
+        world
+    }
+
+    fn linked(world: &World, a: u32, b: u32) -> bool {
+        let ends = (world.host(a).sessions.get(b), world.host(b).sessions.get(a));
+        match ends {
+            (Some(here), Some(there)) => {
+                here.sending() == there.sending() && here.linked && there.linked
+            }
+            _ => false,
+        }
+    }
+
+    #[test]
+    fn handshakes_survive_heavy_loss_and_crossing() {
+        let mut world = world(2, 0.3, 0.0);
+        world.launch(0, &[1]);
+        world.launch(1, &[0]);
+        let limit = Duration::from_secs(60);
+        let opened = world.run_until(limit, Duration::from_millis(100), |world| {
+            linked(world, 0, 1)
+        });
+        assert!(opened.is_some());
+    }
+
+    #[test]
+    fn a_restarted_peer_is_noticed_by_its_silence_about_the_old_session() {
+        let mut world = world(2, 0.0, 0.0);
+        world.launch(0, &[1]);
+        world.launch(1, &[]);
+        world.run_for(Duration::from_secs(2));
+        assert!(linked(&world, 0, 1));
+        world.crash(1);
+        world.launch(1, &[]);
+        world.run_for(Duration::from_millis(1500));
+        assert_eq!(world.host(0).sessions.get(1).unwrap().life, 2);
+        assert!(linked(&world, 0, 1));
+    }
+
+    #[test]
+    fn a_busy_responder_asks_for_cookies_and_answers_all() {
+        let mut world = world(700, 0.0, 0.0);
+        world.config.link_limit = 320;
+        world
+            .numbers()
+            .skip(1)
+            .for_each(|peer| world.launch(peer, &[0]));
+        world.launch(0, &[]);
+        world.run_for(Duration::from_millis(900));
+        assert_eq!(world.host(0).traffic.handshakes, 699);
+        let open = world
+            .numbers()
+            .filter(|peer| world.host(*peer).sessions.get(0).is_some());
+        assert_eq!(open.count(), 699);
+        // As many cookies as there were initiations above the rate.
+        let load = world.host(0).handshakes.load;
+        assert!((350.0..=BURST).contains(&load), "{load}");
+    }
+
+    #[test]
+    fn who_is_behind_address_translation_dials_and_is_not_dialled() {
+        let mut world = world(200, 0.0, 0.5);
+        let natted = |natted| (0..200).find(|host| world.shared.wan.is_natted(*host) == natted);
+        let (inside, outside) = (natted(true).unwrap(), natted(false).unwrap());
+        world.launch(inside, &[]);
+        world.launch(outside, &[inside]);
+        world.run_for(Duration::from_secs(8));
+        assert!(!linked(&world, inside, outside));
+        world.crash(inside);
+        world.launch(inside, &[outside]);
+        world.run_for(Duration::from_secs(2));
+        assert!(linked(&world, inside, outside));
+    }
+}

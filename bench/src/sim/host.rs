@@ -14,6 +14,7 @@ use rand::{Rng, RngCore, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
 use super::{
+    core_api::is_heartbeat,
     datagram::Datagram,
     handshake::Handshakes,
     identity::{FakeAuthority, address, id, keys, name, number, scatter},
@@ -127,11 +128,6 @@ impl Host {
     /// Whether a peer runs here.
     pub(crate) fn runs(&self) -> bool {
         self.mesh.is_some()
-    }
-
-    /// Whether the peer does not get to run.
-    pub(crate) fn is_stalled(&self) -> bool {
-        self.stall.is_some()
     }
 
     /// Launches the peer, in the epoch after its last.
@@ -341,18 +337,21 @@ impl Host {
     }
 
     fn transmit(&mut self, to: &PeerId, message: GossipMessage, net: &mut Net<'_>) {
-        if let Some(mut liar) = self.liar.take() {
-            for message in liar.distort(self.number, number(to), message, net.now) {
-                self.say(number(to), message, net);
-            }
-            self.liar = Some(liar);
-        } else {
+        let ours = self.number;
+        let said = match &mut self.liar {
+            Some(liar) => liar.distort(ours, message, net.now),
+            None => Some(message),
+        };
+        if let Some(message) = said {
             self.say(number(to), message, net);
         }
     }
 
     /// Sends a message on the session there is.
     pub(crate) fn say(&mut self, to: u32, message: GossipMessage, net: &mut Net<'_>) {
+        if net.shared.quiet && !is_heartbeat(&message) {
+            return;
+        }
         if let Some(held) = self.sessions.get_mut(to) {
             held.used_at = net.now;
             let session = held.sending();
@@ -454,5 +453,42 @@ impl Host {
                 .wrapping_mul(0x9e37_79b9_7f4a_7c15)
                 .rotate_left(29);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sim::{
+        progress::Progress,
+        wan::Reach,
+        world::{Setup, World},
+    };
+
+    #[test]
+    fn a_stalled_peer_does_nothing_and_then_makes_up_for_it() {
+        let setup = Setup {
+            peers: 6,
+            newcomers: 0,
+            seed: 1,
+            threads: 1,
+            loss: 0.0,
+            one_way: 0.0,
+            nat: 0.0,
+            reach: Reach::All,
+        };
+        let mut world = World::new(setup, Progress::new(false));
+        world.warm().unwrap();
+        let until = world.now + Duration::from_secs(1);
+        world.stall(3, until);
+        world.run_for(Duration::from_millis(20));
+        let before = world.host(3).traffic;
+        world.run_for(Duration::from_millis(970));
+        let during = world.host(3).traffic;
+        assert_eq!(before.datagrams, during.datagrams);
+        world.run_for(Duration::from_millis(200));
+        let after = world.host(3).traffic;
+        assert!(after.in_bytes > during.in_bytes && after.out_bytes > during.out_bytes);
+        world.settle(Duration::from_secs(10)).unwrap();
     }
 }

@@ -3,10 +3,8 @@
 
 use std::time::Duration;
 
-use gossip::Warning;
-use rand::{Rng, seq::IndexedRandom};
-
 use super::{chain::Broken, scenario::Run};
+use gossip::Warning;
 
 /// Pairs whose chains of next hops are followed.
 const PAIRS: usize = 500;
@@ -30,18 +28,9 @@ impl Run<'_> {
         self.check_hosts();
     }
 
-    /// Something does not hold.
-    pub(crate) fn violated(&mut self, what: String) {
-        self.violations.push(what);
-    }
-
     fn check_chains(&mut self) {
         let running = self.world.running();
-        let mut pairs = Vec::new();
-        for _ in 0..PAIRS {
-            let mut draw = || running.choose(&mut self.rng).copied().unwrap_or_default();
-            pairs.push((draw(), draw()));
-        }
+        let pairs = self.pairs(&running, PAIRS);
         let mut broken = None;
         for _ in 0..LOOKS {
             let chains = pairs.iter().map(|(from, to)| self.world.chain(*from, *to));
@@ -79,11 +68,6 @@ impl Run<'_> {
                 }
             }
         }
-    }
-
-    /// A random number below a limit, for scenarios.
-    pub(crate) fn below(&mut self, limit: usize) -> usize {
-        self.rng.random_range(0..limit.max(1))
     }
 }
 

@@ -15,6 +15,8 @@ pub(crate) struct Shared {
     pub(crate) clock: Clock,
     pub(crate) wan: Wan,
     pub(crate) watch: Watch,
+    /// Nothing travels over sessions but heartbeats.
+    pub(crate) quiet: bool,
     /// Host n lives in shard n % shards.
     pub(crate) shards: usize,
 }

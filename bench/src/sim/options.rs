@@ -102,22 +102,30 @@ impl Options {
 
     /// The command line that runs some scenarios as these options do.
     pub(crate) fn replay(&self, scenarios: &str, seed: u64) -> String {
-        let mut command = format!(
-            "cargo run --release -p wove-bench --bin sim -- --scenario {scenarios} --peers {} --seed {seed} --loss {}",
-            self.peers, self.loss
-        );
+        let arguments = self.arguments(scenarios, seed).join(" ");
+        format!("cargo run --release -p wove-bench --bin sim -- {arguments}")
+    }
+
+    /// The arguments on which the outcome depends.
+    pub(crate) fn arguments(&self, scenarios: &str, seed: u64) -> Vec<String> {
+        let mut arguments = Vec::new();
+        let mut add = |name: &str, value: String| arguments.extend([format!("--{name}"), value]);
+        add("scenario", scenarios.to_owned());
+        add("peers", self.peers.to_string());
+        add("seed", seed.to_string());
+        add("loss", self.loss.to_string());
         for (name, value) in [("one-way", self.one_way), ("nat", self.nat)] {
             if value > 0.0 {
-                command += &format!(" --{name} {value}");
+                add(name, value.to_string());
             }
         }
         if let Some(duration) = self.duration {
-            command += &format!(" --duration {duration}");
+            add("duration", duration.to_string());
         }
         if self.check {
-            command += " --check";
+            arguments.push("--check".to_owned());
         }
-        command
+        arguments
     }
 }
 

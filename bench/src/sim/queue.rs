@@ -138,7 +138,7 @@ impl Eq for Soonest {}
 mod tests {
     use super::*;
 
-    fn event(at_ms: u64, from: u32, sequence: u64) -> Event {
+    fn timer(at_ms: u64, from: u32, sequence: u64) -> Event {
         Event {
             at: Time(at_ms * 1_000_000),
             from,
@@ -152,14 +152,14 @@ mod tests {
     fn events_come_by_time_then_cause_then_count() {
         let mut queue = Queue::new();
         for (at, from, sequence) in [(9, 2, 1), (3, 5, 2), (5_000, 1, 1), (3, 5, 1), (3, 4, 9)] {
-            queue.push(event(at, from, sequence));
+            queue.push(timer(at, from, sequence));
         }
         queue.open(0);
         let mut seen = Vec::new();
         while let Some(event) = queue.pop() {
             if seen.is_empty() {
-                queue.push(super::tests::event(4, 0, 1));
-                queue.push(super::tests::event(12, 0, 2));
+                queue.push(timer(4, 0, 1));
+                queue.push(timer(12, 0, 2));
             }
             seen.push((event.at.0 / 1_000_000, event.from, event.sequence));
         }

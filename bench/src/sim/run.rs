@@ -8,6 +8,7 @@ use super::{
     progress::Progress,
     report::Report,
     scenario::{Run, Scenario, Start},
+    sweep,
     time::{Stopwatch, Time},
     wan::Reach,
     warm,
@@ -19,24 +20,34 @@ const NEWCOMERS: u32 = 20;
 
 /// Runs what the options say. Whether all went well; an error is a mistake in
 /// the options or with a file.
-pub fn run(options: &Options, out: &mut dyn Write, err: &mut dyn Write) -> anyhow::Result<bool> {
+pub fn run(
+    options: &Options,
+    out: &mut dyn Write,
+    err: &mut (dyn Write + Send),
+) -> anyhow::Result<bool> {
+    if options.sweep {
+        return sweep::run(options, out, err);
+    }
     let scenarios = options.scenarios().map_err(anyhow::Error::msg)?;
     let mut world = None;
     let mut well = true;
     for scenario in &scenarios {
-        let (report, violations) = one(scenario, options, &mut world);
-        print(&report, options, out)?;
-        well &= judge(&report, &violations, options, err)?;
+        let outcome = one(scenario, options, &mut world);
+        print(&outcome.report, options, out)?;
+        well &= judge(&outcome, options, err)?;
     }
     Ok(well)
 }
 
+/// What came out of a scenario.
+pub(crate) struct Outcome {
+    pub(crate) report: Report,
+    violations: Vec<String>,
+    notes: Vec<String>,
+}
+
 /// Runs one scenario, in the world there is if it fits.
-pub(crate) fn one(
-    scenario: &Scenario,
-    options: &Options,
-    place: &mut Option<World>,
-) -> (Report, Vec<String>) {
+pub(crate) fn one(scenario: &Scenario, options: &Options, place: &mut Option<World>) -> Outcome {
     let wall = Stopwatch::start();
     if scenario.start != Start::Warm {
         *place = None;
@@ -63,7 +74,12 @@ pub(crate) fn one(
     run.world.progress.phase(scenario.name);
     (scenario.run)(&mut run);
     run.check();
-    let (figures, violations) = (run.figures, run.violations);
+    let Run {
+        figures,
+        violations,
+        notes,
+        ..
+    } = run;
     let report = Report {
         scenario: scenario.name.to_owned(),
         peers: options.peers,
@@ -78,7 +94,11 @@ pub(crate) fn one(
     if scenario.spoils || scenario.start != Start::Warm {
         *place = None;
     }
-    (report, violations)
+    Outcome {
+        report,
+        violations,
+        notes,
+    }
 }
 
 fn fresh(scenario: &Scenario, options: &Options) -> World {
@@ -103,27 +123,26 @@ fn print(report: &Report, options: &Options, out: &mut dyn Write) -> io::Result<
     }
     out.flush()?;
     if let Some(path) = &options.out {
-        let mut file = std::fs::OpenOptions::new()
-            .create(true)
-            .append(true)
-            .open(path)?;
-        writeln!(file, "{}", report.json())?;
+        sweep::append(path, &format!("{}\n", report.json()))?;
     }
     Ok(())
 }
 
 /// Whether nothing is wrong; says what is, and how to see it again.
-fn judge(
-    report: &Report,
-    violations: &[String],
-    options: &Options,
-    err: &mut dyn Write,
-) -> io::Result<bool> {
+fn judge(outcome: &Outcome, options: &Options, err: &mut dyn Write) -> io::Result<bool> {
+    let Outcome {
+        report,
+        violations,
+        notes,
+    } = outcome;
     let missed = if options.check {
         bars::missed(report)
     } else {
         Vec::new()
     };
+    for note in notes {
+        writeln!(err, "{}: {note}", report.scenario)?;
+    }
     for violation in violations.iter().take(20) {
         writeln!(err, "{}: violated: {violation}", report.scenario)?;
     }
@@ -169,9 +188,9 @@ mod tests {
             .iter()
             .map(|scenario| one(scenario, &options, &mut world));
         reports
-            .map(|(report, violations)| {
-                assert!(violations.is_empty(), "{violations:?}");
-                report.trace_hash
+            .map(|outcome| {
+                assert!(outcome.violations.is_empty(), "{:?}", outcome.violations);
+                outcome.report.trace_hash
             })
             .collect()
     }

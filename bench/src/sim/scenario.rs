@@ -4,13 +4,21 @@
 //! when the world is quiet again. Some need a world of their own.
 
 mod change;
+mod churn;
 mod crash;
+mod flap;
+mod halfdead;
 mod idle;
+mod join;
+mod liar;
+mod lossy;
 mod massboot;
+mod partition;
+mod relaydeath;
 
 use std::time::Duration;
 
-use rand::SeedableRng;
+use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
 use super::{
@@ -47,7 +55,15 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
     idle::SCENARIO,
     change::SCENARIO,
     crash::SCENARIO,
+    lossy::SCENARIO,
+    churn::SCENARIO,
+    join::SCENARIO,
+    flap::SCENARIO,
+    partition::SCENARIO,
+    halfdead::SCENARIO,
     massboot::SCENARIO,
+    relaydeath::SCENARIO,
+    liar::SCENARIO,
 ];
 
 /// One run of a scenario.
@@ -59,6 +75,8 @@ pub(crate) struct Run<'a> {
     pub(crate) rng: ChaCha8Rng,
     pub(crate) figures: Figures,
     pub(crate) violations: Vec<String>,
+    /// Worth telling, but nothing that must not be.
+    pub(crate) notes: Vec<String>,
     /// There are liars: warnings about them are in order.
     pub(crate) lies: bool,
 }
@@ -78,8 +96,32 @@ impl<'a> Run<'a> {
             duration,
             figures: Figures::default(),
             violations: Vec::new(),
+            notes: Vec::new(),
             lies: false,
         }
+    }
+
+    /// Something does not hold that must.
+    pub(crate) fn violated(&mut self, what: String) {
+        self.violations.push(what);
+    }
+
+    /// Something is worth telling.
+    pub(crate) fn note(&mut self, what: String) {
+        self.notes.push(what);
+    }
+
+    /// Random ordered pairs of different peers.
+    pub(crate) fn pairs(&mut self, peers: &[u32], count: usize) -> Vec<(u32, u32)> {
+        let mut pairs = Vec::with_capacity(count);
+        while pairs.len() < count && peers.len() > 1 {
+            let mut draw = || peers[self.rng.random_range(0..peers.len())];
+            let pair = (draw(), draw());
+            if pair.0 != pair.1 {
+                pairs.push(pair);
+            }
+        }
+        pairs
     }
 
     /// How long the scenario lasts.

@@ -3,25 +3,28 @@
 //! Ten thousand peers that boot through gossip cost minutes of wall time, so
 //! most scenarios begin with a mesh that is up. What is warm about it: peers
 //! have no targets; a random regular graph of sessions is open without any
-//! handshake; and every mesh was handed everybody's node record, as signed, by
-//! one of its neighbours. The rest happens as always: links are probed over
-//! those sessions and come up, links records spread, routes are calculated,
-//! more neighbours are sought or pruned. Then the mesh is left alone until
-//! everybody reaches everybody and all hold the same records, and for another
-//! 30 s.
+//! handshake; every mesh was handed everybody's node record, as signed, by one
+//! of its neighbours; for the first seconds nothing but heartbeats travels,
+//! while links come up over those sessions; then every mesh is handed what all
+//! others had to say of their links by then. The rest happens as always:
+//! replicas are compared, routes calculated, neighbours sought or pruned. The
+//! mesh is left alone until everybody reaches everybody and all hold the same
+//! records, and for another 30 s.
 
 use std::{collections::BTreeSet, time::Duration};
 
 use rand::seq::SliceRandom;
 
 use super::{
-    core_api::{push, reachable_count, record_of_launch},
+    core_api::{own_records, push, reachable_count},
     identity::id,
     world::World,
 };
 
 /// Records handed over in one message.
 const CHUNK: usize = 32;
+/// Links are up after this, unless many pings in a row are lost.
+const LINKING: Duration = Duration::from_secs(3);
 /// How often it is looked whether a world is quiet.
 const LOOK: Duration = Duration::from_millis(200);
 /// How long a fresh warm world is left alone.
@@ -52,18 +55,20 @@ impl World {
             }
         }
         self.hand_out();
+        self.shared.quiet = true;
+        self.run_for(LINKING);
+        self.hand_out();
+        self.shared.quiet = false;
         self.settle(PATIENCE)?;
         self.run_for(REST);
         Ok(())
     }
 
-    /// Hands every mesh everybody's node record.
+    /// Hands every mesh what everybody says of itself now.
     fn hand_out(&mut self) {
-        let all: Vec<_> = self
-            .running()
-            .iter()
-            .filter_map(|number| record_of_launch(self.host(*number)))
-            .collect();
+        let numbers = self.running();
+        let own = numbers.iter().map(|number| own_records(self.host(*number)));
+        let all: Vec<_> = own.flatten().collect();
         self.each(|host, net| {
             let Some(neighbour) = host.sessions.iter().next().map(|session| session.peer) else {
                 return;
@@ -90,7 +95,7 @@ impl World {
         }
         let mut edges = BTreeSet::new();
         let mut ring: Vec<u32> = (0..peers).collect();
-        for _ in 0..self.config.degree.div_ceil(2) {
+        for _ in 0..self.config.degree_of(peers as usize).div_ceil(2) {
             ring.shuffle(&mut self.rng);
             let pairs = ring.iter().zip(ring.iter().cycle().skip(1));
             edges.extend(

@@ -67,6 +67,7 @@ impl World {
                 clock: Clock::new(),
                 wan,
                 watch: Watch::default(),
+                quiet: false,
                 shards: count,
             },
             config: Config::default(),
@@ -203,6 +204,11 @@ impl World {
         self.with(number, Host::stop);
     }
 
+    /// Keeps a peer from running for a while.
+    pub(crate) fn stall(&mut self, number: u32, until: Time) {
+        self.with(number, |host, net| host.stall(until, net));
+    }
+
     /// Looks out for something at all hosts from now on. Returns its place.
     pub(crate) fn watch(&mut self, item: Item) -> usize {
         let now = self.now;
@@ -246,6 +252,13 @@ impl World {
                     .routes_changed(&net.shared.watch, host.number, mesh, net.now);
             }
         });
+    }
+
+    /// Since when a peer counts in that, from here on.
+    pub(crate) fn set_well_since(&mut self, number: u32, since: Time) {
+        if let Some(reach) = &mut self.shared.watch.reach {
+            reach.well_since[number as usize] = since;
+        }
     }
 
     /// Ends that. Returns the false losses in the order of time, and how many

@@ -1,0 +1,60 @@
+//! Who reaches whom, for many peers at once.
+
+use super::{core_api::reachable_count, identity::number, world::World};
+
+/// A set of peers by number.
+pub(crate) struct Numbers {
+    bits: Vec<u64>,
+    len: usize,
+}
+
+impl Numbers {
+    pub(crate) fn new(numbers: &[u32]) -> Self {
+        let words = numbers
+            .iter()
+            .max()
+            .map_or(0, |most| *most as usize / 64 + 1);
+        let mut bits = vec![0; words];
+        for number in numbers {
+            bits[*number as usize / 64] |= 1 << (number % 64);
+        }
+        Self {
+            bits,
+            len: numbers.len(),
+        }
+    }
+
+    pub(crate) fn contains(&self, number: u32) -> bool {
+        let word = self.bits.get(number as usize / 64);
+        word.is_some_and(|word| word >> (number % 64) & 1 == 1)
+    }
+}
+
+impl World {
+    /// Whether all of some peers have routes to all of a set that they are in.
+    /// Looks at the last culprit first: mostly it lags still.
+    pub(crate) fn all_reach(&self, peers: &[u32], set: &Numbers, suspect: &mut usize) -> bool {
+        for turn in 0..peers.len() {
+            let at = (*suspect + turn) % peers.len();
+            if !self.reaches_set(peers[at], set) {
+                *suspect = at;
+                return false;
+            }
+        }
+        true
+    }
+
+    fn reaches_set(&self, peer: u32, set: &Numbers) -> bool {
+        let Some(mesh) = self.mesh(peer) else {
+            return false;
+        };
+        if reachable_count(mesh) + 1 < set.len {
+            return false;
+        }
+        let routes = mesh.routes();
+        let reached = routes
+            .reachable()
+            .filter(|(other, _)| set.contains(number(other)));
+        reached.count() + usize::from(set.contains(peer)) == set.len
+    }
+}

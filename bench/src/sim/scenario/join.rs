@@ -1,0 +1,82 @@
+//! Newcomers: how soon they reach others and are reached.
+
+use std::time::Duration;
+
+use rand::seq::IndexedRandom;
+
+use super::{Run, Scenario, Start};
+
+pub(super) const SCENARIO: Scenario = Scenario {
+    name: "join",
+    about: "newcomers with one seed: until frames get to random others and back",
+    start: Start::Warm,
+    spoils: false,
+    run,
+};
+
+/// Newcomers to a large mesh, and to one below [`LARGE`].
+const NEWCOMERS: u32 = 20;
+const FEW: u32 = 10;
+const LARGE: u32 = 1000;
+const SEEDS: usize = 3;
+const TARGETS: usize = 50;
+/// How exact the times are.
+const LOOK: Duration = Duration::from_millis(10);
+/// Who is not reached by then has not joined.
+const PATIENCE: Duration = Duration::from_secs(15);
+/// Round trips of a handshake between the two ends, before the first frame.
+const ROUND_TRIPS: f64 = 1.5;
+
+fn run(run: &mut Run<'_>) {
+    let members = run.world.running();
+    let seeds: Vec<u32> = members
+        .choose_multiple(&mut run.rng, SEEDS)
+        .copied()
+        .collect();
+    let first = run.world.setup.peers;
+    let count = if first >= LARGE { NEWCOMERS } else { FEW };
+    let newcomers = first..first + count.min(run.world.setup.newcomers);
+    let mut times = Vec::new();
+    for newcomer in newcomers.clone() {
+        let seed = seeds.choose(&mut run.rng).copied().unwrap_or_default();
+        times.extend(join(run, newcomer, seed, &members));
+    }
+    let missing = times
+        .iter()
+        .filter(|time| **time >= PATIENCE.as_secs_f64())
+        .count();
+    run.figures.set_times("join", &mut times);
+    run.figures.set("missing", missing as f64);
+    newcomers.for_each(|newcomer| run.world.stop(newcomer));
+}
+
+/// Launches one newcomer. Returns seconds until it and each of some random
+/// members have a session with each other, over a way that works.
+fn join(run: &mut Run<'_>, newcomer: u32, seed: u32, members: &[u32]) -> Vec<f64> {
+    let mut targets: Vec<u32> = members
+        .choose_multiple(&mut run.rng, TARGETS)
+        .copied()
+        .collect();
+    let begun = run.world.now;
+    run.world.launch(newcomer, &[seed]);
+    let mut times = Vec::new();
+    while !targets.is_empty() && run.world.now.since(begun) < PATIENCE {
+        run.world.run_for(LOOK);
+        let world = &*run.world;
+        let passed = world.now.since(begun).as_secs_f64();
+        targets.retain(|target| {
+            let ways = (
+                world.chain(newcomer, *target),
+                world.chain(*target, newcomer),
+            );
+            let (Ok(there), Ok(back)) = ways else {
+                return true;
+            };
+            let round_trip = world.chain_delay(&there) + world.chain_delay(&back);
+            times.push(passed + ROUND_TRIPS * round_trip);
+            false
+        });
+    }
+    times.extend(targets.iter().map(|_| PATIENCE.as_secs_f64()));
+    times
+}

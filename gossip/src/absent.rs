@@ -33,13 +33,14 @@ impl Absent {
         oldest.map(|(peer, _)| *peer)
     }
 
-    /// A random one. Ids are hashes, so the one after a random id is nearly uniform.
-    pub(crate) fn sample(&self, rng: &mut impl RngCore) -> Option<PeerId> {
+    /// A random one, if it has been cut off since `before`: whoever is new may
+    /// be on its way in. Ids are hashes, so the one after a random id is nearly
+    /// uniform.
+    pub(crate) fn sample(&self, before: Instant, rng: &mut impl RngCore) -> Option<PeerId> {
         let mut id = [0; 16];
         rng.fill_bytes(&mut id);
         let after = self.since.range(PeerId(id)..).next();
-        after
-            .or_else(|| self.since.first_key_value())
-            .map(|(peer, _)| *peer)
+        let (peer, since) = after.or_else(|| self.since.first_key_value())?;
+        (*since <= before).then_some(*peer)
     }
 }

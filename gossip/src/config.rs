@@ -56,6 +56,8 @@ pub struct Config {
     pub peer_age: Duration,
     /// New records wait so long for others going to the same neighbour.
     pub push_delay: Duration,
+    /// While much happens, news wait so long instead, and share datagrams.
+    pub batch_delay: Duration,
     /// Changes of links wait so long before they are published.
     pub links_delay: Duration,
     /// New links are published no more often than this: a peer that joins gains
@@ -88,7 +90,7 @@ impl Default for Config {
             discovery: true,
             link_limit: 200,
             full_mesh_up_to: 16,
-            degree: 8,
+            degree: 6,
             link_ends: 16_000,
             degree_min: 4,
             heartbeat: Duration::from_secs(1),
@@ -103,11 +105,12 @@ impl Default for Config {
             station_age: Duration::from_secs(600),
             peer_age: Duration::from_secs(600),
             push_delay: Duration::from_millis(10),
+            batch_delay: Duration::from_millis(25),
             links_delay: Duration::from_millis(20),
-            links_spacing: Duration::from_millis(250),
+            links_spacing: Duration::from_secs(1),
             burst: 64,
-            spare: 128,
-            spare_hard: 320,
+            spare: 64,
+            spare_hard: 600,
             prune_for: Duration::from_secs(60),
             owner_burst: 300,
             owner_rate: 20,

@@ -76,11 +76,13 @@ pub struct Link {
     since: Instant,
     rtt: Option<Rtt>,
     /// Pings without a pong, oldest first.
-    sent: VecDeque<(u32, Instant)>,
+    sent: VecDeque<(u8, Instant)>,
     /// When the other end was last known to hear us.
     last_pong: Instant,
     last_heard: Instant,
     next_ping: Instant,
+    /// Of the next ping.
+    token: u8,
     /// Whether the last ping that was due for an answer got one.
     answered: bool,
 }
@@ -102,6 +104,7 @@ impl Link {
             last_pong: now,
             last_heard: now,
             next_ping: now,
+            token: 0,
             answered: false,
         }
     }
@@ -168,7 +171,7 @@ impl Link {
     }
 
     /// A pong came. Unknown tokens are ignored.
-    pub fn pong(&mut self, token: u32, now: Instant) {
+    pub fn pong(&mut self, token: u8, now: Instant) {
         let Some(at) = self.sent.iter().position(|(sent, _)| *sent == token) else {
             return;
         };
@@ -189,8 +192,9 @@ impl Link {
         self.input(Input::Bye, now);
     }
 
-    /// Does what is due. True: send a ping with `token`.
-    pub fn handle_timeout(&mut self, token: u32, config: &Config, now: Instant) -> bool {
+    /// Does what is due. Returns the token of a ping to send. `jitter` is a
+    /// random factor about 1: neighbours should not ping in step.
+    pub fn handle_timeout(&mut self, jitter: f64, config: &Config, now: Instant) -> Option<u8> {
         if now >= self.expiry(config) {
             self.input(Input::Expired, now);
         } else if self.late(now) {
@@ -201,20 +205,21 @@ impl Link {
             self.input(Input::Missed, now);
         }
         if self.state == LinkState::Down || now < self.next_ping {
-            return false;
+            return None;
         }
         if self.sent.len() == REMEMBERED {
             self.sent.pop_front();
         }
+        let token = self.token;
+        self.token = token.wrapping_add(1);
         self.sent.push_back((token, now));
         let pause = if self.state == LinkState::Up {
             config.heartbeat
         } else {
             config.urgent
         };
-        // A tenth of jitter from the token, which is random: neighbours should not ping in step.
-        self.next_ping = now + pause.mul_f64(0.95 + f64::from(token % 1024) / 10_240.0);
-        true
+        self.next_ping = now + pause.mul_f64(jitter);
+        Some(token)
     }
 
     /// When something is due.
@@ -299,7 +304,7 @@ impl Rtt {
     reason = "a test needs some instant to count from"
 )]
 mod tests {
-    use rand::{Rng, RngCore, SeedableRng};
+    use rand::{Rng, SeedableRng};
     use rand_chacha::ChaCha8Rng;
 
     use super::*;
@@ -331,7 +336,7 @@ mod tests {
     struct Pair {
         ends: [Link; 2],
         loss: [f64; 2],
-        flying: Vec<(Instant, usize, Datagram, u32)>,
+        flying: Vec<(Instant, usize, Datagram, u8)>,
         rng: ChaCha8Rng,
         now: Instant,
         sent: u32,
@@ -351,7 +356,7 @@ mod tests {
             }
         }
 
-        fn send(&mut self, to: usize, datagram: Datagram, token: u32) {
+        fn send(&mut self, to: usize, datagram: Datagram, token: u8) {
             self.sent += 1;
             if !self.rng.random_bool(self.loss[to]) {
                 let delay = Duration::from_millis(self.rng.random_range(10..30));
@@ -381,9 +386,10 @@ mod tests {
                     continue;
                 }
                 for end in 0..2 {
-                    let token = self.rng.next_u32();
+                    let jitter = self.rng.random_range(0.95..1.05);
                     if self.now >= self.ends[end].deadline(&config)
-                        && self.ends[end].handle_timeout(token, &config, self.now)
+                        && let Some(token) =
+                            self.ends[end].handle_timeout(jitter, &config, self.now)
                     {
                         let answered = self.ends[end].answered();
                         self.send(1 - end, Datagram::Ping(answered), token);
@@ -422,7 +428,7 @@ mod tests {
         let (pause, config) = (Duration::from_secs(10), Config::default());
         pair.now += pause;
         pair.ends[1].forgive(pause, pair.now);
-        pair.ends[1].handle_timeout(1, &config, pair.now);
+        pair.ends[1].handle_timeout(1.0, &config, pair.now);
         assert!(pair.ends[1].state().is_usable());
     }
 

@@ -136,12 +136,16 @@ struct Session {
     outbox: Outbox,
     /// When to send the sum over everything.
     summary_at: Option<Instant>,
+    /// The first comparison has not been answered yet; it is repeated once.
+    greeted: bool,
     /// Until when news are named in beats instead of being pushed.
     lazy_until: Option<Instant>,
+    /// When we last asked for no news.
+    pruned_at: Instant,
     /// Number of the first item of news not yet named or pushed.
     told: u64,
     /// Their fingerprint and ours, if they differed at the last beat.
-    differed: Option<(u32, u32)>,
+    differed: Option<([u8; 2], [u8; 2])>,
     /// The other end said it has no other way into the mesh.
     needy: bool,
     /// Signatures checked on its account.
@@ -159,7 +163,8 @@ enum Dialling {
 struct Timers {
     flush: Option<Instant>,
     links: Option<Instant>,
-    links_done: Instant,
+    /// When new links were published last.
+    links_done: Option<Instant>,
     stations: Option<Instant>,
     routes: Option<Instant>,
     routes_done: Instant,
@@ -213,7 +218,7 @@ impl<A: Authority> Mesh<A> {
         let timers = Timers {
             flush: None,
             links: None,
-            links_done: now,
+            links_done: None,
             stations: None,
             routes: None,
             routes_done: now,

@@ -132,6 +132,11 @@ impl Neighbours {
         self.review_at = self.review_at.min(at);
     }
 
+    /// Nothing is to be chosen before this.
+    pub(crate) fn wait_until(&mut self, at: Instant) {
+        self.review_at = at;
+    }
+
     /// Chooses whom to dial now.
     pub(crate) fn review(
         &mut self,
@@ -372,7 +377,8 @@ impl Neighbours {
         };
         self.explore_at = situation.now + pause.mul_f64(rng.random_range(0.5..1.5));
         self.review_soon(self.explore_at);
-        let lost = situation.absent.sample(rng).and_then(|peer| {
+        let before = situation.now.checked_sub(explore).unwrap_or(situation.now);
+        let lost = situation.absent.sample(before, rng).and_then(|peer| {
             let node = situation.dialable(situation.replica.slot(&peer)?)?;
             Some(candidate(peer, node))
         });

@@ -20,7 +20,7 @@ const LOG: usize = 512;
 /// Buckets of digests seen, two each.
 const BUCKETS: usize = 2048;
 /// News are named only when pushes that take a longer way have had their time.
-const RIPE: Duration = Duration::from_millis(300);
+const RIPE: Duration = Duration::from_millis(1000);
 /// News named in one beat.
 const NAMED: usize = 100;
 

@@ -121,13 +121,15 @@ impl Outbox {
                 keys: self.wants.drain(..count).collect(),
             });
         }
-        if let Some(push) = self.next_push(replica) {
+        // Many sums are marks of a backlog, and do not wait for its end.
+        let sums_wait = self.ranges.len() >= RANGES;
+        if let Some(push) = (!sums_wait).then(|| self.next_push(replica)).flatten() {
             if let GossipMessage::Push { records, .. } = &push {
                 *pushed += records.len() as u64;
             }
             return Some(push);
         }
-        if let Some((first, last)) = self.lists.pop_front() {
+        if !sums_wait && let Some((first, last)) = self.lists.pop_front() {
             let held = reconcile::list(replica, first, last);
             return Some(GossipMessage::Versions { first, last, held });
         }
@@ -148,7 +150,12 @@ impl Outbox {
         }
         let mut load = take_keys(&mut self.repairs, replica);
         while let Some(backlog) = self.backlogs.front_mut() {
-            if !backlog.work_off(replica, |record| load.add(record)) {
+            let ranges = &mut self.ranges;
+            if !backlog.work_off(
+                replica,
+                |record| load.add(record),
+                |mark| ranges.push_back(mark),
+            ) {
                 break;
             }
             self.backlogs.pop_front();

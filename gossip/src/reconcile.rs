@@ -68,25 +68,37 @@ pub struct Backlog {
     first: u64,
     last: u64,
     held: BTreeSet<RecordKey>,
+    /// Where the run of records began whose sum was not told yet, and how many there are.
+    run: (u64, u32),
 }
 
 impl Backlog {
-    /// Hands out what follows as long as `accept` takes it. Says whether that
-    /// was all.
+    /// Hands out what follows as long as `accept` takes it, and the sum of each
+    /// few records to `mark`, so that what is lost on the way is missed at once.
+    /// Says whether that was all.
     pub fn work_off(
         &mut self,
         replica: &Replica,
         mut accept: impl FnMut(&Arc<Record>) -> bool,
+        mut mark: impl FnMut(RangeSummary),
     ) -> bool {
-        let held = |record: &Record| self.held.contains(&record.key);
         for record in replica.from(self.next, self.last) {
-            if position(&record.key) < self.first || held(record) {
+            let position = position(&record.key);
+            if position < self.first {
                 continue;
             }
-            if !accept(record) {
+            if self.run.1 >= FEW {
+                mark(summary(replica, self.run.0, position.saturating_sub(1)));
+                self.run = (position, 0);
+            }
+            if !self.held.contains(&record.key) && !accept(record) {
                 self.next = record.key;
                 return false;
             }
+            self.run.1 += 1;
+        }
+        if self.run.1 > 0 {
+            mark(summary(replica, self.run.0, self.last));
         }
         true
     }
@@ -174,6 +186,7 @@ pub fn compare(replica: &Replica, first: u64, last: u64, held: &[Held]) -> Diffe
             first,
             last,
             held: known.clone(),
+            run: (first, 0),
         });
     difference
 }
@@ -294,14 +307,27 @@ mod tests {
         let mut records = Vec::new();
         // Now and then the message is full.
         let mut turn = 0;
-        while !backlog.work_off(replica, |record| {
-            turn += 1;
-            let room = turn % 3 != 0;
-            if room {
-                records.push(Arc::clone(record));
-            }
-            room
-        }) {}
+        let mut marked = Vec::new();
+        while !backlog.work_off(
+            replica,
+            |record| {
+                turn += 1;
+                let room = turn % 3 != 0;
+                if room {
+                    records.push(Arc::clone(record));
+                }
+                room
+            },
+            |mark| marked.push(mark),
+        ) {}
+        // The marks cover the range, each with few records.
+        let mut next = Some(backlog.first);
+        for mark in marked {
+            assert_eq!(Some(mark.first), next);
+            assert!(mark.count <= FEW && mark.count > 0);
+            next = mark.last.checked_add(1);
+        }
+        assert_eq!(next, backlog.last.checked_add(1));
         records
     }
 

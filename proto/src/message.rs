@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     DecodeError,
     codec::{decode, encode, varint_len},
-    record::{Record, RecordKey, Version},
+    record::{Record, RecordKey, RttCode, Version},
 };
 
 /// No control message makes a datagram larger than this, so it fits any path
@@ -29,20 +29,20 @@ pub enum GossipMessage {
     /// "I am here"; a pong is expected.
     Ping {
         /// Echoed in the pong.
-        token: u32,
+        token: u8,
         /// The sender has no other way into the mesh than this link, so the
         /// receiver should refuse it only at its hard limit.
         needy: bool,
-        /// The smoothed round-trip time in microseconds, if the ping before was
-        /// answered: the receiver then knows that it is heard.
-        answered: Option<u32>,
+        /// The smoothed round-trip time, if the ping before was answered: the
+        /// receiver then knows that it is heard.
+        answered: Option<RttCode>,
         /// The state of the sender's replica.
         beat: Beat,
     },
     /// Answers a ping.
     Pong {
         /// The ping's token.
-        token: u32,
+        token: u8,
         /// The state of the sender's replica.
         beat: Beat,
     },
@@ -91,8 +91,9 @@ pub enum GossipMessage {
 /// What a heartbeat says of the sender's replica.
 #[derive(Clone, Debug, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Beat {
-    /// Stands for all records: equal replicas have equal fingerprints.
-    pub fingerprint: u32,
+    /// Stands for all records: equal replicas have equal fingerprints, and
+    /// unequal ones hardly ever stay unnoticed, as it changes with every record.
+    pub fingerprint: [u8; 2],
     /// Digests of news that were not pushed over this link.
     pub news: Vec<u32>,
 }
@@ -182,16 +183,10 @@ impl GossipMessage {
     pub fn encoded_len(&self) -> usize {
         let counted = |items: usize, size: usize| varint_len(items as u64) + size;
         let body = match self {
-            Self::Ping {
-                token,
-                answered,
-                beat,
-                ..
-            } => {
-                let answered = answered.map_or(1, |rtt| 1 + varint_len(u64::from(rtt)));
-                varint_len(u64::from(*token)) + 1 + answered + beat.encoded_len()
+            Self::Ping { answered, beat, .. } => {
+                3 + usize::from(answered.is_some()) + beat.encoded_len()
             }
-            Self::Pong { token, beat } => varint_len(u64::from(*token)) + beat.encoded_len(),
+            Self::Pong { beat, .. } => 1 + beat.encoded_len(),
             Self::Push { records, .. } => {
                 let size = records.iter().map(|record| record.encoded_len()).sum();
                 1 + counted(records.len(), size)
@@ -210,7 +205,7 @@ impl GossipMessage {
 
 impl Beat {
     fn encoded_len(&self) -> usize {
-        varint_len(u64::from(self.fingerprint)) + digests_len(&self.news)
+        self.fingerprint.len() + digests_len(&self.news)
     }
 }
 

@@ -401,7 +401,7 @@ fn range() -> impl Strategy<Value = RangeSummary> {
 }
 
 fn beat() -> impl Strategy<Value = Beat> {
-    (any::<u32>(), vec(any::<u32>(), 0..20))
+    (any::<[u8; 2]>(), vec(any::<u32>(), 0..20))
         .prop_map(|(fingerprint, news)| Beat { fingerprint, news })
 }
 
@@ -417,7 +417,8 @@ fn gossip() -> impl Strategy<Value = GossipMessage> {
             .collect()
     });
     prop_oneof![
-        (any::<(u32, bool, Option<u32>)>(), beat()).prop_map(|((token, needy, answered), beat)| {
+        (any::<(u8, bool, Option<u8>)>(), beat()).prop_map(|((token, needy, answered), beat)| {
+            let answered = answered.map(RttCode);
             GossipMessage::Ping {
                 token,
                 needy,
@@ -425,7 +426,7 @@ fn gossip() -> impl Strategy<Value = GossipMessage> {
                 beat,
             }
         }),
-        (any::<u32>(), beat()).prop_map(|(token, beat)| GossipMessage::Pong { token, beat }),
+        (any::<u8>(), beat()).prop_map(|(token, beat)| GossipMessage::Pong { token, beat }),
         (any::<bool>(), vec(record().prop_map(Arc::new), 0..3))
             .prop_map(|(fresh, records)| GossipMessage::Push { fresh, records }),
         Just(GossipMessage::Prune),

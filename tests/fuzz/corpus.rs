@@ -105,14 +105,14 @@ pub(crate) fn messages() -> Vec<Vec<u8>> {
     };
     let observed = SocketAddr::new(IP6.into(), 6783);
     let beat = Beat {
-        fingerprint: 0x9abc_def0,
+        fingerprint: [7, 8],
         news: vec![1, u32::MAX, 3],
     };
     let gossip = [
         GossipMessage::Ping {
-            token: 1 << 30,
+            token: 200,
             needy: true,
-            answered: Some(70_000),
+            answered: Some(RttCode(40)),
             beat: beat.clone(),
         },
         GossipMessage::Pong { token: 2, beat },

@@ -198,9 +198,9 @@ fn gossip(world: &mut World, noise: Vec<u8>) -> Message {
         }),
         3 => Message::Gossip(GossipMessage::Want { keys: vec![key; 8] }),
         4 => Message::Gossip(GossipMessage::Pong {
-            token: token as u32,
+            token: token as u8,
             beat: Beat {
-                fingerprint: 7,
+                fingerprint: [7; 2],
                 news: vec![token as u32; 40],
             },
         }),

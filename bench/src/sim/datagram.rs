@@ -44,7 +44,45 @@ pub(crate) enum Datagram {
     NoSession { session: u64 },
 }
 
+/// What a datagram is for.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Kind {
+    Beat,
+    News,
+    Repair,
+    Comparison,
+    Handshake,
+}
+
+impl Kind {
+    /// All of them, in the order of their discriminants, with their names in figures.
+    pub(crate) const NAMES: [&'static str; 5] =
+        ["beats", "news", "repairs", "comparisons", "handshakes"];
+}
+
 impl Datagram {
+    pub(crate) fn kind(&self) -> Kind {
+        match self {
+            Self::Gossip { message, .. } => match message {
+                GossipMessage::Ping { .. } | GossipMessage::Pong { .. } => Kind::Beat,
+                GossipMessage::Push { fresh: true, .. }
+                | GossipMessage::Prune
+                | GossipMessage::Graft { .. } => Kind::News,
+                GossipMessage::Push { .. } => Kind::Repair,
+                GossipMessage::Summary { .. }
+                | GossipMessage::Versions { .. }
+                | GossipMessage::Want { .. } => Kind::Comparison,
+                GossipMessage::Bye { .. } => Kind::Handshake,
+            },
+            Self::Initiation { .. }
+            | Self::Response { .. }
+            | Self::Completion { .. }
+            | Self::Cookie { .. }
+            | Self::Confirm { .. }
+            | Self::NoSession { .. } => Kind::Handshake,
+        }
+    }
+
     /// Bytes on the wire, IPv4 and UDP headers included.
     pub(crate) fn size(&self) -> u32 {
         let payload = match self {

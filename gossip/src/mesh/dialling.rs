@@ -90,6 +90,11 @@ impl<A: Authority> Mesh<A> {
     /// Dials those whom we want as neighbours.
     pub(super) fn review_neighbours(&mut self, now: Instant) {
         self.prune(now);
+        // A newcomer first hears who is there, and then chooses.
+        if let Some((_, until)) = self.fed_by.filter(|(_, until)| now < *until) {
+            self.neighbours.wait_until(until);
+            return;
+        }
         let links = self.link_addresses();
         let situation = situation!(self, links, now);
         let chosen = self.neighbours.review(&situation, &mut self.rng);

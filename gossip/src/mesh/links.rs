@@ -9,9 +9,9 @@ use std::{
 use proto::{
     PeerId,
     message::{ByeReason, GossipMessage},
-    record::{RecordKey, Topic},
+    record::{RecordKey, RttCode, Topic},
 };
-use rand::RngCore;
+use rand::Rng;
 
 use super::{Dialling, Mesh, Session, situation, turn};
 use crate::{
@@ -31,6 +31,8 @@ const REJECTIONS: u32 = 2;
 const ALONE: Duration = Duration::from_secs(5);
 /// Between the first comparisons with several new neighbours.
 const TURN: Duration = Duration::from_millis(250);
+/// So long the first neighbour has to tell who is there.
+const GREETED: Duration = Duration::from_millis(600);
 /// A link younger than this is not pruned: its other end may still be settling.
 const SETTLED: Duration = Duration::from_secs(10);
 
@@ -66,7 +68,9 @@ impl<A: Authority> Mesh<A> {
                 link: None,
                 outbox: Outbox::default(),
                 summary_at: None,
+                greeted: false,
                 lazy_until: None,
+                pruned_at: now,
                 told: self.news.end(),
                 differed: None,
                 needy: false,
@@ -174,8 +178,12 @@ impl<A: Authority> Mesh<A> {
         self.neighbours.link_up(&peer);
         self.neighbours.review_soon(now);
         self.rejections = 0;
-        let spaced = self.timers.links_done + self.config.links_spacing;
-        let at = spaced.max(now + self.config.links_delay);
+        let soon = now + self.config.links_delay;
+        let spaced = self
+            .timers
+            .links_done
+            .map(|done| done + self.config.links_spacing);
+        let at = spaced.map_or(soon, |spaced| spaced.max(soon));
         self.timers.links.get_or_insert(at);
         self.greet(peer, now);
     }
@@ -197,6 +205,11 @@ impl<A: Authority> Mesh<A> {
         let topics = std::iter::once(Topic::Node).chain((0..LINK_PARTS).map(Topic::Links));
         topics.for_each(|topic| session.outbox.tell(RecordKey { owner, topic }));
         session.told = self.news.end();
+        session.greeted = true;
+        // Who knows nobody waits for the answer before it chooses others.
+        if self.fed_by.is_none() {
+            self.fed_by = Some((peer, now + GREETED));
+        }
         session.summary_at = Some(now + TURN * turn.min(32));
         self.flush_soon(now);
     }
@@ -264,10 +277,13 @@ impl<A: Authority> Mesh<A> {
                 continue;
             };
             let was_up = link.state().is_usable();
-            let token = self.rng.next_u32();
-            if link.handle_timeout(token, &self.config, now) {
+            let jitter = self.rng.random_range(0.95..1.05);
+            if let Some(token) = link.handle_timeout(jitter, &self.config, now) {
                 let rtt = |rtt: Duration| u32::try_from(rtt.as_micros()).unwrap_or(u32::MAX);
-                pings.push((*peer, token, link.answered().map(rtt)));
+                let answered = link
+                    .answered()
+                    .map(|sample| RttCode::from_micros(rtt(sample)));
+                pings.push((*peer, token, answered));
             }
             if link.state() == LinkState::Down {
                 silent.push((*peer, was_up.then(|| link.since())));

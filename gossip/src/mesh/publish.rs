@@ -63,7 +63,6 @@ impl<A: Authority> Mesh<A> {
     /// Brings the links records in line with the links.
     pub(super) fn publish_links(&mut self, now: Instant) {
         self.timers.links = None;
-        self.timers.links_done = now;
         let measured: Vec<(PeerId, Duration)> = self
             .sessions
             .iter()
@@ -89,6 +88,7 @@ impl<A: Authority> Mesh<A> {
             let rtt = u32::try_from(rtt.as_micros()).unwrap_or(u32::MAX);
             let published = self.published_rtt.get(&peer).copied();
             if published.is_none_or(|published| is_off(published, rtt)) && self.links.put(peer, 1) {
+                self.timers.links_done = Some(now);
                 self.published_rtt.insert(peer, RttCode::from_micros(rtt));
             }
         }

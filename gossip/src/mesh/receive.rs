@@ -48,7 +48,7 @@ impl<A: Authority> Mesh<A> {
                 answered,
                 beat,
             } => {
-                let answered = answered.map(|us| Duration::from_micros(us.into()));
+                let answered = answered.map(|rtt| Duration::from_micros(rtt.micros().into()));
                 self.receive_ping(from, (token, needy, answered), now);
                 self.receive_beat(from, &beat, now);
             }
@@ -82,7 +82,7 @@ impl<A: Authority> Mesh<A> {
     fn receive_ping(
         &mut self,
         from: PeerId,
-        (token, needy, answered): (u32, bool, Option<Duration>),
+        (token, needy, answered): (u8, bool, Option<Duration>),
         now: Instant,
     ) {
         let linked = self.is_probed(&from);
@@ -102,7 +102,7 @@ impl<A: Authority> Mesh<A> {
         }
     }
 
-    fn receive_pong(&mut self, from: PeerId, token: u32, now: Instant) {
+    fn receive_pong(&mut self, from: PeerId, token: u8, now: Instant) {
         let Some(link) = self
             .sessions
             .get_mut(&from)

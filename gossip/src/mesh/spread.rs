@@ -30,12 +30,16 @@ const FEW: usize = 3;
 /// which the neighbours do for themselves.
 pub(super) const REPAIR_BURST: u32 = 32;
 const REPAIR_RATE: u32 = 16;
+/// A neighbour that pushes all the same is told again no sooner than this.
+const PRUNE_AGAIN: Duration = Duration::from_secs(5);
 /// After so long without another record a catching-up is over.
 const FED: Duration = Duration::from_millis(300);
 /// After a catching-up, neighbours are told to compare; spread over this.
 const WAVE: Duration = Duration::from_millis(200);
 /// A neighbour that is to bring us a lot has so long to begin.
 const FEED: Duration = Duration::from_secs(1);
+/// A first comparison without an answer is repeated after this.
+const UNANSWERED: Duration = Duration::from_millis(500);
 /// Digests of one beat that are looked at.
 const NAMED: usize = 256;
 
@@ -66,8 +70,11 @@ impl<A: Authority> Mesh<A> {
             let from = from.and_then(|peer| self.replica.slot(&peer));
             self.news.add(digest, key, from, now);
         }
-        if any {
+        if any && calm {
             self.flush_soon(now);
+        } else if any {
+            let at = now + self.config.batch_delay;
+            self.timers.flush.get_or_insert(at);
         }
     }
 
@@ -102,17 +109,25 @@ impl<A: Authority> Mesh<A> {
                 .is_some_and(|link| link.state().is_usable());
             usable && session.lazy_until.is_none_or(|until| now >= until)
         };
-        let eager = self.sessions.values().filter(|session| is_eager(session));
-        if eager.count() <= floor || !self.sessions.get(&from).is_some_and(is_eager) {
+        let others = self
+            .sessions
+            .iter()
+            .filter(|(peer, session)| **peer != from && is_eager(session));
+        let others = others.count();
+        let until = now + self.jittered(self.config.prune_for);
+        let Some(session) = self.sessions.get_mut(&from) else {
+            return;
+        };
+        // An end that still holds the link for pruned says so again, now and then.
+        let pruned = session.lazy_until.is_some_and(|until| now < until);
+        if others < floor || (pruned && now < session.pruned_at + PRUNE_AGAIN) {
             return;
         }
-        let until = now + self.jittered(self.config.prune_for);
-        if let Some(session) = self.sessions.get_mut(&from) {
-            session.lazy_until = Some(until);
-            session.told = self.news.end();
-            session.outbox.prune();
-            self.flush_soon(now);
-        }
+        session.lazy_until = Some(until);
+        session.pruned_at = now;
+        session.told = self.news.end();
+        session.outbox.prune();
+        self.flush_soon(now);
     }
 
     /// A neighbour wants no pushes.
@@ -151,7 +166,7 @@ impl<A: Authority> Mesh<A> {
 
     /// What to say of our replica in a ping or pong.
     pub(super) fn beat(&mut self, to: &PeerId, now: Instant) -> Beat {
-        let fingerprint = self.replica.sum().fingerprint as u32;
+        let fingerprint = self.fingerprint_in_short();
         let news = match self.sessions.get_mut(to) {
             Some(session) if session.lazy_until.is_some_and(|until| now < until) => {
                 let slot = self.replica.slot(to);
@@ -162,13 +177,18 @@ impl<A: Authority> Mesh<A> {
         Beat { fingerprint, news }
     }
 
+    fn fingerprint_in_short(&self) -> [u8; 2] {
+        let [.., a, b] = self.fingerprint().to_be_bytes();
+        [a, b]
+    }
+
     /// What a neighbour says of its replica.
     pub(super) fn receive_beat(&mut self, from: PeerId, beat: &Beat, now: Instant) {
         let named = beat.news.iter().take(NAMED).copied();
         let missing: Vec<u32> = named
             .filter(|digest| !self.news.has_seen(*digest))
             .collect();
-        let ours = self.replica.sum().fingerprint as u32;
+        let ours = self.fingerprint_in_short();
         let Some(session) = self.sessions.get_mut(&from) else {
             return;
         };
@@ -209,7 +229,9 @@ impl<A: Authority> Mesh<A> {
             .values_mut()
             .filter(|s| s.summary_at.is_some_and(|at| at <= now))
         {
-            session.summary_at = None;
+            // The first one may be lost, and a newcomer is not to wait for a beat.
+            let repeated = std::mem::take(&mut session.greeted);
+            session.summary_at = repeated.then(|| now + UNANSWERED);
             session.outbox.summarise([reconcile::root(&self.replica)]);
             any = true;
         }
@@ -251,9 +273,8 @@ impl<A: Authority> Mesh<A> {
     }
 
     pub(super) fn flush_soon(&mut self, now: Instant) {
-        self.timers
-            .flush
-            .get_or_insert(now + self.config.push_delay);
+        let at = now + self.config.push_delay;
+        self.timers.flush = Some(self.timers.flush.map_or(at, |flush| flush.min(at)));
     }
 
     /// Sends what waits, as much as the pace allows, by turns.
@@ -289,7 +310,7 @@ impl<A: Authority> Mesh<A> {
     }
 
     /// Answers for a link that is pinged.
-    pub(super) fn pong(&mut self, to: PeerId, token: u32, now: Instant) {
+    pub(super) fn pong(&mut self, to: PeerId, token: u8, now: Instant) {
         let beat = self.beat(&to, now);
         self.out
             .push_back((to, GossipMessage::Pong { token, beat }));

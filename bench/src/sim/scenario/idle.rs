@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use super::{Run, Scenario, Start};
 use crate::sim::{
+    datagram::Kind,
     host::Traffic,
     rebuild,
     stats::{mean, percentile},
@@ -73,5 +74,11 @@ impl Run<'_> {
         }
         self.figures
             .set(format!("messages_per_{what}_s"), mean(&messages));
+        for (kind, label) in Kind::NAMES.iter().enumerate() {
+            let sent = pairs().map(|(before, now)| (now.sent[kind] - before.sent[kind]) as f64);
+            let rates: Vec<f64> = sent.map(|bytes| bytes / seconds).collect();
+            self.figures
+                .set(format!("sent_{label}_per_{what}_s"), mean(&rates));
+        }
     }
 }

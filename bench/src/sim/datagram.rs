@@ -2,7 +2,7 @@
 
 use proto::{datagram, message::GossipMessage};
 
-use super::core_api::wire_length;
+use super::core_api::{kind, wire_length};
 
 /// IPv4 and UDP headers of a datagram, in bytes.
 const HEADERS: usize = 28;
@@ -44,7 +44,40 @@ pub(crate) enum Datagram {
     NoSession { session: u64 },
 }
 
+/// What datagrams are called by [`Datagram::kind`].
+pub(crate) const KINDS: [&str; 16] = [
+    "ping",
+    "pong",
+    "push of news",
+    "push of repairs",
+    "summary",
+    "versions",
+    "want",
+    "bye",
+    "prune",
+    "graft",
+    "initiation",
+    "response",
+    "completion",
+    "cookie",
+    "confirm",
+    "no session",
+];
+
 impl Datagram {
+    /// The place in [`KINDS`].
+    pub(crate) fn kind(&self) -> usize {
+        match self {
+            Self::Gossip { message, .. } => kind(message),
+            Self::Initiation { .. } => 10,
+            Self::Response { .. } => 11,
+            Self::Completion { .. } => 12,
+            Self::Cookie { .. } => 13,
+            Self::Confirm { .. } => 14,
+            Self::NoSession { .. } => 15,
+        }
+    }
+
     /// Bytes on the wire, IPv4 and UDP headers included.
     pub(crate) fn size(&self) -> u32 {
         let payload = match self {

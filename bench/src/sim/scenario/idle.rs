@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::{Run, Scenario, Start};
 use crate::sim::{
     host::Traffic,
-    rebuild,
+    memory, rebuild,
     stats::{mean, percentile},
 };
 
@@ -35,6 +35,8 @@ fn run(run: &mut Run<'_>) {
         .collect();
     run.figures.set("links_mean", mean(&links));
     run.figures.set("links_max", links_max as f64);
+    let live = memory::live() as f64 / running.len() as f64;
+    run.figures.set("live_bytes_per_peer", live);
     if let Some(bytes) = rebuild::bytes_per_peer(run.world) {
         run.figures.set("bytes_per_peer", bytes);
     }

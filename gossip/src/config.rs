@@ -119,9 +119,10 @@ impl Default for Config {
 }
 
 impl Config {
-    /// Whether everybody is to be a neighbour, with so many others in reach.
-    pub(crate) fn is_small(&self, others: usize) -> bool {
-        others < self.full_mesh_up_to
+    /// Whether everybody is to be a neighbour, with so many others in reach and
+    /// so many peers known. Many may be known before there are ways to them.
+    pub(crate) fn is_small(&self, others: usize, known: usize) -> bool {
+        others < self.full_mesh_up_to && known <= 4 * self.full_mesh_up_to
     }
 
     /// How many links to have, with so many others in reach.

@@ -501,7 +501,8 @@ impl<A: Authority> Mesh<A> {
 
     /// Whether everybody is to be a neighbour.
     fn is_small(&self) -> bool {
-        self.config.is_small(self.ways.reached())
+        self.config
+            .is_small(self.ways.reached(), self.replica.owner_count())
     }
 
     /// How many links to have.

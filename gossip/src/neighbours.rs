@@ -56,7 +56,8 @@ pub(crate) struct Situation<'a> {
 impl Situation<'_> {
     /// Whether everybody is to be a neighbour.
     fn is_small(&self) -> bool {
-        self.config.is_small(self.ways.reached())
+        self.config
+            .is_small(self.ways.reached(), self.replica.owner_count())
     }
 
     /// How many links to have.
@@ -273,13 +274,10 @@ impl Neighbours {
 
     fn everybody(&mut self, situation: &Situation<'_>) -> Vec<Candidate> {
         let replica = situation.replica;
-        // After a collapse of a large mesh most of the known are gone; they are left to `explore`.
-        let known = replica.owner_count() <= 4 * situation.config.full_mesh_up_to;
         let of_interest = |slot: Slot| {
             let (peer, reached) = (replica.id(slot), situation.ways.reaches(slot));
             peer != situation.local
                 && !situation.links.contains_key(&peer)
-                && (reached || known)
                 && (reached || !self.forgotten.contains(&peer))
         };
         let interesting = replica.owners().filter(|slot| of_interest(*slot));

@@ -148,11 +148,10 @@ impl Outbox {
         }
         let mut load = take_keys(&mut self.repairs, replica);
         while let Some(backlog) = self.backlogs.front_mut() {
-            match backlog.peek(replica) {
-                None => drop(self.backlogs.pop_front()),
-                Some(record) if load.add(record) => backlog.pass(&record.key),
-                Some(_) => break,
+            if !backlog.work_off(replica, |record| load.add(record)) {
+                break;
             }
+            self.backlogs.pop_front();
         }
         (!load.records.is_empty()).then(|| push(false, load))
     }

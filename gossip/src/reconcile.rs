@@ -9,13 +9,14 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
 use proto::{
     PeerId,
     message::{Held, RangeSummary},
-    record::{Record, RecordKey, Topic},
+    record::{Record, RecordKey},
 };
 
 use crate::{
@@ -70,37 +71,25 @@ pub struct Backlog {
 }
 
 impl Backlog {
-    /// The record that follows, without taking it.
-    pub fn peek<'a>(&self, replica: &'a Replica) -> Option<&'a std::sync::Arc<Record>> {
-        replica
-            .from(self.next, self.last)
-            .find(|record| position(&record.key) >= self.first && !self.held.contains(&record.key))
-    }
-
-    /// Goes on behind a record.
-    pub fn pass(&mut self, key: &RecordKey) {
-        self.next = successor(key);
-    }
-}
-
-/// The least key above another.
-fn successor(key: &RecordKey) -> RecordKey {
-    let owner = key.owner;
-    let topic = match key.topic {
-        Topic::Node => Topic::Links(0),
-        Topic::Links(part) => part.checked_add(1).map_or(Topic::Stations(0), Topic::Links),
-        Topic::Stations(part) => match part.checked_add(1) {
-            Some(part) => Topic::Stations(part),
-            None => {
-                let next = u128::from_be_bytes(owner.0).saturating_add(1);
-                return RecordKey {
-                    owner: PeerId(next.to_be_bytes()),
-                    topic: Topic::Node,
-                };
+    /// Hands out what follows as long as `accept` takes it. Says whether that
+    /// was all.
+    pub fn work_off(
+        &mut self,
+        replica: &Replica,
+        mut accept: impl FnMut(&Arc<Record>) -> bool,
+    ) -> bool {
+        let held = |record: &Record| self.held.contains(&record.key);
+        for record in replica.from(self.next, self.last) {
+            if position(&record.key) < self.first || held(record) {
+                continue;
             }
-        },
-    };
-    RecordKey { owner, topic }
+            if !accept(record) {
+                self.next = record.key;
+                return false;
+            }
+        }
+        true
+    }
 }
 
 /// The sum over everything, to start a round.
@@ -176,19 +165,16 @@ pub fn compare(replica: &Replica, first: u64, last: u64, held: &[Held]) -> Diffe
             Some(_) => drop(known.insert(*key)),
         }
     }
-    let mut backlog = Backlog {
-        next: RecordKey {
-            owner: PeerId::default(),
-            topic: Topic::Node,
-        },
-        first,
-        last,
-        held: known,
-    };
-    if let Some(start) = replica.range(first, last).next() {
-        backlog.next = start.key;
-        difference.push = backlog.peek(replica).is_some().then_some(backlog);
-    }
+    let next = replica.range(first, last).map(|record| record.key);
+    difference.push = next
+        .skip_while(|key| known.contains(key))
+        .next()
+        .map(|next| Backlog {
+            next,
+            first,
+            last,
+            held: known.clone(),
+        });
     difference
 }
 
@@ -297,8 +283,6 @@ impl Wants {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use proptest::prelude::*;
     use proto::record::Topic;
 
@@ -308,10 +292,16 @@ mod tests {
     /// What a backlog would send.
     fn drained(mut backlog: Backlog, replica: &Replica) -> Vec<Arc<Record>> {
         let mut records = Vec::new();
-        while let Some(record) = backlog.peek(replica) {
-            backlog.pass(&record.key);
-            records.push(Arc::clone(record));
-        }
+        // Now and then the message is full.
+        let mut turn = 0;
+        while !backlog.work_off(replica, |record| {
+            turn += 1;
+            let room = turn % 3 != 0;
+            if room {
+                records.push(Arc::clone(record));
+            }
+            room
+        }) {}
         records
     }
 

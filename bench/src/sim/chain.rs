@@ -13,6 +13,9 @@ pub(crate) enum Broken {
     /// The next hop does not run, has no session with the one before, or
     /// datagrams do not get through to it.
     Severed,
+    /// A peer hands the frame on although it is no nearer: it refuses, as the
+    /// relays of wove do, for their views differ at the moment.
+    Refused,
     /// A peer is visited twice.
     Loop,
 }
@@ -22,10 +25,14 @@ impl World {
     pub(crate) fn chain(&self, from: u32, to: u32) -> Result<Vec<u32>, Broken> {
         let target = id(to);
         let mut path = vec![from];
-        let mut at = from;
+        let (mut at, mut distance) = (from, u32::MAX);
         while at != to {
             let mesh = self.mesh(at).ok_or(Broken::Severed)?;
             let hop = mesh.routes().next_hop(&target).ok_or(Broken::NoRoute)?;
+            if hop.cost >= distance {
+                return Err(Broken::Refused);
+            }
+            distance = hop.cost;
             let next = number(&hop.next);
             if path.contains(&next) {
                 return Err(Broken::Loop);

@@ -21,6 +21,22 @@ pub(crate) fn wire_length(message: &GossipMessage) -> usize {
     message.encoded_len()
 }
 
+/// The place of a message in [`super::datagram::KINDS`].
+pub(crate) fn kind(message: &GossipMessage) -> usize {
+    match message {
+        GossipMessage::Ping { .. } => 0,
+        GossipMessage::Pong { .. } => 1,
+        GossipMessage::Push { fresh: true, .. } => 2,
+        GossipMessage::Push { fresh: false, .. } => 3,
+        GossipMessage::Summary { .. } => 4,
+        GossipMessage::Versions { .. } => 5,
+        GossipMessage::Want { .. } => 6,
+        GossipMessage::Bye { .. } => 7,
+        GossipMessage::Prune => 8,
+        GossipMessage::Graft { .. } => 9,
+    }
+}
+
 /// How many others a mesh reaches.
 pub(crate) fn reachable_count(mesh: &Mesh<FakeAuthority>) -> usize {
     mesh.reachable_count()

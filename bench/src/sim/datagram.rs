@@ -2,7 +2,7 @@
 
 use proto::{datagram, message::GossipMessage};
 
-use super::core_api::wire_length;
+use super::core_api::{kind, wire_length};
 
 /// IPv4 and UDP headers of a datagram, in bytes.
 const HEADERS: usize = 28;
@@ -44,42 +44,37 @@ pub(crate) enum Datagram {
     NoSession { session: u64 },
 }
 
-/// What a datagram is for.
-#[derive(Clone, Copy, Debug)]
-pub(crate) enum Kind {
-    Beat,
-    News,
-    Repair,
-    Comparison,
-    Handshake,
-}
-
-impl Kind {
-    /// All of them, in the order of their discriminants, with their names in figures.
-    pub(crate) const NAMES: [&'static str; 5] =
-        ["beats", "news", "repairs", "comparisons", "handshakes"];
-}
+/// What datagrams are called by [`Datagram::kind`].
+pub(crate) const KINDS: [&str; 16] = [
+    "ping",
+    "pong",
+    "push of news",
+    "push of repairs",
+    "summary",
+    "versions",
+    "want",
+    "bye",
+    "prune",
+    "graft",
+    "initiation",
+    "response",
+    "completion",
+    "cookie",
+    "confirm",
+    "no session",
+];
 
 impl Datagram {
-    pub(crate) fn kind(&self) -> Kind {
+    /// The place in [`KINDS`].
+    pub(crate) fn kind(&self) -> usize {
         match self {
-            Self::Gossip { message, .. } => match message {
-                GossipMessage::Ping { .. } | GossipMessage::Pong { .. } => Kind::Beat,
-                GossipMessage::Push { fresh: true, .. }
-                | GossipMessage::Prune
-                | GossipMessage::Graft { .. } => Kind::News,
-                GossipMessage::Push { .. } => Kind::Repair,
-                GossipMessage::Summary { .. }
-                | GossipMessage::Versions { .. }
-                | GossipMessage::Want { .. } => Kind::Comparison,
-                GossipMessage::Bye { .. } => Kind::Handshake,
-            },
-            Self::Initiation { .. }
-            | Self::Response { .. }
-            | Self::Completion { .. }
-            | Self::Cookie { .. }
-            | Self::Confirm { .. }
-            | Self::NoSession { .. } => Kind::Handshake,
+            Self::Gossip { message, .. } => kind(message),
+            Self::Initiation { .. } => 10,
+            Self::Response { .. } => 11,
+            Self::Completion { .. } => 12,
+            Self::Cookie { .. } => 13,
+            Self::Confirm { .. } => 14,
+            Self::NoSession { .. } => 15,
         }
     }
 

@@ -15,7 +15,7 @@ use rand_chacha::ChaCha8Rng;
 
 use super::{
     core_api::is_heartbeat,
-    datagram::{Datagram, Kind},
+    datagram::{Datagram, KINDS},
     handshake::Handshakes,
     identity::{FakeAuthority, address, id, keys, name, number, scatter},
     liar::Liar,
@@ -71,8 +71,8 @@ pub(crate) struct Traffic {
     pub(crate) datagrams: u64,
     /// Handshakes answered.
     pub(crate) handshakes: u64,
-    /// Bytes sent, by [`Kind`].
-    pub(crate) sent: [u64; Kind::NAMES.len()],
+    /// Bytes sent, by [`KINDS`].
+    pub(crate) kinds: [u64; KINDS.len()],
 }
 
 /// The mesh of a peer that was just launched.
@@ -365,7 +365,7 @@ impl Host {
     pub(crate) fn send(&mut self, to: u32, datagram: Datagram, at: Time, net: &mut Net<'_>) {
         let size = datagram.size();
         self.traffic.out_bytes += u64::from(size);
-        self.traffic.sent[datagram.kind() as usize] += u64::from(size);
+        self.traffic.kinds[datagram.kind()] += u64::from(size);
         self.traffic.datagrams += 1;
         if let Some(nat) = &mut self.nat {
             nat.insert(to, at);

@@ -48,6 +48,9 @@ pub struct Options {
     /// Say every two seconds where the run is, even if standard error is no terminal.
     #[arg(long)]
     pub progress: bool,
+    /// Say after each scenario how many bytes were sent in datagrams of which kind.
+    #[arg(long)]
+    pub kinds: bool,
     /// Append each outcome to a file, as one line of JSON.
     #[arg(long, value_name = "FILE")]
     pub out: Option<PathBuf>,

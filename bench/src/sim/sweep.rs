@@ -49,18 +49,13 @@ pub(super) fn run(
         failing: known,
         err,
     });
+    let lock = || state.lock().expect("no worker panicked");
+    // Not in the head of the loop, where the lock would be held all through its body.
+    let next = || lock().waiting.pop_front();
     let work = || -> anyhow::Result<()> {
-        while let Some(job) = state
-            .lock()
-            .expect("no worker panicked")
-            .waiting
-            .pop_front()
-        {
+        while let Some(job) = next() {
             let done = perform(&program, job, options)?;
-            state
-                .lock()
-                .expect("no worker panicked")
-                .take(done, options)?;
+            lock().take(done, options)?;
         }
         Ok(())
     };

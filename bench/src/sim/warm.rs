@@ -5,19 +5,22 @@
 //! have no targets; a random regular graph of sessions is open without any
 //! handshake; every mesh was handed everybody's node record, as signed, by one
 //! of its neighbours; for the first seconds nothing but heartbeats travels,
-//! while links come up over those sessions; then every mesh is handed what all
-//! others had to say of their links by then. The rest happens as always:
+//! while links come up over those sessions; then every mesh is handed, in a few
+//! rounds, what all others have to say of their links. The rest happens as always:
 //! replicas are compared, routes calculated, neighbours sought or pruned. The
 //! mesh is left alone until everybody reaches everybody and all hold the same
 //! records, and for another 30 s.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
+use proto::record::Record;
 use rand::seq::SliceRandom;
 
 use super::{
     core_api::{own_records, push, reachable_count},
+    host::Host,
     identity::id,
+    net::Net,
     world::World,
 };
 
@@ -25,6 +28,15 @@ use super::{
 const CHUNK: usize = 32;
 /// Links are up after this, unless many pings in a row are lost.
 const LINKING: Duration = Duration::from_secs(3);
+/// Rounds of handing out what changed meanwhile, and the time between: when
+/// routes are known, some peers seek further neighbours. Ends when no more than
+/// one in [`FEW`] peers has news; the rest spreads as always.
+const ROUNDS: usize = 6;
+const ROUND: Duration = Duration::from_millis(1500);
+const FEW: usize = 50;
+/// Peers that are handed something at once, and the pause before the next.
+const BATCH: u32 = 1000;
+const PAUSE: Duration = Duration::from_millis(300);
 /// How often it is looked whether a world is quiet.
 const LOOK: Duration = Duration::from_millis(200);
 /// How long a fresh warm world is left alone.
@@ -34,6 +46,21 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(300);
 
 /// Why a world is not quiet.
 pub(crate) type Unrest = String;
+
+impl Host {
+    /// Hands the mesh some records, by one of its neighbours.
+    fn hand(&mut self, records: &[Arc<Record>], net: &mut Net<'_>) {
+        let Some(neighbour) = self.sessions.iter().next().map(|session| session.peer) else {
+            return;
+        };
+        for records in records.chunks(CHUNK) {
+            if let Some(mesh) = &mut self.mesh {
+                mesh.handle_message(id(neighbour), push(records.to_vec()), net.instant());
+            }
+            self.drain(net);
+        }
+    }
+}
 
 impl World {
     /// Launches all peers into a mesh that is up. Says if it does not settle.
@@ -54,32 +81,53 @@ impl World {
                 self.with(here, |host, net| host.open_warm(there, life, session, net));
             }
         }
-        self.hand_out();
         self.shared.quiet = true;
+        let mut told = Vec::new();
+        self.hand_out(&mut told);
         self.run_for(LINKING);
-        self.hand_out();
+        for _ in 0..ROUNDS {
+            if self.hand_out(&mut told) <= peers as usize / FEW {
+                break;
+            }
+            self.run_for(ROUND);
+        }
         self.shared.quiet = false;
         self.settle(PATIENCE)?;
         self.run_for(REST);
         Ok(())
     }
 
-    /// Hands every mesh what everybody says of itself now.
-    fn hand_out(&mut self) {
+    /// Hands every mesh what everybody says of itself now and was not handed
+    /// out before. Says how much that was.
+    fn hand_out(&mut self, told: &mut Vec<Vec<Arc<Record>>>) -> usize {
         let numbers = self.running();
-        let own = numbers.iter().map(|number| own_records(self.host(*number)));
-        let all: Vec<_> = own.flatten().collect();
-        self.each(|host, net| {
-            let Some(neighbour) = host.sessions.iter().next().map(|session| session.peer) else {
-                return;
-            };
-            for records in all.chunks(CHUNK) {
-                if let Some(mesh) = &mut host.mesh {
-                    mesh.handle_message(id(neighbour), push(records.to_vec()), net.instant());
-                }
-                host.drain(net);
-            }
+        let own: Vec<_> = numbers
+            .iter()
+            .map(|number| own_records(self.host(*number)))
+            .collect();
+        told.resize_with(own.len(), Vec::new);
+        let is_news = |told: &[Arc<Record>], record: &Arc<Record>| {
+            told.iter().all(|known| !Arc::ptr_eq(known, record))
+        };
+        let news = own.iter().zip(&*told).flat_map(|(own, told)| {
+            own.iter()
+                .filter(move |record| is_news(told, record))
+                .cloned()
         });
+        let all: Vec<_> = news.collect();
+        *told = own;
+        // What follows from the records takes much memory until routes are
+        // calculated, a moment later: not for all peers at once.
+        let batches = self.setup.peers.div_ceil(BATCH);
+        for batch in 0..batches {
+            self.each(|host, net| {
+                if host.number % batches == batch {
+                    host.hand(&all, net);
+                }
+            });
+            self.run_for(PAUSE);
+        }
+        all.len()
     }
 
     /// A random graph in which every peer has the links that the mesh seeks:

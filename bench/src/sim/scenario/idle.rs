@@ -4,9 +4,8 @@ use std::time::Duration;
 
 use super::{Run, Scenario, Start};
 use crate::sim::{
-    datagram::Kind,
     host::Traffic,
-    rebuild,
+    memory, rebuild,
     stats::{mean, percentile},
 };
 
@@ -36,6 +35,8 @@ fn run(run: &mut Run<'_>) {
         .collect();
     run.figures.set("links_mean", mean(&links));
     run.figures.set("links_max", links_max as f64);
+    let live = memory::live() as f64 / running.len() as f64;
+    run.figures.set("live_bytes_per_peer", live);
     if let Some(bytes) = rebuild::bytes_per_peer(run.world) {
         run.figures.set("bytes_per_peer", bytes);
     }
@@ -74,11 +75,5 @@ impl Run<'_> {
         }
         self.figures
             .set(format!("messages_per_{what}_s"), mean(&messages));
-        for (kind, label) in Kind::NAMES.iter().enumerate() {
-            let sent = pairs().map(|(before, now)| (now.sent[kind] - before.sent[kind]) as f64);
-            let rates: Vec<f64> = sent.map(|bytes| bytes / seconds).collect();
-            self.figures
-                .set(format!("sent_{label}_per_{what}_s"), mean(&rates));
-        }
     }
 }

@@ -24,8 +24,9 @@ const TARGETS: usize = 50;
 const LOOK: Duration = Duration::from_millis(10);
 /// Who is not reached by then has not joined.
 const PATIENCE: Duration = Duration::from_secs(15);
-/// Round trips of a handshake between the two ends, before the first frame.
-const ROUND_TRIPS: f64 = 1.5;
+/// Round trips of a handshake between the two ends, until the first frame has
+/// arrived: the initiator sends it once the responder has confirmed.
+const ROUND_TRIPS: f64 = 2.5;
 
 fn run(run: &mut Run<'_>) {
     let members = run.world.running();
@@ -65,18 +66,30 @@ fn join(run: &mut Run<'_>, newcomer: u32, seed: u32, members: &[u32]) -> Vec<f64
         let world = &*run.world;
         let passed = world.now.since(begun).as_secs_f64();
         targets.retain(|target| {
-            let ways = (
-                world.chain(newcomer, *target),
-                world.chain(*target, newcomer),
-            );
-            let (Ok(there), Ok(back)) = ways else {
+            let Some(round_trip) = round_trip(world, newcomer, *target) else {
                 return true;
             };
-            let round_trip = world.chain_delay(&there) + world.chain_delay(&back);
             times.push(passed + ROUND_TRIPS * round_trip);
             false
         });
     }
     times.extend(targets.iter().map(|_| PATIENCE.as_secs_f64()));
     times
+}
+
+/// The shortest round trip in seconds between a newcomer and a target that it
+/// has a route to: a peer tries the target's own address and the relays at
+/// once, and the first that answers wins. None if neither leads there and back.
+fn round_trip(world: &World, newcomer: u32, target: u32) -> Option<f64> {
+    let mesh = world.mesh(newcomer)?;
+    mesh.routes().next_hop(&id(target))?;
+    let direct = [newcomer, target];
+    let direct = (world.connects(newcomer, target))
+        .then(|| 2.0 * world.chain_delay(&direct));
+    let there = world.chain(newcomer, target).ok();
+    let back = world.chain(target, newcomer).ok();
+    let relayed = there
+        .zip(back)
+        .map(|(there, back)| world.chain_delay(&there) + world.chain_delay(&back));
+    [direct, relayed].into_iter().flatten().min_by(f64::total_cmp)
 }

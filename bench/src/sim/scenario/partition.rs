@@ -64,6 +64,8 @@ fn run(run: &mut Run<'_>) {
     let before = received(run.world);
     run.world.run_for(MEASURED);
     let idle = received(run.world) - before;
+    let idle_rate = idle as f64 / run.world.running().len() as f64 / MEASURED.as_secs_f64();
+    run.figures.set("idle_bytes_in_per_peer_s", idle_rate);
     let difference = difference(run.world);
     meet(run, &dead, idle, difference);
     dead.into_iter().for_each(|peer| run.relaunch(peer));

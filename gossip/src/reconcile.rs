@@ -177,17 +177,14 @@ pub fn compare(replica: &Replica, first: u64, last: u64, held: &[Held]) -> Diffe
             Some(_) => drop(known.insert(*key)),
         }
     }
-    let next = replica.range(first, last).map(|record| record.key);
-    difference.push = next
-        .skip_while(|key| known.contains(key))
-        .next()
-        .map(|next| Backlog {
-            next,
-            first,
-            last,
-            held: known.clone(),
-            run: (first, 0),
-        });
+    let mut keys = replica.range(first, last).map(|record| record.key);
+    difference.push = keys.find(|key| !known.contains(key)).map(|next| Backlog {
+        next,
+        first,
+        last,
+        held: known.clone(),
+        run: (first, 0),
+    });
     difference
 }
 

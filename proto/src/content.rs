@@ -50,6 +50,10 @@ pub enum Content<'a> {
 pub struct RelayHeader {
     /// Hops it may still take.
     pub hops: u8,
+    /// How far the destination is from the peer that hands it on, in
+    /// microseconds as routes count. A relay passes on only what comes nearer,
+    /// so nothing goes round, whatever relays disagree about.
+    pub distance: u32,
     /// The peer that sealed the inner datagram.
     pub source: PeerId,
     /// The peer that can open it.
@@ -88,6 +92,7 @@ impl<'a> Content<'a> {
             tag::RELAY => {
                 let header = RelayHeader {
                     hops: r.u8()?,
+                    distance: r.u32()?,
                     source: PeerId(r.array()?),
                     destination: PeerId(r.array()?),
                 };
@@ -124,15 +129,16 @@ pub const FRAME: [u8; 1] = [tag::FRAME];
 
 impl RelayHeader {
     /// Bytes of the header without the tag.
-    pub const LEN: usize = 1 + 2 * PeerId::LEN;
+    pub const LEN: usize = 1 + 4 + 2 * PeerId::LEN;
 
     /// Writes tag and header.
     pub fn emit(&self) -> [u8; RELAY_HEADER] {
         let mut out = [0; RELAY_HEADER];
         out[0] = tag::RELAY;
         out[1] = self.hops;
-        out[2..18].copy_from_slice(&self.source.0);
-        out[18..34].copy_from_slice(&self.destination.0);
+        out[2..6].copy_from_slice(&self.distance.to_be_bytes());
+        out[6..22].copy_from_slice(&self.source.0);
+        out[22..38].copy_from_slice(&self.destination.0);
         out
     }
 }

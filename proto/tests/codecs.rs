@@ -86,13 +86,14 @@ mod golden {
 
         let relay = RelayHeader {
             hops: 24,
+            distance: 0x0102_0304,
             source: A,
             destination: B,
         }
         .emit();
-        assert_eq!(relay[..2], [3, 24]);
+        assert_eq!(relay[..6], [3, 24, 1, 2, 3, 4]);
         assert_eq!(
-            (&relay[2..18], &relay[18..]),
+            (&relay[6..22], &relay[22..]),
             (&[0xaa; 16][..], &[0xbb; 16][..])
         );
 
@@ -198,10 +199,10 @@ proptest! {
 
     #[test]
     fn contents_round_trip(
-        hops: u8, source: [u8; 16], destination: [u8; 16], sequence: u64, id: u32,
+        hops: u8, distance: u32, source: [u8; 16], destination: [u8; 16], sequence: u64, id: u32,
         count in 2u8.., index: u8, rest in vec(any::<u8>(), 0..60),
     ) {
-        let relay = RelayHeader { hops, source: PeerId(source), destination: PeerId(destination) };
+        let relay = RelayHeader { hops, distance, source: PeerId(source), destination: PeerId(destination) };
         let broadcast = BroadcastHeader { hops, source: PeerId(source), sequence };
         let fragment = FragmentHeader { id, index: index % count, count };
         for (header, value) in [

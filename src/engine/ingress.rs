@@ -38,11 +38,6 @@ use super::{
 /// How often the control thread hears that a peer moved.
 const MOVED_EVERY: Duration = Duration::from_millis(100);
 
-/// Hops that going back where it came from costs a relayed datagram. Relays
-/// disagree for an instant when routes change; this lets it through and still
-/// ends a loop soon.
-const U_TURN: u8 = 8;
-
 /// The state of one reader of the UDP socket.
 pub struct Ingress {
     generation: u64,
@@ -244,12 +239,7 @@ impl Ingress {
         if header.destination == snapshot.shared.local {
             return self.receive(snapshot, inner, Origin::Relayed(header.source), now, out);
         }
-        let path = snapshot
-            .paths
-            .get(&header.destination)
-            .ok_or(DropReason::NoRoute)?;
-        let back = matches!(path.route, Route::Relay { next } if next == arrival.peer);
-        header.hops = spend(header.hops, if back { U_TURN } else { 1 })?;
+        header.hops = spend(header.hops, 1)?;
         send_relay(snapshot, header, inner, out)?;
         Ok(())
     }

@@ -3,7 +3,7 @@
 //!
 //! ```text
 //! direct  header:16 | content                                        | tag:16
-//! relay   header:16 | relay header:34 | header:16 | content | tag:16 | tag:16
+//! relay   header:16 | relay header:38 | header:16 | content | tag:16 | tag:16
 //! ```
 //!
 //! Both seals happen in the buffer the datagram leaves from.
@@ -51,10 +51,12 @@ pub fn send_content(
     Ok(())
 }
 
-/// Passes a datagram that somebody else sealed on towards its destination.
+/// Passes a datagram that somebody else sealed on towards its destination, if
+/// it comes nearer to it from here: so nothing goes round, even while peers
+/// disagree about the routes.
 pub fn send_relay(
     snapshot: &Snapshot,
-    header: RelayHeader,
+    mut header: RelayHeader,
     inner: &[u8],
     out: &mut impl Output,
 ) -> Result<(), DropReason> {
@@ -62,11 +64,13 @@ pub fn send_relay(
         .paths
         .get(&header.destination)
         .ok_or(DropReason::NoRoute)?;
-    let next = match path.route {
-        Route::Direct { .. } => header.destination,
-        Route::Relay { next } => next,
+    let (next, distance) = match path.route {
+        Route::Direct { .. } => (header.destination, 0),
+        Route::Relay { next, distance } if distance < header.distance => (next, distance),
+        Route::Relay { .. } => return Err(DropReason::Loop),
         Route::None => return Err(DropReason::NoRoute),
     };
+    header.distance = distance;
     let hop = snapshot.paths.get(&next).ok_or(DropReason::NoRoute)?;
     let Route::Direct { .. } = hop.route else {
         return Err(DropReason::NoRoute);
@@ -94,7 +98,7 @@ impl<'a> Way<'a> {
     fn find(snapshot: &'a Snapshot, peer: PeerId, path: &Path) -> Result<Self, DropReason> {
         match path.route {
             Route::Direct { address, .. } => Ok(Self::Direct(address)),
-            Route::Relay { next } => {
+            Route::Relay { next, distance } => {
                 let hop = snapshot.paths.get(&next).ok_or(DropReason::NoRoute)?;
                 let Route::Direct { address, .. } = hop.route else {
                     return Err(DropReason::NoRoute);
@@ -102,6 +106,7 @@ impl<'a> Way<'a> {
                 let link = hop.session.as_deref().ok_or(DropReason::NoRoute)?;
                 let header = RelayHeader {
                     hops: HOP_LIMIT,
+                    distance,
                     source: snapshot.shared.local,
                     destination: peer,
                 };

@@ -110,6 +110,8 @@ pub enum Route {
     Relay {
         /// The neighbour.
         next: PeerId,
+        /// How far the peer is from here, in microseconds as routes count.
+        distance: u32,
     },
     /// No way is known.
     None,
@@ -142,7 +144,7 @@ impl Snapshot {
     pub fn room(&self, path: &Path) -> Option<usize> {
         match path.route {
             Route::Direct { datagram, .. } => datagram.checked_sub(TRANSPORT_OVERHEAD),
-            Route::Relay { next } => {
+            Route::Relay { next, .. } => {
                 let Route::Direct { datagram, .. } = self.paths.get(&next)?.route else {
                     return None;
                 };

@@ -60,6 +60,7 @@ pub(crate) fn datagrams() -> Vec<Vec<u8>> {
 pub(crate) fn contents() -> Vec<Vec<u8>> {
     let relay = RelayHeader {
         hops: 24,
+        distance: 70_000,
         source: PEER,
         destination: PeerId([8; 16]),
     };

@@ -129,6 +129,7 @@ fn nonsense(world: &mut World) -> (Vec<u8>, Vec<u8>) {
         2 => {
             let hops = rng.random();
             let header = RelayHeader {
+                distance: rng.random(),
                 hops,
                 source,
                 destination,

@@ -47,6 +47,7 @@ impl Run<'_> {
             let what = match why {
                 Broken::NoRoute => "a peer on the way has no route",
                 Broken::Severed => "a next hop is not there",
+                Broken::Refused => "a peer on the way is no nearer than the one before",
                 Broken::Loop => "the next hops form a loop",
             };
             self.violated(format!("from {from} to {to}: {what}"));

@@ -219,6 +219,7 @@ impl Router {
         let snapshot = Arc::clone(&self.snapshot);
         let header = RelayHeader {
             hops: HOP_LIMIT,
+            distance: u32::MAX,
             source: self.local,
             destination,
         };

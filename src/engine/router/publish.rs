@@ -126,8 +126,11 @@ impl Router {
                 .get(next)
                 .is_some_and(|p| p.direct.is_some() && p.current.is_some())
         };
-        match self.mesh.routes().next_hop(&id).map(|hop| hop.next) {
-            Some(next) if next != id && direct(&next) => Route::Relay { next },
+        match self.mesh.routes().next_hop(&id) {
+            Some(hop) if hop.next != id && direct(&hop.next) => Route::Relay {
+                next: hop.next,
+                distance: hop.cost,
+            },
             Some(_) | None => Route::None,
         }
     }

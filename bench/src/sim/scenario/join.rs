@@ -5,6 +5,7 @@ use std::time::Duration;
 use rand::seq::IndexedRandom;
 
 use super::{Run, Scenario, Start};
+use crate::sim::{identity::id, world::World};
 
 pub(super) const SCENARIO: Scenario = Scenario {
     name: "join",
@@ -84,12 +85,15 @@ fn round_trip(world: &World, newcomer: u32, target: u32) -> Option<f64> {
     let mesh = world.mesh(newcomer)?;
     mesh.routes().next_hop(&id(target))?;
     let direct = [newcomer, target];
-    let direct = (world.connects(newcomer, target))
-        .then(|| 2.0 * world.chain_delay(&direct));
+    let direct =
+        (world.shared.wan.connects(newcomer, target)).then(|| 2.0 * world.chain_delay(&direct));
     let there = world.chain(newcomer, target).ok();
     let back = world.chain(target, newcomer).ok();
     let relayed = there
         .zip(back)
         .map(|(there, back)| world.chain_delay(&there) + world.chain_delay(&back));
-    [direct, relayed].into_iter().flatten().min_by(f64::total_cmp)
+    [direct, relayed]
+        .into_iter()
+        .flatten()
+        .min_by(f64::total_cmp)
 }

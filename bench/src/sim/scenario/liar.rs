@@ -22,7 +22,7 @@ pub(super) const SCENARIO: Scenario = Scenario {
 const DURATION_S: u64 = 120;
 const LIARS: f64 = 0.3;
 const PAIRS: usize = 2000;
-/// What is left of the lies is gone after this.
+/// The honest have found each other after this.
 const RECOVERY: Duration = Duration::from_secs(60);
 
 fn run(run: &mut Run<'_>) {
@@ -41,14 +41,13 @@ fn run(run: &mut Run<'_>) {
     run.set_traffic("honest_peer", honest, &before, duration);
     count_connected(run, honest);
     count_forged(run, honest);
+    // What must hold afterwards is what must hold among the honest.
     for liar in liars {
+        run.world.crash(*liar);
         run.world.host_mut(*liar).liar = None;
-    }
-    run.world.run_for(RECOVERY);
-    // That others sign with its key is what a liar would say of its own lies.
-    for liar in liars {
         run.world.host_mut(*liar).warnings.clear();
     }
+    run.world.run_for(RECOVERY);
     run.lies = true;
 }
 

@@ -70,8 +70,10 @@ pub struct Config {
     pub spare: u32,
     /// Copies borne before they are pruned down to one.
     pub spare_hard: u32,
-    /// A pruned link gets news again after this; jittered.
+    /// A pruned link gets news again after this; jittered. At most 160 s.
     pub prune_for: Duration,
+    /// The same if only one link was left to bring news, which is less sure.
+    pub prune_hard_for: Duration,
     /// Records of one owner accepted in a row.
     pub owner_burst: u16,
     /// Records of one owner accepted per second thereafter.
@@ -105,13 +107,14 @@ impl Default for Config {
             station_age: Duration::from_secs(600),
             peer_age: Duration::from_secs(600),
             push_delay: Duration::from_millis(10),
-            batch_delay: Duration::from_millis(25),
+            batch_delay: Duration::from_millis(40),
             links_delay: Duration::from_millis(20),
             links_spacing: Duration::from_secs(1),
             burst: 64,
             spare: 64,
             spare_hard: 600,
             prune_for: Duration::from_secs(60),
+            prune_hard_for: Duration::from_secs(8),
             owner_burst: 300,
             owner_rate: 20,
             owner_limit: 20_000,

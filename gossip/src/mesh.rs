@@ -250,7 +250,7 @@ impl<A: Authority> Mesh<A> {
             rejections: 0,
             alone_since: now,
             news: News::default(),
-            spare: [TokenBucket::full(spread::SPARE_BURST, now); 2],
+            spare: spread::SPARE_BURSTS.map(|burst| TokenBucket::full(burst, now)),
             calm: TokenBucket::full(spread::CALM_BURST, now),
             wants: Wants::default(),
             fed_by: None,

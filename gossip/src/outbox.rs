@@ -41,7 +41,7 @@ pub(crate) struct Outbox {
     lists: VecDeque<(u64, u64)>,
     wants: VecDeque<RecordKey>,
     grafts: Option<Vec<u32>>,
-    prune: bool,
+    prune: Option<(u8, u8)>,
 }
 
 impl Outbox {
@@ -85,15 +85,16 @@ impl Outbox {
 
     /// Asks for news to be pushed, those with the digests first.
     pub(crate) fn graft(&mut self, digests: impl IntoIterator<Item = u32>) {
-        self.prune = false;
+        self.prune = None;
         let grafts = self.grafts.get_or_insert_default();
         let room = GRAFTS.saturating_sub(grafts.len());
         grafts.extend(digests.into_iter().take(room));
     }
 
-    /// Asks for no news to be pushed.
-    pub(crate) fn prune(&mut self) {
-        self.prune = true;
+    /// Asks for no news to be pushed for so many seconds, unless the neighbour
+    /// has fewer than `keep` others to push to.
+    pub(crate) fn prune(&mut self, seconds: u8, keep: u8) {
+        self.prune = Some((seconds, keep));
     }
 
     pub(crate) fn is_empty(&self) -> bool {
@@ -104,7 +105,7 @@ impl Outbox {
             && self.lists.is_empty()
             && self.wants.is_empty()
             && self.grafts.is_none()
-            && !self.prune
+            && self.prune.is_none()
     }
 
     /// Takes out the next message; `pushed` counts the records in it.
@@ -112,8 +113,8 @@ impl Outbox {
         if let Some(digests) = self.grafts.take() {
             return Some(GossipMessage::Graft { digests });
         }
-        if std::mem::take(&mut self.prune) {
-            return Some(GossipMessage::Prune);
+        if let Some((seconds, keep)) = self.prune.take() {
+            return Some(GossipMessage::Prune { seconds, keep });
         }
         if !self.wants.is_empty() {
             let count = self.wants.len().min(WANTS);
@@ -228,7 +229,7 @@ mod tests {
         let everything = reconcile::compare(&replica, 0, u64::MAX, &[]);
         outbox.work_off(everything.push.unwrap());
         outbox.graft([u32::MAX; 1000]);
-        outbox.prune();
+        outbox.prune(60, 3);
         let widest = RangeSummary {
             first: u64::MAX,
             last: u64::MAX,

@@ -80,7 +80,12 @@ pub enum GossipMessage {
     },
     /// News reach the sender by other ways: name them in beats instead of
     /// pushing them (Plumtree's term).
-    Prune,
+    Prune {
+        /// For so long.
+        seconds: u8,
+        /// Unless the receiver has fewer other links than this that bring it news.
+        keep: u8,
+    },
     /// The sender misses news that a beat named: push them, and those to come.
     Graft {
         /// Digests of the records that are missing.
@@ -192,7 +197,7 @@ impl GossipMessage {
                 1 + counted(records.len(), size)
             }
             Self::Graft { digests } => digests_len(digests),
-            Self::Prune => 0,
+            Self::Prune { .. } => 2,
             Self::Bye { .. } => 1,
             // The rest is rare.
             Self::Summary { .. } | Self::Versions { .. } | Self::Want { .. } => {

@@ -430,7 +430,7 @@ fn gossip() -> impl Strategy<Value = GossipMessage> {
         (any::<u8>(), beat()).prop_map(|(token, beat)| GossipMessage::Pong { token, beat }),
         (any::<bool>(), vec(record().prop_map(Arc::new), 0..3))
             .prop_map(|(fresh, records)| GossipMessage::Push { fresh, records }),
-        Just(GossipMessage::Prune),
+        any::<(u8, u8)>().prop_map(|(seconds, keep)| GossipMessage::Prune { seconds, keep }),
         vec(any::<u32>(), 0..20).prop_map(|digests| GossipMessage::Graft { digests }),
         vec(range(), 0..20).prop_map(|ranges| GossipMessage::Summary { ranges }),
         (any::<u64>(), any::<u64>(), held)

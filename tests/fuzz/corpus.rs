@@ -117,7 +117,10 @@ pub(crate) fn messages() -> Vec<Vec<u8>> {
             beat: beat.clone(),
         },
         GossipMessage::Pong { token: 2, beat },
-        GossipMessage::Prune,
+        GossipMessage::Prune {
+            seconds: 60,
+            keep: 3,
+        },
         GossipMessage::Graft {
             digests: vec![7, 1 << 30],
         },

@@ -9,8 +9,8 @@ use crate::world::{World, id};
 
 /// Pairs and sources looked at per component; all of them in small worlds.
 const SAMPLES: usize = 60;
-/// Times to look, 100 ms apart.
-const LOOKS: usize = 10;
+/// Times to look, 100 ms apart. News whose push was lost come a beat later.
+const LOOKS: usize = 30;
 
 impl World {
     /// Panics with seed and step unless everything holds. A change may be on its

@@ -32,7 +32,7 @@ pub(crate) fn kind(message: &GossipMessage) -> usize {
         GossipMessage::Versions { .. } => 5,
         GossipMessage::Want { .. } => 6,
         GossipMessage::Bye { .. } => 7,
-        GossipMessage::Prune => 8,
+        GossipMessage::Prune { .. } => 8,
         GossipMessage::Graft { .. } => 9,
     }
 }

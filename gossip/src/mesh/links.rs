@@ -70,7 +70,7 @@ impl<A: Authority> Mesh<A> {
                 summary_at: None,
                 greeted: false,
                 lazy_until: None,
-                pruned_at: now,
+                pruned_at: self.start,
                 told: self.news.end(),
                 differed: None,
                 needy: false,

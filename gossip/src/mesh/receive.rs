@@ -67,12 +67,14 @@ impl<A: Authority> Mesh<A> {
                 self.receive_versions(from, (first, last), &held, now);
             }
             GossipMessage::Want { keys } if linked => self.receive_want(from, &keys, now),
-            GossipMessage::Prune if linked => self.receive_prune(from, now),
+            GossipMessage::Prune { seconds, keep } if linked => {
+                self.receive_prune(from, seconds, keep, now);
+            }
             GossipMessage::Graft { digests } if linked => self.receive_graft(from, &digests, now),
             GossipMessage::Summary { .. }
             | GossipMessage::Versions { .. }
             | GossipMessage::Want { .. }
-            | GossipMessage::Prune
+            | GossipMessage::Prune { .. }
             | GossipMessage::Graft { .. } => {
                 self.counters.ignored += 1;
             }

@@ -18,19 +18,20 @@ use proto::{
 use super::{Mesh, Session};
 use crate::{config::Authority, hash::digest, reconcile};
 
-/// Bytes of copies borne at once.
-pub(super) const SPARE_BURST: u32 = 8192;
+/// Bytes of copies borne at once, before few and before one link bring news:
+/// a storm, such as when all are launched, is borne longer than lasting churn.
+pub(super) const SPARE_BURSTS: [u32; 2] = [8192, 131_072];
 /// News in bytes, at once and per second, that go over pruned links too: while
 /// little happens, what happens is known soonest.
 pub(super) const CALM_BURST: u32 = 1024;
 const CALM_RATE: u32 = 128;
 /// Links that bring news, at least, while copies are not too dear for that.
-const FEW: usize = 3;
+const FEW: u8 = 3;
 /// Repairs passed on as news: at once, and per second. More are a catching-up,
 /// which the neighbours do for themselves.
 pub(super) const REPAIR_BURST: u32 = 32;
 const REPAIR_RATE: u32 = 16;
-/// A neighbour that pushes all the same is told again no sooner than this.
+/// A neighbour that pushes all the same is asked again no sooner than this.
 const PRUNE_AGAIN: Duration = Duration::from_secs(5);
 /// After so long without another record a catching-up is over.
 const FED: Duration = Duration::from_millis(300);
@@ -96,12 +97,29 @@ impl<A: Authority> Mesh<A> {
         let size = record.encoded_len() as u32;
         let rates = [self.config.spare, self.config.spare_hard];
         let [soft, hard] =
-            std::array::from_fn(|i| self.spare[i].take_many(size, SPARE_BURST, rates[i], now));
-        let floor = match (soft, hard) {
+            std::array::from_fn(|i| self.spare[i].take_many(size, SPARE_BURSTS[i], rates[i], now));
+        let (keep, pause) = match (soft, hard) {
             (true, _) => return,
-            (false, true) => FEW,
-            (false, false) => 1,
+            (false, true) => (FEW, self.config.prune_for),
+            (false, false) => (1, self.config.prune_hard_for),
         };
+        let others = self.eager_but(&from, now);
+        let seconds = u8::try_from(self.jittered(pause).as_secs()).unwrap_or(u8::MAX);
+        let Some(session) = self.sessions.get_mut(&from) else {
+            return;
+        };
+        if others < usize::from(keep) || now < session.pruned_at + PRUNE_AGAIN {
+            return;
+        }
+        session.lazy_until = Some(now + Duration::from_secs(seconds.into()));
+        session.pruned_at = now;
+        session.told = self.news.end();
+        session.outbox.prune(seconds, keep);
+        self.flush_soon(now);
+    }
+
+    /// How many links bring news, this one not counted.
+    fn eager_but(&self, peer: &PeerId, now: Instant) -> usize {
         let is_eager = |session: &Session| {
             let usable = session
                 .link
@@ -109,32 +127,22 @@ impl<A: Authority> Mesh<A> {
                 .is_some_and(|link| link.state().is_usable());
             usable && session.lazy_until.is_none_or(|until| now >= until)
         };
-        let others = self
-            .sessions
-            .iter()
-            .filter(|(peer, session)| **peer != from && is_eager(session));
-        let others = others.count();
-        let until = now + self.jittered(self.config.prune_for);
+        let others = self.sessions.iter().filter(|(other, _)| *other != peer);
+        others.filter(|(_, session)| is_eager(session)).count()
+    }
+
+    /// A neighbour wants no pushes. It gets them all the same if without them
+    /// we would be cut off from news.
+    pub(super) fn receive_prune(&mut self, from: PeerId, seconds: u8, keep: u8, now: Instant) {
+        let until = now + Duration::from_secs(seconds.into());
+        let (end, others) = (self.news.end(), self.eager_but(&from, now));
         let Some(session) = self.sessions.get_mut(&from) else {
             return;
         };
-        // An end that still holds the link for pruned says so again, now and then.
-        let pruned = session.lazy_until.is_some_and(|until| now < until);
-        if others < floor || (pruned && now < session.pruned_at + PRUNE_AGAIN) {
-            return;
-        }
-        session.lazy_until = Some(until);
-        session.pruned_at = now;
-        session.told = self.news.end();
-        session.outbox.prune();
-        self.flush_soon(now);
-    }
-
-    /// A neighbour wants no pushes.
-    pub(super) fn receive_prune(&mut self, from: PeerId, now: Instant) {
-        let until = now + self.jittered(self.config.prune_for);
-        let end = self.news.end();
-        if let Some(session) = self.sessions.get_mut(&from) {
+        if others < usize::from(keep.min(FEW)) {
+            session.outbox.graft([]);
+            self.flush_soon(now);
+        } else {
             session.lazy_until = Some(until);
             session.told = end;
         }

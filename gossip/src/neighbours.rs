@@ -122,7 +122,7 @@ impl Neighbours {
         }
     }
 
-    /// When to call [`Neighbours::review`].
+    /// When to call `Neighbours::review`.
     pub fn deadline(&self) -> Instant {
         self.review_at
     }

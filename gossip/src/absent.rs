@@ -22,6 +22,11 @@ impl Absent {
         self.since.remove(peer);
     }
 
+    /// How many.
+    pub(crate) fn len(&self) -> usize {
+        self.since.len()
+    }
+
     /// All of them, by id.
     pub(crate) fn iter(&self) -> impl Iterator<Item = (PeerId, Instant)> {
         self.since.iter().map(|(peer, since)| (*peer, *since))

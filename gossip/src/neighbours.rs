@@ -198,6 +198,10 @@ impl Neighbours {
     pub fn link_up(&mut self, peer: &PeerId) {
         self.attempts.remove(peer);
         self.forgotten.remove(peer);
+    }
+
+    /// The peer can be reached again, so its addresses are in its records.
+    pub fn found(&mut self, peer: &PeerId) {
         self.reserve.retain(|kept| kept.peer != *peer);
     }
 

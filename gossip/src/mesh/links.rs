@@ -33,6 +33,8 @@ const ALONE: Duration = Duration::from_secs(5);
 const TURN: Duration = Duration::from_millis(250);
 /// So long the first neighbour has to tell who is there.
 const GREETED: Duration = Duration::from_millis(600);
+/// If most are out of reach, the first comparison waits for links to be told, at most so long.
+const RECOGNISED: Duration = Duration::from_secs(2);
 /// A link younger than this is not pruned: its other end may still be settling.
 const SETTLED: Duration = Duration::from_secs(10);
 
@@ -210,8 +212,21 @@ impl<A: Authority> Mesh<A> {
         if self.fed_by.is_none() {
             self.fed_by = Some((peer, now + GREETED));
         }
-        session.summary_at = Some(now + TURN * turn.min(32));
+        session.summary_at = Some(if self.absent.len() > self.ways.reached() {
+            now + RECOGNISED
+        } else {
+            now + TURN * turn.min(32)
+        });
         self.flush_soon(now);
+    }
+
+    /// A neighbour can be reached. If others by way of it were only waiting for
+    /// that, the first comparison no longer finds a difference in all of them.
+    pub(super) fn recognise(&mut self, peer: &PeerId, now: Instant) {
+        if let Some(session) = self.sessions.get_mut(peer).filter(|s| s.greeted) {
+            let at = session.summary_at.map_or(now, |at| at.min(now));
+            session.summary_at = Some(at);
+        }
     }
 
     /// Ends a link and draws the consequences. The session stays.

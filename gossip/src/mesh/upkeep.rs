@@ -18,6 +18,9 @@ const ROUTES_SPACING: Duration = Duration::from_micros(100);
 const ROUTES_SPACING_MAX: Duration = Duration::from_millis(250);
 /// Published round-trip times are looked at so often.
 const REFRESH_RTT: Duration = Duration::from_secs(5);
+/// Records of somebody to whom no way was ever found are compared for so long:
+/// the records that make the way may be the next ones.
+const FOUND: Duration = Duration::from_secs(30);
 /// Ages are looked at so often, or oftener if they are short.
 const UPKEEP: Duration = Duration::from_secs(10);
 
@@ -88,6 +91,10 @@ impl<A: Authority> Mesh<A> {
         self.timers.routes.get_or_insert(at);
     }
 
+    /// Finds out who can be reached now. Whoever cannot is left out of comparisons
+    /// at once: who can be reached follows from the records alone, so peers that
+    /// compare leave out the same ones, and nobody's clock decides when those who
+    /// are gone are no longer told of.
     pub(super) fn calculate_routes(&mut self, now: Instant) {
         self.timers.routes = None;
         self.timers.routes_done = now;
@@ -98,12 +105,16 @@ impl<A: Authority> Mesh<A> {
         self.graph = OnceLock::new();
         let reach = self.ways.update(&self.replica);
         for slot in reach.gained {
-            self.absent.remove(&self.replica.id(slot));
+            let peer = self.replica.id(slot);
+            self.absent.remove(&peer);
+            self.neighbours.found(&peer);
             self.replica.set_hidden(slot, false);
             self.reach_changed(slot);
+            self.recognise(&peer, now);
         }
         for slot in reach.lost {
             self.absent.cut(self.replica.id(slot), now);
+            self.replica.set_hidden(slot, true);
             self.reach_changed(slot);
         }
         self.neighbours.review_soon(now);
@@ -129,10 +140,9 @@ impl<A: Authority> Mesh<A> {
             let lost = now.saturating_duration_since(since);
             if lost >= age {
                 self.drop_peer(peer);
-            } else if lost >= age / 2
+            } else if lost >= FOUND
                 && let Some(slot) = self.replica.slot(&peer)
             {
-                // Those who forget it first must not be told of it again by us.
                 self.replica.set_hidden(slot, true);
             }
         }

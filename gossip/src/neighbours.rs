@@ -3,7 +3,7 @@
 //! networks, so that nobody can choose to be everybody's neighbour.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, VecDeque},
+    collections::{BTreeMap, BTreeSet},
     net::{IpAddr, SocketAddr},
     time::{Duration, Instant},
 };
@@ -22,6 +22,8 @@ use crate::{
 
 /// Former peers whose addresses are kept, to heal a partition that outlasted their records.
 const RESERVE: usize = 30;
+/// Of so many former peers dropped in a row each has the same chance to be kept.
+const DROPPED: usize = 1000;
 /// Candidates compared for one free slot.
 const DRAWS: usize = 6;
 /// The peer with the higher id leaves the first attempt to the other.
@@ -104,7 +106,9 @@ pub struct Neighbours {
     attempts: BTreeMap<PeerId, Attempt>,
     /// Not dialled while no route leads to them: the operator forgot their target.
     forgotten: BTreeSet<PeerId>,
-    reserve: VecDeque<Candidate>,
+    reserve: Vec<Candidate>,
+    /// How many were offered to the reserve, up to [`DROPPED`].
+    dropped: usize,
     explore_at: Instant,
     review_at: Instant,
 }
@@ -117,6 +121,7 @@ impl Neighbours {
             attempts,
             forgotten,
             reserve,
+            dropped: 0,
             explore_at: now,
             review_at: now,
         }
@@ -235,18 +240,22 @@ impl Neighbours {
     }
 
     /// The peer's records are dropped; its addresses may still be worth a try.
-    pub fn keep_in_reserve(&mut self, peer: PeerId, node: &Node) {
+    ///
+    /// Of a thousand dropped at once each is as likely to be kept, so that after a
+    /// long partition peers do not all try the same few (Vitter, "Random sampling
+    /// with a reservoir").
+    pub(crate) fn keep_in_reserve(&mut self, peer: PeerId, node: &Node, rng: &mut impl RngCore) {
         self.attempts.remove(&peer);
         if self.forgotten.remove(&peer) || node.endpoints.is_empty() {
             return;
         }
-        if self.reserve.len() == RESERVE {
-            self.reserve.pop_front();
+        let kept = candidate(peer, node);
+        self.dropped = (self.dropped + 1).min(DROPPED);
+        if self.reserve.len() < RESERVE {
+            self.reserve.push(kept);
+        } else if let Some(place) = self.reserve.get_mut(rng.random_range(0..self.dropped)) {
+            *place = kept;
         }
-        self.reserve.push_back(Candidate {
-            peer,
-            addresses: node.endpoints.clone(),
-        });
     }
 
     fn attempt(&mut self, peer: PeerId, now: Instant) -> &mut Attempt {
@@ -382,15 +391,18 @@ impl Neighbours {
         self.explore_at = situation.now + pause.mul_f64(rng.random_range(0.5..1.5));
         self.review_soon(self.explore_at);
         let before = situation.now.checked_sub(explore).unwrap_or(situation.now);
-        let lost = situation.absent.sample(before, rng).and_then(|peer| {
-            let node = situation.dialable(situation.replica.slot(&peer)?)?;
-            Some(candidate(peer, node))
-        });
-        let kept = || {
-            let at = rng.random_range(0..self.reserve.len().max(1));
-            self.reserve.get(at).cloned()
+        let (lost, kept) = (situation.absent.len(), self.reserve.len());
+        // In turn by how many there are: the dead of today must not keep us from
+        // those who were cut off long ago.
+        let at = rng.random_range(0..(lost.min(RESERVE) + kept).max(1));
+        let chosen = match self.reserve.get(at) {
+            Some(kept) => kept.clone(),
+            None => {
+                let peer = situation.absent.sample(before, rng)?;
+                let node = situation.dialable(situation.replica.slot(&peer)?)?;
+                candidate(peer, node)
+            }
         };
-        let chosen = lost.or_else(kept)?;
         let idle = self
             .attempts
             .get(&chosen.peer)

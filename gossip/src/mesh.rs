@@ -7,6 +7,7 @@
 
 mod dialling;
 mod links;
+mod preload;
 mod publish;
 mod receive;
 mod spread;

@@ -113,8 +113,8 @@ pub struct Allowance {
 #[derive(Clone, Copy, Debug, Default)]
 struct Budget {
     spent: u16,
-    /// In tenths of a second since the start.
-    at: u32,
+    /// In tenths of a second since the start; bytes, for these need no padding.
+    at: [u8; 4],
 }
 
 impl Replica {
@@ -454,11 +454,12 @@ impl Owner {
 impl Budget {
     fn spend(&mut self, allowance: Allowance) -> bool {
         let Allowance { burst, rate, now } = allowance;
-        let regained = u64::from(now.saturating_sub(self.at)) * u64::from(rate) / 10;
+        let since = now.saturating_sub(u32::from_ne_bytes(self.at));
+        let regained = u64::from(since) * u64::from(rate) / 10;
         if regained > 0 {
             let regained = u16::try_from(regained).unwrap_or(u16::MAX);
             self.spent = self.spent.saturating_sub(regained);
-            self.at = now;
+            self.at = now.to_ne_bytes();
         }
         let room = self.spent < burst;
         self.spent += u16::from(room);

@@ -78,6 +78,20 @@ impl Ways {
         ways
     }
 
+    /// The ways of a peer to all others of a replica.
+    pub(crate) fn over(local: Slot, replica: &Replica) -> Self {
+        let mut ways = Self::new(local);
+        ways.grow(replica.slot_end());
+        let mut offers = BinaryHeap::new();
+        for (next, rtt) in replica.neighbours(local) {
+            ways.offer(local, next, cost(rtt), &mut offers);
+        }
+        let mut before = Vec::new();
+        ways.settle(offers, replica, &mut before);
+        ways.compare(&before);
+        ways
+    }
+
     /// How many peers can be reached, without ourselves.
     pub(crate) fn reached(&self) -> usize {
         self.reached
@@ -394,11 +408,14 @@ mod tests {
                 mesh.update();
                 for from in 0..size {
                     let costs = mesh.costs(from);
+                    let anew = Ways::over(mesh.ways[from].local, &mesh.replica);
                     let reached = costs.iter().filter(|cost| cost.is_some()).count() - 1;
                     prop_assert_eq!(mesh.ways[from].reached(), reached);
                     for to in (0..size).filter(|to| *to != from) {
                         let hop = mesh.hop(from, to);
                         prop_assert_eq!(hop.map(|hop| hop.cost), costs[to]);
+                        let slot = mesh.replica.slot(&id(to)).unwrap();
+                        prop_assert_eq!(anew.hop(slot, &mesh.replica).map(|hop| hop.cost), costs[to]);
                         let Some(hop) = hop else { continue };
                         let next = hop.next.0[0] as usize;
                         let after = mesh.hop(next, to).map_or((0, 0), |hop| (hop.cost, hop.hops));

@@ -3,18 +3,18 @@
 //! Ten thousand peers that boot through gossip cost minutes of wall time, so
 //! most scenarios begin with a mesh that is up. What is warm about it: peers
 //! have no targets; a random regular graph of sessions is open without any
-//! handshake; every mesh was handed everybody's node record, as signed, by one
-//! of its neighbours; for the first seconds nothing but heartbeats travels,
-//! while links come up over those sessions; then every mesh is handed, in a few
-//! rounds, what all others have to say of their links. The rest happens as always:
-//! replicas are compared, routes calculated, neighbours sought or pruned. The
-//! mesh is left alone until everybody reaches everybody and all hold the same
-//! records, and for another 30 s.
+//! handshake; for the first seconds nothing but heartbeats travels, while links
+//! come up over those sessions; then every mesh is given all records, as signed,
+//! and is handed, in a few rounds, what others have had to say since. The rest
+//! happens as always: replicas are compared, routes calculated, neighbours sought
+//! or pruned. The mesh is left alone until everybody reaches everybody and all
+//! hold the same records, and for another 30 s.
 
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
+use gossip::replica::Replica;
 use proto::record::Record;
-use rand::seq::SliceRandom;
+use rand::{RngCore, seq::SliceRandom};
 
 use super::{
     core_api::{own_records, push, reachable_count},
@@ -82,19 +82,38 @@ impl World {
             }
         }
         self.shared.quiet = true;
-        let mut told = Vec::new();
-        self.hand_out(&mut told);
         self.run_for(LINKING);
+        let mut told = self.preload();
         for _ in 0..ROUNDS {
+            self.run_for(ROUND);
             if self.hand_out(&mut told) <= peers as usize / FEW {
                 break;
             }
-            self.run_for(ROUND);
         }
         self.shared.quiet = false;
         self.settle(PATIENCE)?;
         self.run_for(REST);
         Ok(())
+    }
+
+    /// Gives every mesh what all say of themselves now. Returns that, by peer.
+    fn preload(&mut self) -> Vec<Vec<Arc<Record>>> {
+        let numbers = self.running();
+        let own: Vec<_> = numbers
+            .iter()
+            .map(|number| own_records(self.host(*number)))
+            .collect();
+        let mut stock = Replica::new(self.config.owner_limit, self.rng.next_u64());
+        for record in own.iter().flatten() {
+            stock.merge(record, |_, _| true);
+        }
+        self.each(|host, net| {
+            if let Some(mesh) = &mut host.mesh {
+                mesh.preload(&stock, net.instant());
+            }
+            host.drain(net);
+        });
+        own
     }
 
     /// Hands every mesh what everybody says of itself now and was not handed
@@ -105,7 +124,6 @@ impl World {
             .iter()
             .map(|number| own_records(self.host(*number)))
             .collect();
-        told.resize_with(own.len(), Vec::new);
         let is_news = |told: &[Arc<Record>], record: &Arc<Record>| {
             told.iter().all(|known| !Arc::ptr_eq(known, record))
         };

@@ -159,8 +159,7 @@ impl<A: Authority> Mesh<A> {
             return;
         };
         if let Some(node) = self.replica.node(slot) {
-            self.neighbours
-                .keep_in_reserve(peer, node, &mut self.rng);
+            self.neighbours.keep_in_reserve(peer, node, &mut self.rng);
         }
         self.claims.remove(&peer);
         self.ways.forget(slot);

@@ -16,7 +16,7 @@ pub(crate) enum Broken {
     /// A peer hands the frame on although it is no nearer: it refuses, as the
     /// relays of wove do, for their views differ at the moment.
     Refused,
-    /// A peer is visited twice.
+    /// A peer hands the same frame on twice.
     Loop,
 }
 
@@ -34,7 +34,7 @@ impl World {
             }
             distance = hop.cost;
             let next = number(&hop.next);
-            if path.contains(&next) {
+            if path[..path.len() - 1].contains(&at) {
                 return Err(Broken::Loop);
             }
             if !self.carries(at, next) {

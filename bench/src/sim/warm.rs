@@ -14,7 +14,7 @@ use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use gossip::replica::Replica;
 use proto::record::Record;
-use rand::{RngCore, seq::SliceRandom};
+use rand::{Rng, RngCore, seq::SliceRandom};
 
 use super::{
     core_api::{own_records, push, reachable_count},
@@ -37,6 +37,8 @@ const FEW: usize = 50;
 /// Peers that are handed something at once, and the pause before the next.
 const BATCH: u32 = 1000;
 const PAUSE: Duration = Duration::from_millis(300);
+/// Draws of a partner for a peer that has too few links.
+const DRAWS: usize = 200;
 /// How often it is looked whether a world is quiet.
 const LOOK: Duration = Duration::from_millis(200);
 /// How long a fresh warm world is left alone.
@@ -170,7 +172,33 @@ impl World {
                     .map(|(a, b)| ordered(*a, *b)),
             );
         }
+        self.complete(&mut edges);
         edges
+    }
+
+    /// Adds links of peers that have too few, because not all of their neighbours
+    /// on the rings can be reached.
+    fn complete(&mut self, edges: &mut BTreeSet<(u32, u32)>) {
+        let peers = self.setup.peers;
+        let wanted = self.config.degree_of(peers as usize);
+        let mut counts = vec![0; peers as usize];
+        for (a, b) in &*edges {
+            counts[*a as usize] += 1;
+            counts[*b as usize] += 1;
+        }
+        for a in 0..peers {
+            for _ in 0..DRAWS {
+                let b = self.rng.random_range(0..peers);
+                if counts[a as usize] >= wanted {
+                    break;
+                }
+                let suits = a != b && counts[b as usize] < wanted;
+                if suits && self.shared.wan.connects(a, b) && edges.insert((a.min(b), a.max(b))) {
+                    counts[a as usize] += 1;
+                    counts[b as usize] += 1;
+                }
+            }
+        }
     }
 
     /// Waits until everybody reaches everybody and all hold the same records.

@@ -20,11 +20,11 @@ use crate::{config::Authority, hash::digest, reconcile};
 
 /// Bytes of copies borne at once, before few and before one link bring news:
 /// a storm, such as when all are launched, is borne longer than lasting churn.
-pub(super) const SPARE_BURSTS: [u32; 2] = [4096, 49_152];
+pub(super) const SPARE_BURSTS: [u32; 2] = [4096, 8192];
 /// News in bytes, at once and per second, that go over pruned links too: while
 /// little happens, what happens is known soonest.
 pub(super) const CALM_BURST: u32 = 1024;
-const CALM_RATE: u32 = 128;
+const CALM_RATE: u32 = 64;
 /// Links that bring news, at least, while copies are not too dear for that.
 const FEW: u8 = 3;
 /// Repairs passed on as news: at once, and per second. More are a catching-up,
@@ -32,7 +32,7 @@ const FEW: u8 = 3;
 pub(super) const REPAIR_BURST: u32 = 32;
 const REPAIR_RATE: u32 = 16;
 /// A neighbour that pushes all the same is asked again no sooner than this.
-const PRUNE_AGAIN: Duration = Duration::from_secs(2);
+const PRUNE_AGAIN: Duration = Duration::from_secs(1);
 /// After so long without another record a catching-up is over.
 const FED: Duration = Duration::from_millis(300);
 /// After a catching-up, neighbours are told to compare; spread over this.

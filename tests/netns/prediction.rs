@@ -3,15 +3,15 @@
 //!
 //! The underlay is four segments, and four hosts, the bridges, are plugged into
 //! all of them; frames between other hosts of different segments need a relay.
-//! The simulator is run with as many peers and the same segments.
+//! The simulator is run with as many peers over the same segments.
 //!
 //! *Traffic* is what the kernel of each host counts at its underlay interfaces,
-//! both ways, without the headers of Ethernet: IP packets, as the simulator
-//! counts them. The hosts have no IPv6 there, as those of the simulator. What
-//! the simulator leaves out is in the measured figure: ARP. Both are taken 30 s
-//! after everybody reached everybody, and before sessions are old enough to be
-//! replaced. *Memory* is VmRSS, and for the simulator what a mesh allocates for
-//! the records that a daemon holds, and a daemon that knows nobody.
+//! both ways, in bytes of IP packets, as the simulator counts them; the hosts
+//! have no IPv6 there, for those of the simulator have none. It is measured
+//! before sessions are old enough to be replaced, which the simulator leaves
+//! out, as it does the search for the path MTU of a fresh session, and ARP.
+//! *Memory* is VmRSS; for the simulator, that of a daemon that knows nobody and
+//! what a mesh allocates for the records it holds.
 
 use std::collections::BTreeSet;
 use std::env;
@@ -34,10 +34,11 @@ const KILLED: usize = 3;
 
 /// How far measurement and prediction may be apart.
 const FACTOR: f64 = 1.5;
-/// How long a mesh is left alone before it counts as idle, as in the simulator.
-const REST: Duration = secs(30);
+/// How long a mesh is left alone before it counts as idle: forty launches at
+/// once leave links to be pruned, and round-trip times that belie themselves.
+const REST: Duration = secs(60);
 /// How long it is measured.
-const MEASURED: Duration = secs(30);
+const MEASURED: Duration = secs(40);
 /// How long forty daemons may take on a busy machine to find each other.
 const PATIENCE: Duration = secs(120);
 const PACE: Duration = Duration::from_millis(50);

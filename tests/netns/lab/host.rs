@@ -311,6 +311,21 @@ impl Host {
         self.netns.run(|| self.plugs.iter().map(both_ways).sum())
     }
 
+    /// Waits until it is known behind which peer a container is.
+    pub(crate) fn wait_station(&self, limit: Duration, container: &Container) {
+        let address = container.v4.to_string();
+        let what = format!("{} has heard of {address}", self.name);
+        eventually(limit, &what, || {
+            let status = self.status()?;
+            let stations = status["stations"].as_array().cloned().unwrap_or_default();
+            let ips = stations.iter().filter_map(|s| s["ips"].as_array());
+            match ips.flatten().any(|ip| *ip == address.as_str()) {
+                true => Ok(()),
+                false => Err(status["stations"].to_string()),
+            }
+        });
+    }
+
     /// The addresses of its targets, sorted.
     pub(crate) fn targets(&self) -> Vec<String> {
         let status = eventually(secs(10), "status answers", || self.status());

@@ -4,9 +4,10 @@
 //! Everything between the meshes is simulated: the underlay, sessions and the
 //! handshakes that lead to them, restarts, stalled processes, liars. Not
 //! simulated: frames of containers, relaying of datagrams, and what the engine
-//! sends to look after the paths of its sessions (probes of their size and
-//! liveness), so the traffic of the figures is that of the mesh and of
-//! handshakes.
+//! sends to look after its sessions (fresh keys, probes of the size and
+//! liveness of their paths), so the traffic of the figures is that of the mesh
+//! and of handshakes. What that leaves out is little once a mesh is idle:
+//! `tests/netns/prediction.rs` holds real daemons against it.
 //!
 //! **Determinism.** A run depends on its options and the seed only, not on the
 //! number of threads. All randomness is the hosts' own. Hosts are dealt out to

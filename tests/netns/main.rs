@@ -15,6 +15,7 @@ mod hostile;
 mod lab;
 mod laboratory;
 mod mtu;
+mod prediction;
 mod relay;
 mod repair;
 mod roaming;

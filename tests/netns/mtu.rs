@@ -38,6 +38,11 @@ fn a_path_that_shrinks_during_a_transfer() {
     let (hosts, containers) = lab.network(2, &[]);
     let [ca, cb] = [&containers[0], &containers[1]];
     ping_within(secs(10), &ca.netns, cb.v4);
+    // The MSS of a connection is what the path is known to carry when it
+    // begins: from an earlier one, no segment would be too long afterwards.
+    for (from, to) in [(&hosts[0], &hosts[1]), (&hosts[1], &hosts[0])] {
+        from.wait_connection(secs(10), to, |connection| connection["mtu"] == 1500);
+    }
     let transfer = Transfer::start(&ca.netns, &cb.netns, cb.v4, 40 * MEGABYTES, b"shrinking");
     let transfer = transfer.expect("the containers reach each other");
     std::thread::sleep(Duration::from_millis(100));

@@ -4,7 +4,10 @@ use std::{path::PathBuf, time::Duration};
 
 use clap::{Parser, ValueEnum};
 
-use super::scenario::{self, SCENARIOS, Scenario};
+use super::{
+    scenario::{self, SCENARIOS, Scenario},
+    wan::Reach,
+};
 
 /// Runs whole meshes of wove in virtual time: the production gossip core, one
 /// per peer, over a simulated wide-area network.
@@ -33,6 +36,12 @@ pub struct Options {
     /// Share of hosts behind address translation, which can dial but not be dialled.
     #[arg(long, default_value_t = 0.0, value_name = "SHARE", value_parser = share)]
     pub nat: f64,
+    /// Groups of hosts (their number modulo K) that reach nobody but their own and the bridges.
+    #[arg(long, default_value_t = 1, value_name = "K", value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub groups: u32,
+    /// How many hosts, the first ones, reach all groups.
+    #[arg(long, default_value_t = 0, value_name = "B")]
+    pub bridges: u32,
     /// Seconds of virtual time to measure for, instead of what each scenario takes by itself.
     #[arg(long, value_name = "SECONDS")]
     pub duration: Option<f64>,
@@ -97,6 +106,15 @@ impl Options {
         self.scenario.iter().map(find).collect()
     }
 
+    /// Who reaches whom, unless the scenario says.
+    pub(crate) fn reach(&self) -> Reach {
+        let (groups, bridges) = (self.groups, self.bridges);
+        match groups {
+            1 => Reach::All,
+            _ => Reach::Bridged { groups, bridges },
+        }
+    }
+
     /// How long to measure, if that was said.
     pub(crate) fn duration(&self) -> Option<Duration> {
         self.duration
@@ -121,6 +139,10 @@ impl Options {
             if value > 0.0 {
                 add(name, value.to_string());
             }
+        }
+        if self.groups > 1 {
+            add("groups", self.groups.to_string());
+            add("bridges", self.bridges.to_string());
         }
         if let Some(duration) = self.duration {
             add("duration", duration.to_string());

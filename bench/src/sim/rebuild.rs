@@ -18,8 +18,10 @@ use super::{
     world::World,
 };
 
-/// Resident bytes of an idle daemon that knows nobody: the program, its
-/// buffers and threads. About what `wove launch` shows as VmRSS.
+/// Resident bytes of an idle daemon without the records of others: the program,
+/// its buffers and threads, and the sessions with its neighbours. VmRSS of a
+/// daemon was 8.7 MiB alone, 9.5 once it had shaken hands with two others (more
+/// of the program has run), and 9.7 with sixteen neighbours.
 const ROUTER_BASE_BYTES: i64 = 10 * 1024 * 1024;
 /// Records of one message, as many as fit a datagram.
 const CHUNK: usize = 4;

@@ -12,7 +12,6 @@ use super::{
     scenario::{Run, Scenario, Start},
     sweep,
     time::{Stopwatch, Time},
-    wan::Reach,
     warm,
     world::{Setup, World},
 };
@@ -132,7 +131,7 @@ fn fresh(scenario: &Scenario, options: &Options) -> World {
         loss: options.loss,
         one_way: options.one_way,
         nat: options.nat,
-        reach: Reach::All,
+        reach: options.reach(),
     };
     let shown = options.progress || io::stderr().is_terminal();
     World::new(scenario.setup(setup), Progress::new(shown))

@@ -45,6 +45,9 @@ pub(crate) enum Reach {
     /// Hosts of one group (number % `groups`) with each other, and this share
     /// of the pairs of different groups.
     Groups { groups: u32, share: f64 },
+    /// Hosts of one group (number % `groups`) with each other, and the first
+    /// `bridges` hosts with everybody.
+    Bridged { groups: u32, bridges: u32 },
 }
 
 /// The underlay of numbered hosts. Changes only between windows.
@@ -164,6 +167,9 @@ impl Wan {
                 let pair = u64::from(from.min(to)) << 32 | u64::from(from.max(to));
                 from % groups == to % groups || chance(scatter(pair), share)
             }
+            Reach::Bridged { groups, bridges } => {
+                from % groups == to % groups || from.min(to) < bridges
+            }
         }
     }
 }
@@ -235,5 +241,21 @@ mod tests {
         assert!((90..150).contains(&open.count()));
         let natted = (0..1000).filter(|host| wan.is_natted(*host)).count();
         assert!((430..570).contains(&natted), "{natted}");
+    }
+
+    #[test]
+    fn bridges_reach_everybody_and_others_their_group() {
+        let (groups, bridges) = (4, 3);
+        let wan = Wan::new(40, 0.0, 0.0, 0.0, Reach::Bridged { groups, bridges });
+        let reached = |from| {
+            (0..40)
+                .filter(|to| *to != from && wan.passes(from, *to))
+                .count()
+        };
+        assert_eq!(reached(2), 39);
+        // Nine of its own group, and the bridges of other groups.
+        assert_eq!(reached(4), 9 + 2);
+        assert_eq!(reached(7), 9 + 3);
+        assert!((0..40).all(|to| wan.passes(7, to) == wan.passes(to, 7)));
     }
 }

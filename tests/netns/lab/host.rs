@@ -3,6 +3,7 @@
 //!
 //! Knows the operator's contract (command line, status JSON) and no more.
 
+use std::collections::BTreeSet;
 use std::io::Read;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddrV4};
 use std::path::Path;
@@ -26,6 +27,8 @@ pub(crate) const STATE: &str = "/run/state";
 const SOCKET: &str = "/run/wove/wove.sock";
 const BINARY: &str = env!("CARGO_BIN_EXE_wove");
 
+/// Bytes of an Ethernet header.
+const ETHERNET: u64 = 14;
 /// How long a client command may take.
 const COMMAND: Duration = secs(30);
 
@@ -271,6 +274,55 @@ impl Host {
                 return Ok(());
             }
             Err(format!("{reached} of {}", peers.len()))
+        });
+    }
+
+    /// Waits until exactly the peers of these names, this one's included, are
+    /// reachable; more may be known.
+    pub(crate) fn wait_reaches(&self, limit: Duration, names: &BTreeSet<&str>) {
+        let what = format!("{} reaches {} peers by name", self.name, names.len());
+        eventually(limit, &what, || {
+            let status = self.status()?;
+            let peers = status["peers"].as_array().cloned().unwrap_or_default();
+            let reached = peers.iter().filter(|p| p["reachable"] == true);
+            let reached: BTreeSet<_> = reached.filter_map(|p| p["nickname"].as_str()).collect();
+            if reached == *names {
+                return Ok(());
+            }
+            let wrong: Vec<_> = reached.symmetric_difference(names).collect();
+            Err(format!("wrong about {wrong:?}"))
+        });
+    }
+
+    /// Bytes of the packets that its underlay interfaces sent and received so
+    /// far, as the kernel counts them, without the headers of Ethernet.
+    pub(crate) fn underlay_bytes(&self) -> u64 {
+        let read = |ifname: &str, counter: &str| {
+            let path = format!("/sys/class/net/{ifname}/statistics/{counter}");
+            let text = std::fs::read_to_string(&path).unwrap_or_else(|e| panic!("{path}: {e}"));
+            let number = text.trim().parse::<u64>();
+            number.unwrap_or_else(|e| panic!("{path}: {text}: {e}"))
+        };
+        let packets = |ifname: &str, way: &str| {
+            let frames = read(ifname, &format!("{way}_packets"));
+            read(ifname, &format!("{way}_bytes")) - frames * ETHERNET
+        };
+        let both_ways = |plug: &Plug| packets(&plug.ifname, "rx") + packets(&plug.ifname, "tx");
+        self.netns.run(|| self.plugs.iter().map(both_ways).sum())
+    }
+
+    /// Waits until it is known behind which peer a container is.
+    pub(crate) fn wait_station(&self, limit: Duration, container: &Container) {
+        let address = container.v4.to_string();
+        let what = format!("{} has heard of {address}", self.name);
+        eventually(limit, &what, || {
+            let status = self.status()?;
+            let stations = status["stations"].as_array().cloned().unwrap_or_default();
+            let ips = stations.iter().filter_map(|s| s["ips"].as_array());
+            match ips.flatten().any(|ip| *ip == address.as_str()) {
+                true => Ok(()),
+                false => Err(status["stations"].to_string()),
+            }
         });
     }
 

@@ -81,7 +81,8 @@ impl Lab {
     }
 
     /// A line A-B-C whose ends cannot reach each other, in one network, each
-    /// host with a container.
+    /// host with a container. The ends know each other's: before that, frames
+    /// to them are flooded, for which no session is made and which B can read.
     pub(crate) fn line(&self, options: &[&str]) -> ([Host; 3], [Container; 3]) {
         let hosts = ["a", "b", "c"].map(|name| self.host(name));
         let [a, b, c] = &hosts;
@@ -91,6 +92,8 @@ impl Lab {
         b.join(&token, &[a], options);
         c.join(&token, &[b], options);
         let containers = [a, b, c].map(Host::container);
+        a.wait_station(secs(10), &containers[2]);
+        c.wait_station(secs(10), &containers[0]);
         (hosts, containers)
     }
 

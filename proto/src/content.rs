@@ -3,7 +3,7 @@
 //! ```text
 //! control    0x01 | message (postcard)
 //! frame      0x02 | ethernet frame
-//! relay      0x03 | hops:1 source:16 destination:16 | a whole datagram
+//! relay      0x03 | hops:1 distance:4 source:16 destination:16 | a whole datagram
 //! broadcast  0x04 | hops:1 source:16 sequence:8 | ethernet frame
 //! fragment   0x05 | id:4 index:1 count:1 | part of another content
 //! ```

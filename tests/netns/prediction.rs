@@ -100,7 +100,15 @@ fn simulate(seed: usize) -> Costs {
     }
     command.args(["run", "--release", "--quiet", "--locked"]);
     command.args(["-p", "wove-bench", "--bin", "sim", "--"]);
-    command.args(["--scenario", "idle", "--loss", "0", "-o", "json"]);
+    command.args([
+        "--scenario",
+        "idle",
+        "--launch",
+        "--loss",
+        "0",
+        "-o",
+        "json",
+    ]);
     for (option, value) in [
         ("--peers", PEERS),
         ("--groups", GROUPS),

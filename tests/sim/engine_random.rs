@@ -161,7 +161,8 @@ impl Chaos {
         let ready = |world: &World| world.alive().into_iter().all(|host| knows_all(world, host));
         let limit = secs(60);
         self.world.run_until("all know all", limit, ready);
-        self.world.run_for(secs(3));
+        // Round-trip times are looked at every 5 s, and told with the rest of the news.
+        self.world.run_for(secs(20));
     }
 }
 

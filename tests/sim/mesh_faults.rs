@@ -142,7 +142,7 @@ fn churn_under_loss_leaves_one_mesh() {
                 (false, _) => world.restart(peer),
             }
         }
-        world.run_for(20 * SECOND).assert_one_mesh();
+        world.run_for(30 * SECOND).assert_one_mesh();
     }
 }
 

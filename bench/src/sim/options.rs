@@ -36,6 +36,10 @@ pub struct Options {
     /// Share of hosts behind address translation, which can dial but not be dialled.
     #[arg(long, default_value_t = 0.0, value_name = "SHARE", value_parser = share)]
     pub nat: f64,
+    /// Launch the peers of a warm world from seeds, one per group, instead of
+    /// beginning with a mesh that is up
+    #[arg(long)]
+    pub launch: bool,
     /// Groups of hosts (their number modulo K) that reach nobody but their own and the bridges.
     #[arg(long, default_value_t = 1, value_name = "K", value_parser = clap::value_parser!(u32).range(1..=1000))]
     pub groups: u32,
@@ -146,6 +150,9 @@ impl Options {
         }
         if let Some(duration) = self.duration {
             add("duration", duration.to_string());
+        }
+        if self.launch {
+            arguments.push("--launch".to_owned());
         }
         if self.check {
             arguments.push("--check".to_owned());

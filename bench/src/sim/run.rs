@@ -60,7 +60,10 @@ pub(crate) fn one(scenario: &Scenario, options: &Options, place: &mut Option<Wor
         None => {
             let mut world = fresh(scenario, options);
             if scenario.start != Start::Cold {
-                unrest = world.warm().err();
+                unrest = match options.launch {
+                    true => world.launch_all(options.groups).err(),
+                    false => world.warm().err(),
+                };
             }
             place.insert(world)
         }

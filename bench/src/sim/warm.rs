@@ -98,6 +98,21 @@ impl World {
         Ok(())
     }
 
+    /// Launches all peers as people do: each knows the first host of its group,
+    /// and those know the very first.
+    pub(crate) fn launch_all(&mut self, groups: u32) -> Result<(), Unrest> {
+        self.progress.phase("launch");
+        let groups = groups.max(1);
+        for number in 0..self.setup.peers {
+            let seed = if number < groups { 0 } else { number % groups };
+            let targets = [seed];
+            self.launch(number, &targets[..usize::from(number != 0)]);
+        }
+        self.settle(PATIENCE)?;
+        self.run_for(REST * 2);
+        Ok(())
+    }
+
     /// Gives every mesh what all say of themselves now. Returns that, by peer.
     fn preload(&mut self) -> Vec<Vec<Arc<Record>>> {
         let numbers = self.running();

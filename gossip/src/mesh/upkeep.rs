@@ -20,7 +20,7 @@ const ROUTES_SPACING_MAX: Duration = Duration::from_millis(250);
 const REFRESH_RTT: Duration = Duration::from_secs(5);
 /// Records of somebody to whom no way was ever found are compared for so long:
 /// the records that make the way may be the next ones.
-const FOUND: Duration = Duration::from_secs(30);
+const FOUND: Duration = Duration::from_secs(10);
 /// Ages are looked at so often, or oftener if they are short.
 const UPKEEP: Duration = Duration::from_secs(10);
 

@@ -520,8 +520,8 @@ mod tests {
     #[test]
     fn in_a_large_mesh_a_few_are_dialled_spread_over_networks() {
         let chosen = choose(80);
-        assert_eq!(chosen.len(), 7);
+        assert_eq!(chosen.len(), Config::default().degree - 1);
         let networks: BTreeSet<_> = chosen.iter().map(|c| network(&c.addresses[0])).collect();
-        assert!(networks.len() >= 5, "{networks:?}");
+        assert!(networks.len() >= 4, "{networks:?}");
     }
 }

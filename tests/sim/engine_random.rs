@@ -141,7 +141,7 @@ impl Chaos {
     /// neighbour did: so there are three tries, and each must nearly do.
     fn assert_in_order(&mut self) {
         // Whoever was restarted meanwhile drops the first frames of sessions it no
-        // longer knows; its notices that say so are sent at a limited rate.
+        // longer knows: this pass renews them.
         self.world.try_full_reach();
         for _ in 0..3 {
             match self.world.try_full_reach() {

@@ -18,8 +18,7 @@ use proto::{
 use super::{Mesh, Session};
 use crate::{config::Authority, hash::digest, reconcile};
 
-/// Bytes of copies borne at once, before few and before one link bring news:
-/// a storm, such as when all are launched, is borne longer than lasting churn.
+/// Bytes of copies borne at once, before few and before one link bring news.
 pub(super) const SPARE_BURSTS: [u32; 2] = [4096, 8192];
 /// News in bytes, at once and per second, that go over pruned links too: while
 /// little happens, what happens is known soonest.

@@ -82,8 +82,8 @@ pub struct Config {
     pub owner_limit: usize,
     /// A MAC or IP address is claimed anew from another peer no more often than this.
     pub reclaim_after: Duration,
-    /// Once an identity is known to be cloned, our records jump over the other's no more often than this.
-    pub jump_interval: Duration,
+    /// Once an identity is known to be cloned, our records jump over the other's after pauses that grow to this.
+    pub jump_pause: Duration,
 }
 
 impl Default for Config {
@@ -119,7 +119,7 @@ impl Default for Config {
             owner_rate: 20,
             owner_limit: 20_000,
             reclaim_after: Duration::from_secs(1),
-            jump_interval: Duration::from_secs(60),
+            jump_pause: Duration::from_secs(60),
         }
     }
 }

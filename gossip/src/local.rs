@@ -8,6 +8,9 @@ use std::{
 
 use proto::record::{Topic, Version};
 
+/// The pause after the first jump.
+const PAUSE: Duration = Duration::from_secs(1);
+
 /// Versions of our own records.
 #[derive(Clone, Debug)]
 pub struct Own {
@@ -60,13 +63,15 @@ impl Own {
     }
 
     /// Judges an authentic record under our key that came from outside.
-    /// `same`: it is byte for byte what we hold.
+    /// `same`: it is byte for byte what we hold. The pause between two jumps doubles
+    /// up to `longest`: two daemons with one key that jump over each other soon cost
+    /// the mesh nothing, and one that is left alone is soon heard again.
     pub fn echo(
         &mut self,
         topic: Topic,
         seen: Version,
         same: bool,
-        pause: Duration,
+        longest: Duration,
         now: Instant,
     ) -> Echo {
         let ours = self.sequences.get(&topic).map(|sequence| Version {
@@ -85,7 +90,10 @@ impl Own {
             };
         }
         let cloned = self.jumps > 0;
-        if cloned && self.jumped.is_some_and(|at| now < at + pause) {
+        let pause = PAUSE
+            .saturating_mul(1 << self.jumps.saturating_sub(1).min(16))
+            .min(longest);
+        if self.jumped.is_some_and(|at| now < at + pause) {
             return Echo::Cloned;
         }
         let Some(epoch) = seen.epoch.max(self.epoch).checked_add(1) else {
@@ -136,8 +144,12 @@ mod tests {
             Echo::Cloned
         );
         assert_eq!(
-            own.echo(Topic::Node, version(9, 1), false, pause, now + pause),
+            own.echo(Topic::Node, version(9, 1), false, pause, now + PAUSE),
             Echo::Jumped { cloned: true }
+        );
+        assert_eq!(
+            own.echo(Topic::Node, version(11, 1), false, pause, now + 2 * PAUSE),
+            Echo::Cloned
         );
         assert_eq!(
             own.echo(

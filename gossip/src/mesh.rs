@@ -42,7 +42,7 @@ use crate::{
     news::News,
     outbox::Outbox,
     parts::Parts,
-    reconcile::Wants,
+    reconcile::{Given, Wants},
     replica::{Replica, Slot},
     routes::{Hop, Routes, Ways},
     stations::{Learnt, LocalStations},
@@ -135,6 +135,7 @@ struct Session {
     info: SessionInfo,
     link: Option<Link>,
     outbox: Outbox,
+    given: Given,
     /// When to send the sum over everything.
     summary_at: Option<Instant>,
     /// The first comparison has not been answered yet; it is repeated once.

@@ -46,6 +46,8 @@ pub enum Answer {
         first: u64,
         /// Last position.
         last: u64,
+        /// What stands for our records and theirs in it.
+        sums: u64,
         /// Whether the other side holds much that we do not.
         lacking: bool,
     },
@@ -120,11 +122,11 @@ pub fn answer(replica: &Replica, theirs: &RangeSummary) -> Answer {
         return Answer::Equal;
     }
     if ours.count <= FEW || first == last {
-        let lacking = theirs.count > ours.count + FEW;
         return Answer::List {
             first,
             last,
-            lacking,
+            sums: ours.fingerprint.rotate_left(1) ^ theirs.fingerprint,
+            lacking: theirs.count > ours.count + FEW,
         };
     }
     if theirs.count <= FEW {
@@ -135,6 +137,31 @@ pub fn answer(replica: &Replica, theirs: &RangeSummary) -> Answer {
             .map(|(first, last)| summary(replica, first, last))
             .collect(),
     )
+}
+
+/// Lists given to one neighbour of late. A list that changes nothing is answered by
+/// the sums for which it was given: two sides that cannot agree for the moment,
+/// because what decides is still on its way, would go on as fast as the network does.
+#[derive(Clone, Debug, Default)]
+pub struct Given {
+    lists: BTreeSet<(u64, u64)>,
+    until: Option<Instant>,
+}
+
+impl Given {
+    const LIMIT: usize = 512;
+    const PAUSE: Duration = Duration::from_millis(400);
+
+    /// Whether the list from a position on, for these sums, was not given a moment ago.
+    pub fn is_new(&mut self, first: u64, sums: u64, now: Instant) -> bool {
+        if self.until.is_none_or(|until| now >= until) {
+            *self = Self {
+                lists: BTreeSet::new(),
+                until: Some(now + Self::PAUSE),
+            };
+        }
+        self.lists.len() < Self::LIMIT && self.lists.insert((first, sums))
+    }
 }
 
 /// Our list for a range.
@@ -292,6 +319,10 @@ impl Wants {
 }
 
 #[cfg(test)]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "a test needs some instant to count from"
+)]
 mod tests {
     use proptest::prelude::*;
     use proto::record::Topic;
@@ -327,6 +358,17 @@ mod tests {
         }
         assert_eq!(next, backlog.last.checked_add(1));
         records
+    }
+
+    #[test]
+    fn a_list_is_given_once_for_the_same_sums_and_again_after_a_pause() {
+        let mut given = Given::default();
+        let now = Instant::now();
+        assert!(given.is_new(1, 7, now) && given.is_new(2, 7, now) && given.is_new(1, 8, now));
+        assert!(!given.is_new(1, 7, now));
+        assert!(given.is_new(1, 7, now + Given::PAUSE));
+        let news = (0..10_000).filter(|i| given.is_new(*i, 9, now + Given::PAUSE));
+        assert_eq!(news.count(), Given::LIMIT - 1);
     }
 
     /// Runs rounds until nothing is said any more; returns how many records crossed.

@@ -22,6 +22,7 @@ use crate::{
     link::{Link, LinkState},
     mesh::receive::CHECK_BURST,
     outbox::Outbox,
+    reconcile::Given,
 };
 
 /// Node records told to somebody we refuse.
@@ -69,6 +70,7 @@ impl<A: Authority> Mesh<A> {
                 info,
                 link: None,
                 outbox: Outbox::default(),
+                given: Given::default(),
                 summary_at: None,
                 greeted: false,
                 lazy_until: None,
@@ -240,6 +242,7 @@ impl<A: Authority> Mesh<A> {
         let was_up = link.state().is_usable();
         link.bye(now);
         session.outbox = Outbox::default();
+        session.given = Given::default();
         session.summary_at = None;
         session.lazy_until = None;
         session.differed = None;

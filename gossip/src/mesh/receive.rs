@@ -193,7 +193,7 @@ impl<A: Authority> Mesh<A> {
             }
             Merge::OverBudget => self.counters.limited += 1,
             Merge::Orphan => self.receive_orphan(from, owner, now),
-            Merge::Stale => self.counters.stale += 1,
+            Merge::Stale => self.receive_stale(from, record.key, fresh, now),
             Merge::Forged => {
                 self.counters.forged += 1;
                 let reason = "the signature is not its owner's";
@@ -233,6 +233,16 @@ impl<A: Authority> Mesh<A> {
                     },
                 );
             }
+        }
+    }
+
+    /// A neighbour has an older record than we. If it believes that we lack it, for
+    /// we do not list those who are out of our reach, it needs ours.
+    fn receive_stale(&mut self, from: PeerId, key: RecordKey, fresh: bool, now: Instant) {
+        self.counters.stale += 1;
+        if !fresh && let Some(session) = self.sessions.get_mut(&from).filter(|s| s.link.is_some()) {
+            session.outbox.repair(key);
+            self.flush_soon(now);
         }
     }
 
@@ -280,8 +290,8 @@ impl<A: Authority> Mesh<A> {
             self.counters.forged += 1;
             return;
         }
-        let pause = self.config.jump_interval;
-        match self.own.echo(key.topic, record.version, same, pause, now) {
+        let longest = self.config.jump_pause;
+        match self.own.echo(key.topic, record.version, same, longest, now) {
             Echo::Ours => self.counters.stale += 1,
             Echo::Leftover => self.publish_nothing(key.topic, now),
             Echo::Jumped { cloned } => {
@@ -314,10 +324,12 @@ impl<A: Authority> Mesh<A> {
                 Answer::Equal => {}
                 Answer::Split(parts) => session.outbox.summarise(parts),
                 Answer::Echo(part) => session.outbox.summarise([part]),
+                Answer::List { first, sums, .. } if !session.given.is_new(first, sums, now) => {}
                 Answer::List {
                     first,
                     last,
                     lacking: false,
+                    ..
                 } => session.outbox.list(first, last),
                 Answer::List { first, last, .. } => {
                     lacking.get_or_insert_with(Vec::new).push((first, last));

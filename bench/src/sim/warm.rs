@@ -231,6 +231,21 @@ impl World {
         }
     }
 
+    /// Some of those whom a peer does not reach, for people.
+    fn missed(&self, peer: u32, running: &[u32]) -> String {
+        const NAMED: usize = 4;
+        let reaches = |other: &u32| {
+            let mesh = self.mesh(peer);
+            mesh.is_some_and(|mesh| mesh.routes().reaches(&id(*other)))
+        };
+        let missed = running.iter().filter(|other| !reaches(other));
+        let named = missed.take(NAMED).map(|other| {
+            let (launched, links) = (self.host(*other).launched_at, self.links(*other));
+            format!("{other} ({links} links, launched at {:.0} s)", launched.seconds())
+        });
+        named.collect::<Vec<_>>().join(", ")
+    }
+
     /// Why the world is not quiet, if it is not. Looks at the last culprit first.
     fn unrest(&self, running: &[u32], suspect: &mut usize) -> Option<Unrest> {
         let first = self.mesh(*running.first()?)?.fingerprint();
@@ -240,7 +255,8 @@ impl World {
             let mesh = self.mesh(running[at])?;
             let reached = reachable_count(mesh);
             let text = if reached != expected {
-                format!("peer {} reaches {reached} of {expected}", running[at])
+                let missed = self.missed(running[at], running);
+                format!("peer {} reaches {reached} of {expected}, not {missed}", running[at])
             } else if mesh.fingerprint() != first {
                 format!(
                     "peers {} and {} hold different records",

@@ -53,9 +53,11 @@ fn run(run: &mut Run<'_>) {
 }
 
 impl Run<'_> {
-    /// Launches a peer again, with three random others as its targets.
+    /// Launches a peer again, with three random others as its targets: with such
+    /// as the underlay connects it to, for nobody joins by way of others.
     pub(super) fn relaunch(&mut self, peer: u32) {
-        let running = self.world.running();
+        let mut running = self.world.running();
+        running.retain(|other| self.world.shared.wan.connects(peer, *other));
         let targets: Vec<u32> = running.choose_multiple(&mut self.rng, 3).copied().collect();
         self.world.launch(peer, &targets);
     }

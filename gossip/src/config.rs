@@ -58,6 +58,9 @@ pub struct Config {
     pub push_delay: Duration,
     /// While much happens, news wait so long instead, and share datagrams.
     pub batch_delay: Duration,
+    /// A mesh of so many peers is large: news wait three times as long while much
+    /// happens, and what replaces a lost link is told together with the loss.
+    pub large_from: usize,
     /// Changes of links wait so long before they are published.
     pub links_delay: Duration,
     /// New links are published no more often than this: a peer that joins gains
@@ -108,6 +111,7 @@ impl Default for Config {
             peer_age: Duration::from_secs(600),
             push_delay: Duration::from_millis(10),
             batch_delay: Duration::from_millis(100),
+            large_from: 3000,
             links_delay: Duration::from_millis(20),
             links_spacing: Duration::from_secs(1),
             burst: 64,

@@ -188,7 +188,7 @@ pub struct PeerView<'a> {
     pub hop: Option<Hop>,
     /// Whether it can be reached; we can.
     pub reachable: bool,
-    /// The links it reports to peers that are known.
+    /// The other ends of its links: of those that both ends report.
     pub links: Vec<PeerId>,
 }
 
@@ -358,6 +358,7 @@ impl<A: Authority> Mesh<A> {
 
     /// Says goodbye to all neighbours.
     pub fn shutdown(&mut self, now: Instant) {
+        self.withdraw_links(now);
         self.flush(now);
         let linked: Vec<PeerId> = self.linked().collect();
         for peer in linked {
@@ -421,9 +422,7 @@ impl<A: Authority> Mesh<A> {
     pub fn peers(&self) -> impl Iterator<Item = PeerView<'_>> {
         let replica = &self.replica;
         replica.owners().filter_map(|slot| {
-            let links = replica
-                .links(slot)
-                .filter_map(|link| Some(replica.id(replica.slot_of_short(&link.peer)?)));
+            let links = replica.neighbours(slot).map(|(other, _)| replica.id(other));
             Some(PeerView {
                 id: replica.id(slot),
                 node: replica.node(slot)?,
@@ -510,6 +509,10 @@ impl<A: Authority> Mesh<A> {
     fn is_small(&self) -> bool {
         self.config
             .is_small(self.ways.reached(), self.replica.owner_count())
+    }
+
+    fn is_large(&self) -> bool {
+        self.ways.reached() >= self.config.large_from
     }
 
     /// How many links to have.

@@ -68,7 +68,7 @@ pub(crate) fn one(scenario: &Scenario, options: &Options, place: &mut Option<Wor
             place.insert(world)
         }
     };
-    let (before, warm_at) = (sent(world), world.now);
+    let (before, had, warm_at) = (sent(world), records(world), world.now);
     let mut run = Run::new(scenario, world, options.duration());
     if let Some(unrest) = unrest {
         let limit = warm::PATIENCE.as_secs();
@@ -92,6 +92,13 @@ pub(crate) fn one(scenario: &Scenario, options: &Options, place: &mut Option<Wor
             let rate = (now - before) as f64 / peer_seconds;
             format!("{rate:9.1} bytes per peer and second of {kind}")
         }));
+        let [new, copies] = std::array::from_fn(|i| {
+            let (now, before) = (records(world)[i], had[i]);
+            now.saturating_sub(before) as f64 / peer_seconds
+        });
+        notes.push(format!(
+            "{new:9.1} records per peer and second were new, {copies:.1} were not"
+        ));
     }
     let report = Report {
         scenario: scenario.name.to_owned(),
@@ -123,6 +130,16 @@ fn sent(world: &World) -> [u64; KINDS.len()] {
             .for_each(|(sum, bytes)| *sum += bytes);
     }
     sum
+}
+
+/// Records that were new to those who got them, and those that were not.
+/// Of peers that were launched anew, only since then.
+fn records(world: &World) -> [u64; 2] {
+    let meshes = world.numbers().filter_map(|number| world.mesh(number));
+    meshes.fold([0; 2], |[new, copies], mesh| {
+        let counters = mesh.counters();
+        [new + counters.accepted, copies + counters.stale]
+    })
 }
 
 fn fresh(scenario: &Scenario, options: &Options) -> World {

@@ -241,7 +241,10 @@ impl World {
         let missed = running.iter().filter(|other| !reaches(other));
         let named = missed.take(NAMED).map(|other| {
             let (launched, links) = (self.host(*other).launched_at, self.links(*other));
-            format!("{other} ({links} links, launched at {:.0} s)", launched.seconds())
+            format!(
+                "{other} ({links} links, launched at {:.0} s)",
+                launched.seconds()
+            )
         });
         named.collect::<Vec<_>>().join(", ")
     }
@@ -256,7 +259,10 @@ impl World {
             let reached = reachable_count(mesh);
             let text = if reached != expected {
                 let missed = self.missed(running[at], running);
-                format!("peer {} reaches {reached} of {expected}, not {missed}", running[at])
+                format!(
+                    "peer {} reaches {reached} of {expected}, not {missed}",
+                    running[at]
+                )
             } else if mesh.fingerprint() != first {
                 format!(
                     "peers {} and {} hold different records",

@@ -73,7 +73,8 @@ impl<A: Authority> Mesh<A> {
         if any && calm {
             self.flush_soon(now);
         } else if any {
-            let at = now + self.config.batch_delay;
+            let waits = if self.is_large() { 3 } else { 1 };
+            let at = now + self.config.batch_delay * waits;
             self.timers.flush.get_or_insert(at);
         }
     }

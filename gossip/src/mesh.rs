@@ -117,6 +117,8 @@ pub struct Mesh<A> {
     fed_by: Option<(PeerId, Instant)>,
     /// Repairs that may be passed on as news.
     repairs: TokenBucket,
+    /// Repairs that were not, since the neighbours were last told to compare.
+    kept_back: u32,
     start: Instant,
     /// When something last happened here.
     awake: Instant,
@@ -146,6 +148,8 @@ struct Session {
     pruned_at: Instant,
     /// Number of the first item of news not yet named or pushed.
     told: u64,
+    /// We had not seen most of what its last beat with news named.
+    missed_most: bool,
     /// Their fingerprint and ours, if they differed at the last beat.
     differed: Option<([u8; 2], [u8; 2])>,
     /// The other end said it has no other way into the mesh.
@@ -257,6 +261,7 @@ impl<A: Authority> Mesh<A> {
             wants: Wants::default(),
             fed_by: None,
             repairs: TokenBucket::full(spread::REPAIR_BURST, now),
+            kept_back: 0,
             start: now,
             awake: now,
             out: VecDeque::new(),

@@ -80,6 +80,7 @@ impl<A: Authority> Mesh<A> {
                 lazy_until: None,
                 pruned_at: self.start,
                 told: self.news.end(),
+                missed_most: false,
                 differed: None,
                 needy: false,
                 checks,
@@ -249,6 +250,7 @@ impl<A: Authority> Mesh<A> {
         session.given = Given::default();
         session.summary_at = None;
         session.lazy_until = None;
+        session.missed_most = false;
         session.differed = None;
         self.link_over(peer, was_up.then(|| link.since()), reason, now);
     }

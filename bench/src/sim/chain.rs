@@ -49,6 +49,17 @@ impl World {
         }
     }
 
+    /// Whether frames get from a peer to another now. A peer that has frames for
+    /// another, to whom it knows a way, tries its address and the relays at once.
+    pub(crate) fn joins(&self, from: u32, to: u32) -> bool {
+        let knows = |a: u32, b: u32| {
+            self.mesh(a)
+                .is_some_and(|mesh| mesh.routes().reaches(&id(b)))
+        };
+        let direct = self.shared.wan.connects(from, to) && knows(from, to) && knows(to, from);
+        direct && self.host(to).runs() || self.chain(from, to).is_ok()
+    }
+
     /// Whether a frame gets from a peer to a neighbour now.
     pub(crate) fn carries(&self, from: u32, to: u32) -> bool {
         let (here, there) = (self.host(from), self.host(to));

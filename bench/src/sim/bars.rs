@@ -62,14 +62,16 @@ const BARS: [Bar; 22] = [
     at_most("crash", "missing", 0.0, 0.0),
 ];
 
-/// The bars that a report misses, as texts. A figure that is not there is not missed.
+/// The bars that a report misses, as texts. Whoever does not report a figure misses its bar.
 pub(crate) fn missed(report: &Report) -> Vec<String> {
     let concerned = BARS.iter().filter(|bar| bar.scenario == report.scenario);
     concerned.filter_map(|bar| miss(bar, report)).collect()
 }
 
 fn miss(bar: &Bar, report: &Report) -> Option<String> {
-    let value = report.figures.get(bar.figure)?;
+    let Some(value) = report.figures.get(bar.figure) else {
+        return Some(format!("{} was not measured", bar.figure));
+    };
     let choose = |small, large| if report.peers <= SMALL { small } else { large };
     let (kept, relation, limit) = match bar.demand {
         Demand::AtMost(small, large) => {
@@ -89,16 +91,13 @@ mod tests {
     use super::*;
     use crate::sim::stats::Figures;
 
-    fn report(peers: u32, figure: &str, value: f64) -> Report {
+    fn report(scenario: &str, peers: u32, values: &[(&str, f64)]) -> Report {
         let mut figures = Figures::default();
-        figures.set(figure, value);
+        for (figure, value) in values {
+            figures.set(*figure, *value);
+        }
         Report {
-            scenario: if figure.starts_with("known") {
-                "change"
-            } else {
-                "halfdead"
-            }
-            .to_owned(),
+            scenario: scenario.to_owned(),
             peers,
             seed: 1,
             trace_hash: String::new(),
@@ -112,9 +111,16 @@ mod tests {
 
     #[test]
     fn bars_depend_on_the_number_of_peers() {
-        assert_eq!(missed(&report(1000, "known_p99_s", 1.2)).len(), 1);
-        assert!(missed(&report(1001, "known_p99_s", 1.2)).is_empty());
-        assert!(missed(&report(10, "connected_fraction", 1.0)).is_empty());
-        assert_eq!(missed(&report(10, "connected_fraction", 0.9999)).len(), 1);
+        let crash = [("known_p99_s", 4.5), ("missing", 0.0)];
+        assert_eq!(missed(&report("crash", 1000, &crash)).len(), 1);
+        assert!(missed(&report("crash", 1001, &crash)).is_empty());
+        let halfdead = |fraction| [("connected_fraction", fraction), ("connected_s", 9.0)];
+        assert!(missed(&report("halfdead", 10, &halfdead(1.0))).is_empty());
+        assert_eq!(missed(&report("halfdead", 10, &halfdead(0.9999))).len(), 1);
+    }
+
+    #[test]
+    fn a_figure_that_is_not_reported_misses_its_bar() {
+        assert_eq!(missed(&report("crash", 10, &[("missing", 0.0)])).len(), 1);
     }
 }

@@ -115,11 +115,7 @@ impl World {
 
     /// Gives every mesh what all say of themselves now. Returns that, by peer.
     fn preload(&mut self) -> Vec<Vec<Arc<Record>>> {
-        let numbers = self.running();
-        let own: Vec<_> = numbers
-            .iter()
-            .map(|number| own_records(self.host(*number)))
-            .collect();
+        let own = self.statements();
         let mut stock = Replica::new(self.config.owner_limit, self.rng.next_u64());
         for record in own.iter().flatten() {
             stock.merge(record, |_, _| true);
@@ -133,14 +129,18 @@ impl World {
         own
     }
 
+    /// What those who run say of themselves now.
+    fn statements(&self) -> Vec<Vec<Arc<Record>>> {
+        let running = self.running().into_iter();
+        running
+            .map(|number| own_records(self.host(number)))
+            .collect()
+    }
+
     /// Hands every mesh what everybody says of itself now and was not handed
     /// out before. Says how much that was.
     fn hand_out(&mut self, told: &mut Vec<Vec<Arc<Record>>>) -> usize {
-        let numbers = self.running();
-        let own: Vec<_> = numbers
-            .iter()
-            .map(|number| own_records(self.host(*number)))
-            .collect();
+        let own = self.statements();
         let is_news = |told: &[Arc<Record>], record: &Arc<Record>| {
             told.iter().all(|known| !Arc::ptr_eq(known, record))
         };

@@ -94,7 +94,9 @@ impl<A: Authority> Mesh<A> {
             self.refuse_link(peer, ByeReason::Full);
             return;
         }
-        let room = match (self.is_small(), sought) {
+        // Somebody who was cut off when we sought it may have been back for long.
+        let missed = sought && !self.routes().reaches(&peer);
+        let room = match (self.is_small(), missed) {
             (true, _) => self.config.full_mesh_up_to,
             (false, true) => 2 * self.degree(),
             (false, false) => self.degree(),

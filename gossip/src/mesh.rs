@@ -42,7 +42,7 @@ use crate::{
     news::News,
     outbox::Outbox,
     parts::Parts,
-    reconcile::{Given, Wants},
+    reconcile::{Given, List, Wants},
     replica::{Replica, Slot},
     routes::{Hop, Routes, Ways},
     stations::{Learnt, LocalStations},
@@ -152,6 +152,15 @@ struct Session {
     needy: bool,
     /// Signatures checked on its account.
     checks: TokenBucket,
+}
+
+impl Session {
+    /// Queues a list, unless it was given for the same sums a moment ago.
+    fn give(&mut self, list: &List, now: Instant) {
+        if self.given.is_new(list, now) {
+            self.outbox.list(list.first, list.last);
+        }
+    }
 }
 
 /// What an attempt to dial is for.

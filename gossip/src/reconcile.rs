@@ -40,17 +40,22 @@ pub enum Answer {
     Split(Vec<RangeSummary>),
     /// Our sum of the same range, for the other side has few and is to list them.
     Echo(RangeSummary),
-    /// A list of what we hold in the range. `lacking`: it asks for more than a few.
-    List {
-        /// First position.
-        first: u64,
-        /// Last position.
-        last: u64,
-        /// What stands for our records and theirs in it.
-        sums: u64,
-        /// Whether the other side holds much that we do not.
-        lacking: bool,
-    },
+    /// A list of what we hold in the range.
+    List(List),
+}
+
+/// A list to be given.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct List {
+    /// First position.
+    pub first: u64,
+    /// Last position.
+    pub last: u64,
+    /// What stands for our records and theirs in the range.
+    pub sums: u64,
+    /// Whether the other side holds much that we do not, so that the list asks
+    /// for more than a few.
+    pub lacking: bool,
 }
 
 /// What two sides owe each other in a range.
@@ -122,12 +127,12 @@ pub fn answer(replica: &Replica, theirs: &RangeSummary) -> Answer {
         return Answer::Equal;
     }
     if ours.count <= FEW || first == last {
-        return Answer::List {
+        return Answer::List(List {
             first,
             last,
             sums: ours.fingerprint.rotate_left(1) ^ theirs.fingerprint,
             lacking: theirs.count > ours.count + FEW,
-        };
+        });
     }
     if theirs.count <= FEW {
         return Answer::Echo(summary(replica, first, last));
@@ -152,15 +157,15 @@ impl Given {
     const LIMIT: usize = 512;
     const PAUSE: Duration = Duration::from_millis(400);
 
-    /// Whether the list from a position on, for these sums, was not given a moment ago.
-    pub fn is_new(&mut self, first: u64, sums: u64, now: Instant) -> bool {
+    /// Notes that a list is given. Says whether it was not given a moment ago.
+    pub fn is_new(&mut self, list: &List, now: Instant) -> bool {
         if self.until.is_none_or(|until| now >= until) {
             *self = Self {
                 lists: BTreeSet::new(),
                 until: Some(now + Self::PAUSE),
             };
         }
-        self.lists.len() < Self::LIMIT && self.lists.insert((first, sums))
+        self.lists.len() < Self::LIMIT && self.lists.insert((list.first, list.sums))
     }
 }
 
@@ -364,10 +369,20 @@ mod tests {
     fn a_list_is_given_once_for_the_same_sums_and_again_after_a_pause() {
         let mut given = Given::default();
         let now = Instant::now();
-        assert!(given.is_new(1, 7, now) && given.is_new(2, 7, now) && given.is_new(1, 8, now));
-        assert!(!given.is_new(1, 7, now));
-        assert!(given.is_new(1, 7, now + Given::PAUSE));
-        let news = (0..10_000).filter(|i| given.is_new(*i, 9, now + Given::PAUSE));
+        let mut is_new = |first, sums, now| {
+            let (last, lacking) = (u64::MAX, false);
+            let list = List {
+                first,
+                last,
+                sums,
+                lacking,
+            };
+            given.is_new(&list, now)
+        };
+        assert!(is_new(1, 7, now) && is_new(2, 7, now) && is_new(1, 8, now));
+        assert!(!is_new(1, 7, now));
+        assert!(is_new(1, 7, now + Given::PAUSE));
+        let news = (0..10_000).filter(|i| is_new(*i, 9, now + Given::PAUSE));
         assert_eq!(news.count(), Given::LIMIT - 1);
     }
 
@@ -385,7 +400,7 @@ mod tests {
                 Answer::Equal => {}
                 Answer::Split(parts) => open.extend(parts.into_iter().map(|part| (!to_b, part))),
                 Answer::Echo(range) => open.push((!to_b, range)),
-                Answer::List { first, last, .. } => {
+                Answer::List(List { first, last, .. }) => {
                     let difference = compare(asker, first, last, &list(answerer, first, last));
                     for record in difference
                         .push

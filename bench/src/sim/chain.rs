@@ -57,7 +57,7 @@ impl World {
                 .is_some_and(|mesh| mesh.routes().reaches(&id(b)))
         };
         let direct = self.shared.wan.connects(from, to) && knows(from, to) && knows(to, from);
-        direct && self.host(to).runs() || self.chain(from, to).is_ok()
+        direct || self.chain(from, to).is_ok()
     }
 
     /// Whether a frame gets from a peer to a neighbour now.

@@ -37,7 +37,7 @@ pub struct Options {
     #[arg(long, default_value_t = 0.0, value_name = "SHARE", value_parser = share)]
     pub nat: f64,
     /// Launch the peers of a warm world from seeds, one per group, instead of
-    /// beginning with a mesh that is up
+    /// beginning with a mesh that is up.
     #[arg(long)]
     pub launch: bool,
     /// Groups of hosts (their number modulo K) that reach nobody but their own and the bridges.
@@ -61,7 +61,7 @@ pub struct Options {
     /// Say every two seconds where the run is, even if standard error is no terminal.
     #[arg(long)]
     pub progress: bool,
-    /// Say after each scenario how many bytes were sent in datagrams of which kind.
+    /// Say after each scenario how many bytes were sent in datagrams of which kind, and how many records were copies.
     #[arg(long)]
     pub kinds: bool,
     /// Append each outcome to a file, as one line of JSON.

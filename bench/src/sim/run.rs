@@ -92,10 +92,9 @@ pub(crate) fn one(scenario: &Scenario, options: &Options, place: &mut Option<Wor
             let rate = (now - before) as f64 / peer_seconds;
             format!("{rate:9.1} bytes per peer and second of {kind}")
         }));
-        let [new, copies] = std::array::from_fn(|i| {
-            let (now, before) = (records(world)[i], had[i]);
-            now.saturating_sub(before) as f64 / peer_seconds
-        });
+        let has = records(world);
+        let [new, copies] =
+            std::array::from_fn(|i| has[i].saturating_sub(had[i]) as f64 / peer_seconds);
         notes.push(format!(
             "{new:9.1} records per peer and second were new, {copies:.1} were not"
         ));

@@ -324,25 +324,17 @@ impl<A: Authority> Mesh<A> {
                 Answer::Equal => {}
                 Answer::Split(parts) => session.outbox.summarise(parts),
                 Answer::Echo(part) => session.outbox.summarise([part]),
-                Answer::List { first, sums, .. } if !session.given.is_new(first, sums, now) => {}
-                Answer::List {
-                    first,
-                    last,
-                    lacking: false,
-                    ..
-                } => session.outbox.list(first, last),
-                Answer::List { first, last, .. } => {
-                    lacking.get_or_insert_with(Vec::new).push((first, last));
+                Answer::List(list) if list.lacking => {
+                    lacking.get_or_insert_with(Vec::new).push(list);
                 }
+                Answer::List(list) => session.give(&list, now),
             }
         }
         if let Some(lists) = lacking
             && self.may_feed(from, now)
             && let Some(session) = self.sessions.get_mut(&from)
         {
-            lists
-                .into_iter()
-                .for_each(|(first, last)| session.outbox.list(first, last));
+            lists.iter().for_each(|list| session.give(list, now));
         }
         self.flush_soon(now);
     }

@@ -120,8 +120,10 @@ impl<A: Authority> Mesh<A> {
         if links >= self.config.link_limit {
             return Err(ByeReason::Full);
         }
-        // Many may come at once before we know how many there are.
-        let room = 2 * self.degree();
+        // Many may come at once before we know how many there are. To refuse one that
+        // nobody knows yet costs it half a second, and what is too much is pruned later.
+        let known = self.routes().reaches(peer);
+        let room = self.degree() * if known { 2 } else { 4 };
         let room = if self.is_small() {
             room.max(self.config.full_mesh_up_to)
         } else {

@@ -58,6 +58,10 @@ pub struct Config {
     pub push_delay: Duration,
     /// While much happens, news wait so long instead, and share datagrams.
     pub batch_delay: Duration,
+    /// A mesh of so many peers is large, and always something happens: rounds of
+    /// anti-entropy, which then always find something on its way, are four times
+    /// as rare, and what replaces a lost link is told together with the loss.
+    pub large_from: usize,
     /// Changes of links wait so long before they are published.
     pub links_delay: Duration,
     /// New links are published no more often than this: a peer that joins gains
@@ -108,13 +112,14 @@ impl Default for Config {
             peer_age: Duration::from_secs(600),
             push_delay: Duration::from_millis(10),
             batch_delay: Duration::from_millis(100),
+            large_from: 3000,
             links_delay: Duration::from_millis(20),
             links_spacing: Duration::from_secs(1),
             burst: 64,
             spare: 32,
-            spare_hard: 200,
+            spare_hard: 50,
             prune_for: Duration::from_secs(60),
-            prune_hard_for: Duration::from_secs(20),
+            prune_hard_for: Duration::from_secs(40),
             owner_burst: 300,
             owner_rate: 20,
             owner_limit: 20_000,

@@ -117,6 +117,8 @@ pub struct Mesh<A> {
     fed_by: Option<(PeerId, Instant)>,
     /// Repairs that may be passed on as news.
     repairs: TokenBucket,
+    /// Repairs that were not, since the neighbours were last told to compare.
+    kept_back: u32,
     start: Instant,
     /// When something last happened here.
     awake: Instant,
@@ -146,6 +148,8 @@ struct Session {
     pruned_at: Instant,
     /// Number of the first item of news not yet named or pushed.
     told: u64,
+    /// We had not seen most of what its last beat with news named.
+    missed_most: bool,
     /// Their fingerprint and ours, if they differed at the last beat.
     differed: Option<([u8; 2], [u8; 2])>,
     /// The other end said it has no other way into the mesh.
@@ -197,7 +201,7 @@ pub struct PeerView<'a> {
     pub hop: Option<Hop>,
     /// Whether it can be reached; we can.
     pub reachable: bool,
-    /// The links it reports to peers that are known.
+    /// The other ends of its links: of those that both ends report.
     pub links: Vec<PeerId>,
 }
 
@@ -266,6 +270,7 @@ impl<A: Authority> Mesh<A> {
             wants: Wants::default(),
             fed_by: None,
             repairs: TokenBucket::full(spread::REPAIR_BURST, now),
+            kept_back: 0,
             start: now,
             awake: now,
             out: VecDeque::new(),
@@ -367,6 +372,7 @@ impl<A: Authority> Mesh<A> {
 
     /// Says goodbye to all neighbours.
     pub fn shutdown(&mut self, now: Instant) {
+        self.withdraw_links(now);
         self.flush(now);
         let linked: Vec<PeerId> = self.linked().collect();
         for peer in linked {
@@ -430,9 +436,7 @@ impl<A: Authority> Mesh<A> {
     pub fn peers(&self) -> impl Iterator<Item = PeerView<'_>> {
         let replica = &self.replica;
         replica.owners().filter_map(|slot| {
-            let links = replica
-                .links(slot)
-                .filter_map(|link| Some(replica.id(replica.slot_of_short(&link.peer)?)));
+            let links = replica.neighbours(slot).map(|(other, _)| replica.id(other));
             Some(PeerView {
                 id: replica.id(slot),
                 node: replica.node(slot)?,
@@ -519,6 +523,10 @@ impl<A: Authority> Mesh<A> {
     fn is_small(&self) -> bool {
         self.config
             .is_small(self.ways.reached(), self.replica.owner_count())
+    }
+
+    fn is_large(&self) -> bool {
+        self.ways.reached() >= self.config.large_from
     }
 
     /// How many links to have.

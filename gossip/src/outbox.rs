@@ -40,7 +40,8 @@ pub(crate) struct Outbox {
     ranges: VecDeque<RangeSummary>,
     lists: VecDeque<(u64, u64)>,
     wants: VecDeque<RecordKey>,
-    grafts: Option<Vec<u32>>,
+    /// What a graft asks for, and whether for the news to come too.
+    grafts: Option<(bool, Vec<u32>)>,
     prune: Option<(u8, u8)>,
 }
 
@@ -83,10 +84,13 @@ impl Outbox {
         self.wants.extend(keys.into_iter().take(room));
     }
 
-    /// Asks for news to be pushed, those with the digests first.
-    pub(crate) fn graft(&mut self, digests: impl IntoIterator<Item = u32>) {
-        self.prune = None;
-        let grafts = self.grafts.get_or_insert_default();
+    /// Asks for the news with these digests, and perhaps for those to come.
+    pub(crate) fn graft(&mut self, resume: bool, digests: impl IntoIterator<Item = u32>) {
+        if resume {
+            self.prune = None;
+        }
+        let (resumes, grafts) = self.grafts.get_or_insert_default();
+        *resumes |= resume;
         let room = GRAFTS.saturating_sub(grafts.len());
         grafts.extend(digests.into_iter().take(room));
     }
@@ -110,8 +114,8 @@ impl Outbox {
 
     /// Takes out the next message; `pushed` counts the records in it.
     pub(crate) fn next(&mut self, replica: &Replica, pushed: &mut u64) -> Option<GossipMessage> {
-        if let Some(digests) = self.grafts.take() {
-            return Some(GossipMessage::Graft { digests });
+        if let Some((resume, digests)) = self.grafts.take() {
+            return Some(GossipMessage::Graft { resume, digests });
         }
         if let Some((seconds, keep)) = self.prune.take() {
             return Some(GossipMessage::Prune { seconds, keep });
@@ -228,7 +232,7 @@ mod tests {
         }
         let everything = reconcile::compare(&replica, 0, u64::MAX, &[]);
         outbox.work_off(everything.push.unwrap());
-        outbox.graft([u32::MAX; 1000]);
+        outbox.graft(true, [u32::MAX; 1000]);
         outbox.prune(60, 3);
         let widest = RangeSummary {
             first: u64::MAX,

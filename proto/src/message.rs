@@ -86,8 +86,10 @@ pub enum GossipMessage {
         /// Unless the receiver has fewer other links than this that bring it news.
         keep: u8,
     },
-    /// The sender misses news that a beat named: push them, and those to come.
+    /// The sender misses news that a beat named: push them.
     Graft {
+        /// Push those to come, too.
+        resume: bool,
         /// Digests of the records that are missing.
         digests: Vec<u32>,
     },
@@ -196,7 +198,7 @@ impl GossipMessage {
                 let size = records.iter().map(|record| record.encoded_len()).sum();
                 1 + counted(records.len(), size)
             }
-            Self::Graft { digests } => digests_len(digests),
+            Self::Graft { digests, .. } => 1 + digests_len(digests),
             Self::Prune { .. } => 2,
             Self::Bye { .. } => 1,
             // The rest is rare.

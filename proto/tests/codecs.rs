@@ -431,7 +431,8 @@ fn gossip() -> impl Strategy<Value = GossipMessage> {
         (any::<bool>(), vec(record().prop_map(Arc::new), 0..3))
             .prop_map(|(fresh, records)| GossipMessage::Push { fresh, records }),
         any::<(u8, u8)>().prop_map(|(seconds, keep)| GossipMessage::Prune { seconds, keep }),
-        vec(any::<u32>(), 0..20).prop_map(|digests| GossipMessage::Graft { digests }),
+        (any::<bool>(), vec(any::<u32>(), 0..20))
+            .prop_map(|(resume, digests)| GossipMessage::Graft { resume, digests }),
         vec(range(), 0..20).prop_map(|ranges| GossipMessage::Summary { ranges }),
         (any::<u64>(), any::<u64>(), held)
             .prop_map(|(first, last, held)| GossipMessage::Versions { first, last, held }),

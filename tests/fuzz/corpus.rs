@@ -122,6 +122,7 @@ pub(crate) fn messages() -> Vec<Vec<u8>> {
             keep: 3,
         },
         GossipMessage::Graft {
+            resume: true,
             digests: vec![7, 1 << 30],
         },
         GossipMessage::Push {

@@ -36,6 +36,10 @@ const TURN: Duration = Duration::from_millis(250);
 const GREETED: Duration = Duration::from_millis(600);
 /// If most are out of reach, the first comparison waits for links to be told, at most so long.
 const RECOGNISED: Duration = Duration::from_secs(2);
+/// So long the withdrawal of a link by its other end is waited for.
+const WITHDRAWN: Duration = Duration::from_millis(500);
+/// Within this a link that was lost has mostly been replaced.
+const REPLACED: Duration = Duration::from_millis(700);
 /// A link younger than this is not pruned: its other end may still be settling.
 const SETTLED: Duration = Duration::from_secs(10);
 
@@ -76,6 +80,7 @@ impl<A: Authority> Mesh<A> {
                 lazy_until: None,
                 pruned_at: self.start,
                 told: self.news.end(),
+                missed_most: false,
                 differed: None,
                 needy: false,
                 checks,
@@ -89,7 +94,9 @@ impl<A: Authority> Mesh<A> {
             self.refuse_link(peer, ByeReason::Full);
             return;
         }
-        let room = match (self.is_small(), sought) {
+        // Somebody who was cut off when we sought it may have been back for long.
+        let missed = sought && !self.routes().reaches(&peer);
+        let room = match (self.is_small(), missed) {
             (true, _) => self.config.full_mesh_up_to,
             (false, true) => 2 * self.degree(),
             (false, false) => self.degree(),
@@ -247,6 +254,7 @@ impl<A: Authority> Mesh<A> {
         session.given = Given::default();
         session.summary_at = None;
         session.lazy_until = None;
+        session.missed_most = false;
         session.differed = None;
         self.link_over(peer, was_up.then(|| link.since()), reason, now);
     }
@@ -264,7 +272,7 @@ impl<A: Authority> Mesh<A> {
             self.events.push_back(Event::LinkDown { peer, reason });
             self.alone_since = now;
             self.graft_all(now);
-            let at = now + self.config.links_delay;
+            let at = now + self.withdrawal_delay(reason);
             self.timers.links = Some(self.timers.links.map_or(at, |links| links.min(at)));
         }
         let lasted = up_since.map(|since| now.saturating_duration_since(since));
@@ -281,6 +289,20 @@ impl<A: Authority> Mesh<A> {
         let situation = situation!(self, links, now);
         self.neighbours
             .link_down(peer, refused, &situation, &mut self.rng);
+    }
+
+    /// How long the loss of a link waits to be published.
+    fn withdrawal_delay(&self, reason: DownReason) -> Duration {
+        match reason {
+            // The other end withdraws it, or will soon have it again.
+            DownReason::Stopping
+            | DownReason::Pruned
+            | DownReason::Full
+            | DownReason::Restarted => WITHDRAWN,
+            // In a large mesh it is worth a record less to tell of the link that takes its place too.
+            DownReason::Silent if self.is_large() => REPLACED,
+            DownReason::Silent | DownReason::SessionClosed => self.config.links_delay,
+        }
     }
 
     /// Pings what is due and ends what is silent.
@@ -349,6 +371,7 @@ impl<A: Authority> Mesh<A> {
                 },
             ));
             self.end_link(*peer, DownReason::Pruned, now);
+            self.timers.links = Some(now + self.config.links_delay);
         }
     }
 

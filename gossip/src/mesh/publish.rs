@@ -80,14 +80,24 @@ impl<A: Authority> Mesh<A> {
             .filter(|peer| measured.binary_search_by_key(peer, |(p, _)| p).is_err())
             .copied()
             .collect();
-        for peer in gone {
-            self.links.remove(&peer);
-            self.published_rtt.remove(&peer);
+        let changed: Vec<(PeerId, u32)> = measured
+            .into_iter()
+            .map(|(peer, rtt)| (peer, u32::try_from(rtt.as_micros()).unwrap_or(u32::MAX)))
+            .filter(|(peer, rtt)| {
+                let published = self.published_rtt.get(peer);
+                published.is_none_or(|published| is_off(*published, *rtt))
+            })
+            .collect();
+        // It takes two to have a link. One that the other end has withdrawn already
+        // may stay in our record until that changes anyway.
+        if !changed.is_empty() || gone.iter().any(|peer| self.is_mutual(peer)) {
+            for peer in gone {
+                self.links.remove(&peer);
+                self.published_rtt.remove(&peer);
+            }
         }
-        for (peer, rtt) in measured {
-            let rtt = u32::try_from(rtt.as_micros()).unwrap_or(u32::MAX);
-            let published = self.published_rtt.get(&peer).copied();
-            if published.is_none_or(|published| is_off(published, rtt)) && self.links.put(peer, 1) {
+        for (peer, rtt) in changed {
+            if self.links.put(peer, 1) {
                 self.timers.links_done = Some(now);
                 self.published_rtt.insert(peer, RttCode::from_micros(rtt));
             }
@@ -104,6 +114,25 @@ impl<A: Authority> Mesh<A> {
                 continue;
             };
             self.publish(Topic::Links(part), Body::Links(links), now);
+        }
+    }
+
+    /// Whether both we and the other end report a link.
+    fn is_mutual(&self, peer: &PeerId) -> bool {
+        let ends = self
+            .replica
+            .slot(&self.local.id)
+            .zip(self.replica.slot(peer));
+        ends.is_some_and(|(ours, theirs)| self.replica.link(ours, theirs).is_some())
+    }
+
+    /// Says that we have no links any more, so that nobody else needs to.
+    pub(super) fn withdraw_links(&mut self, now: Instant) {
+        self.links.touch_all(1);
+        for part in self.links.take_dirty() {
+            if let Ok(part) = u8::try_from(part) {
+                self.publish_nothing(Topic::Links(part), now);
+            }
         }
     }
 

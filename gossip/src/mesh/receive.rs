@@ -70,7 +70,9 @@ impl<A: Authority> Mesh<A> {
             GossipMessage::Prune { seconds, keep } if linked => {
                 self.receive_prune(from, seconds, keep, now);
             }
-            GossipMessage::Graft { digests } if linked => self.receive_graft(from, &digests, now),
+            GossipMessage::Graft { resume, digests } if linked => {
+                self.receive_graft(from, resume, &digests, now);
+            }
             GossipMessage::Summary { .. }
             | GossipMessage::Versions { .. }
             | GossipMessage::Want { .. }

@@ -28,8 +28,12 @@ const CALM_RATE: u32 = 64;
 const FEW: u8 = 3;
 /// Repairs passed on as news: at once, and per second. More are a catching-up,
 /// which the neighbours do for themselves.
-pub(super) const REPAIR_BURST: u32 = 32;
-const REPAIR_RATE: u32 = 16;
+pub(super) const REPAIR_BURST: u32 = 64;
+const REPAIR_RATE: u32 = 32;
+/// After so many repairs that were not passed on, the neighbours are told to compare.
+/// Where much happens every comparison repairs a few that are on their way anyway:
+/// if these began others, there would be no end of it.
+const CAUGHT_UP: u32 = 64;
 /// A neighbour that pushes all the same is asked again no sooner than this.
 const PRUNE_AGAIN: Duration = Duration::from_secs(1);
 /// After so long without another record a catching-up is over.
@@ -83,7 +87,10 @@ impl<A: Authority> Mesh<A> {
         if fresh || self.repairs.take(REPAIR_BURST, REPAIR_RATE, now) {
             self.relay(record, Some(from), now);
         } else {
-            self.timers.wave = Some(now + WAVE);
+            self.kept_back += 1;
+            if self.kept_back >= CAUGHT_UP {
+                self.timers.wave = Some(now + WAVE);
+            }
         }
         if !fresh && self.fed_by.is_some_and(|(feeder, _)| feeder == from) {
             self.fed_by = Some((from, now + FED));
@@ -139,7 +146,7 @@ impl<A: Authority> Mesh<A> {
             return;
         };
         if others < usize::from(keep.min(FEW)) {
-            session.outbox.graft([]);
+            session.outbox.graft(true, []);
             self.flush_soon(now);
         } else {
             session.lazy_until = Some(until);
@@ -147,11 +154,19 @@ impl<A: Authority> Mesh<A> {
         }
     }
 
-    /// A neighbour wants pushes, and what it missed.
-    pub(super) fn receive_graft(&mut self, from: PeerId, digests: &[u32], now: Instant) {
+    /// A neighbour wants what it missed, and perhaps pushes from now on.
+    pub(super) fn receive_graft(
+        &mut self,
+        from: PeerId,
+        resume: bool,
+        digests: &[u32],
+        now: Instant,
+    ) {
         let keys = self.news.keys(&digests[..digests.len().min(NAMED)]);
         if let Some(session) = self.sessions.get_mut(&from) {
-            session.lazy_until = None;
+            if resume {
+                session.lazy_until = None;
+            }
             keys.into_iter().for_each(|key| session.outbox.tell(key));
             self.flush_soon(now);
         }
@@ -162,7 +177,7 @@ impl<A: Authority> Mesh<A> {
         let mut any = false;
         for session in self.sessions.values_mut() {
             if session.lazy_until.take().is_some_and(|until| now < until) {
-                session.outbox.graft([]);
+                session.outbox.graft(true, []);
                 any = true;
             }
         }
@@ -191,17 +206,22 @@ impl<A: Authority> Mesh<A> {
 
     /// What a neighbour says of its replica.
     pub(super) fn receive_beat(&mut self, from: PeerId, beat: &Beat, now: Instant) {
-        let named = beat.news.iter().take(NAMED).copied();
-        let missing: Vec<u32> = named
-            .filter(|digest| !self.news.has_seen(*digest))
-            .collect();
+        let named = &beat.news[..beat.news.len().min(NAMED)];
+        let missing = named.iter().filter(|digest| !self.news.has_seen(**digest));
+        let missing: Vec<u32> = missing.copied().collect();
         let ours = self.fingerprint_in_short();
         let Some(session) = self.sessions.get_mut(&from) else {
             return;
         };
+        // Over many hops some news are lost on the way. If most are, the way is.
+        let most = 2 * missing.len() > named.len();
+        let resume = most && std::mem::replace(&mut session.missed_most, most);
+        session.missed_most &= most || named.is_empty();
         if !missing.is_empty() {
-            session.lazy_until = None;
-            session.outbox.graft(missing);
+            if resume {
+                session.lazy_until = None;
+            }
+            session.outbox.graft(resume, missing);
             self.timers
                 .flush
                 .get_or_insert(now + self.config.push_delay);
@@ -220,10 +240,13 @@ impl<A: Authority> Mesh<A> {
     pub(super) fn run_anti_entropy(&mut self, now: Instant) {
         if self.timers.wave.is_some_and(|at| at <= now) {
             self.timers.wave = None;
+            self.kept_back = 0;
             self.compare_with_all(now);
         }
         if now >= self.timers.anti_entropy {
-            self.timers.anti_entropy = now + self.jittered(self.config.anti_entropy);
+            let rarely = if self.is_large() { 4 } else { 1 };
+            self.timers.anti_entropy = now + self.jittered(self.config.anti_entropy * rarely);
+            self.kept_back = 0;
             let linked: Vec<PeerId> = self.linked().collect();
             let at = self.random_index(linked.len());
             if let Some(session) = linked.get(at).and_then(|peer| self.sessions.get_mut(peer)) {

@@ -9,7 +9,7 @@
 //! | module | what it holds |
 //! |---|---|
 //! | [`mesh`] | [`Mesh`]: composes all of the below |
-//! | [`replica`], [`limits`] | the signed records of everybody, and what a record may hold |
+//! | [`replica`], `order`, [`limits`], [`budget`] | the signed records of everybody, and what a record and an owner may hold |
 //! | [`reconcile`] | finding and mending differences between two replicas |
 //! | `news` | what was heard of late, for neighbours that get no pushes |
 //! | [`topology`], [`routes`] | the graph of two-sided links, trees, and shortest paths over it |
@@ -20,6 +20,7 @@
 mod absent;
 pub mod backoff;
 pub mod bucket;
+pub mod budget;
 pub mod claims;
 pub mod config;
 pub mod dialer;
@@ -31,6 +32,7 @@ pub mod local;
 pub mod mesh;
 pub mod neighbours;
 mod news;
+mod order;
 mod outbox;
 mod parts;
 pub mod reconcile;

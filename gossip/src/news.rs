@@ -20,7 +20,9 @@ const LOG: usize = 512;
 /// Buckets of digests seen, two each.
 const BUCKETS: usize = 2048;
 /// News are named only when pushes that take a longer way have had their time.
-const RIPE: Duration = Duration::from_millis(1000);
+pub(crate) const RIPE: Duration = Duration::from_millis(1000);
+/// The same where the ways are longest.
+pub(crate) const RIPE_LARGE: Duration = Duration::from_millis(2000);
 /// News named in one beat.
 const NAMED: usize = 100;
 
@@ -81,14 +83,20 @@ impl News {
         self.first + self.log.len() as u64
     }
 
-    /// What to name to `to`, to whom everything before the item `told` was
-    /// named or pushed. Moves `told` on.
-    pub(crate) fn name(&self, told: &mut u64, to: Option<Slot>, now: Instant) -> Vec<u32> {
+    /// What of the news that are `ripe` old to name to `to`, to whom everything
+    /// before the item `told` was named or pushed. Moves `told` on.
+    pub(crate) fn name(
+        &self,
+        told: &mut u64,
+        to: Option<Slot>,
+        ripe: Duration,
+        now: Instant,
+    ) -> Vec<u32> {
         let start = told.saturating_sub(self.first) as usize;
         let mut named = Vec::new();
         *told = (*told).max(self.first);
         for item in self.log.range(start.min(self.log.len())..) {
-            if now < item.at + RIPE || named.len() == NAMED {
+            if now < item.at + ripe || named.len() == NAMED {
                 break;
             }
             *told += 1;
@@ -133,11 +141,20 @@ mod tests {
         let mut told = news.end();
         news.add(7, key(1), Some(Slot(3)), now);
         news.add(8, key(2), None, now);
-        assert!(news.name(&mut told, None, now).is_empty());
+        assert!(news.name(&mut told, None, RIPE, now).is_empty());
         let mut to_teller = told;
-        assert_eq!(news.name(&mut to_teller, Some(Slot(3)), now + RIPE), [8]);
-        assert_eq!(news.name(&mut told, Some(Slot(4)), now + RIPE), [7, 8]);
-        assert!(news.name(&mut told, Some(Slot(4)), now + RIPE).is_empty());
+        assert_eq!(
+            news.name(&mut to_teller, Some(Slot(3)), RIPE, now + RIPE),
+            [8]
+        );
+        assert_eq!(
+            news.name(&mut told, Some(Slot(4)), RIPE, now + RIPE),
+            [7, 8]
+        );
+        assert!(
+            news.name(&mut told, Some(Slot(4)), RIPE, now + RIPE)
+                .is_empty()
+        );
         assert_eq!(news.keys(&[8, 9]), [key(2)]);
     }
 
@@ -157,7 +174,7 @@ mod tests {
         let (mut news, now) = (News::default(), Instant::now());
         let mut told = 0;
         (0..2000).for_each(|n| news.add(n, key(1), None, now));
-        let named = news.name(&mut told, None, now + RIPE);
+        let named = news.name(&mut told, None, RIPE, now + RIPE);
         assert_eq!(named.first(), Some(&(2000 - LOG as u32)));
         assert_eq!((named.len(), told), (NAMED, 2000 - (LOG - NAMED) as u64));
     }

@@ -17,8 +17,10 @@ use proto::{
 };
 
 use crate::{
+    budget::{Allowance, Budget},
     hash::{position, record_hash, scatter},
     limits::{self, Refusal},
+    order::{Order, PART_BITS},
 };
 
 /// Names an owner for as long as it is known.
@@ -62,8 +64,8 @@ pub struct Sum {
     pub count: u32,
 }
 
-/// Sums are kept for each of the 2^9 equal parts of the space of positions.
-const BUCKET_BITS: u32 = 9;
+/// Sums are kept for as many equal parts of the space of positions.
+const BUCKET_BITS: u32 = PART_BITS;
 
 /// The records, by owner.
 #[derive(Clone, Debug)]
@@ -75,8 +77,7 @@ pub struct Replica {
     index: HashTable<u32>,
     /// Nobody can choose ids that collide in the index without knowing it.
     salt: u64,
-    /// Slots in the order of the owners' ids.
-    order: Vec<Slot>,
+    order: Order,
     sums: Box<[Sum]>,
     total: Sum,
     count: usize,
@@ -98,25 +99,6 @@ struct Owner {
 #[derive(Clone, Debug, Default)]
 struct Others(Vec<Arc<Record>>);
 
-/// How many changes an owner may make.
-#[derive(Clone, Copy, Debug)]
-pub struct Allowance {
-    /// At once.
-    pub burst: u16,
-    /// Per second.
-    pub rate: u16,
-    /// The time in tenths of a second.
-    pub now: u32,
-}
-
-/// A token bucket in six bytes, for each of ten thousand owners.
-#[derive(Clone, Copy, Debug, Default)]
-struct Budget {
-    spent: u16,
-    /// In tenths of a second since the start; bytes, for these need no padding.
-    at: [u8; 4],
-}
-
 impl Replica {
     /// An empty replica for at most `owner_limit` owners. `salt` is secret.
     pub fn new(owner_limit: usize, salt: u64) -> Self {
@@ -125,7 +107,7 @@ impl Replica {
             free: Vec::new(),
             index: HashTable::new(),
             salt,
-            order: Vec::new(),
+            order: Order::new(),
             sums: vec![Sum::default(); 1 << BUCKET_BITS].into(),
             total: Sum::default(),
             count: 0,
@@ -150,7 +132,8 @@ impl Replica {
         allowance: Option<Allowance>,
         authentic: impl FnOnce(&Record, &PublicKeys) -> bool,
     ) -> Merge {
-        let held = self.get(&record.key);
+        let slot = self.slot(&record.key.owner);
+        let held = slot.and_then(|slot| self.owners[slot.at()].get(record.key.topic));
         if held.is_some_and(|held| rank(held) >= rank(record)) {
             return Merge::Stale;
         }
@@ -159,7 +142,6 @@ impl Replica {
             Ok(body) => body,
             Err(refusal) => return Merge::Refused(refusal),
         };
-        let slot = self.slot(&record.key.owner);
         let keys = match body {
             Body::Node(node) => Some(&node.keys),
             Body::Links(_) | Body::Stations(_) => {
@@ -169,7 +151,7 @@ impl Replica {
         let Some(keys) = keys else {
             return Merge::Orphan;
         };
-        if slot.is_none() && self.order.len() >= self.owner_limit {
+        if slot.is_none() && self.owner_count() >= self.owner_limit {
             return Merge::Refused(Refusal::TooManyPeers);
         }
         if !authentic(record, keys) {
@@ -180,7 +162,8 @@ impl Replica {
         {
             return Merge::OverBudget;
         }
-        let before = self.insert(record);
+        let slot = slot.unwrap_or_else(|| self.add_owner(record.key.owner));
+        let before = self.insert(slot, record);
         Merge::New { before, conflict }
     }
 
@@ -202,7 +185,7 @@ impl Replica {
 
     /// How many owners.
     pub fn owner_count(&self) -> usize {
-        self.order.len()
+        self.order.slots().len()
     }
 
     /// One more than the highest slot in use.
@@ -263,12 +246,12 @@ impl Replica {
 
     /// All owners, by id.
     pub fn owners(&self) -> impl ExactSizeIterator<Item = Slot> {
-        self.order.iter().copied()
+        self.order.slots().iter().copied()
     }
 
     /// The owner at a place in the order of ids.
     pub(crate) fn owner_at(&self, place: usize) -> Option<Slot> {
-        self.order.get(place).copied()
+        self.order.slots().get(place).copied()
     }
 
     /// An owner's records, by topic.
@@ -313,8 +296,8 @@ impl Replica {
 
     /// The records from a key on, up to a position, that are not hidden, by key.
     pub(crate) fn from(&self, key: RecordKey, last: u64) -> impl Iterator<Item = &Arc<Record>> {
-        let start = self.place(&key.owner);
-        let owners = self.order[start..]
+        let start = self.order.place(&key.owner, |slot| self.id(slot));
+        let owners = self.order.slots()[start..]
             .iter()
             .map(|slot| &self.owners[slot.at()]);
         owners
@@ -347,18 +330,11 @@ impl Replica {
         if let Ok(entry) = self.index.find_entry(hash, |found| *found == slot.0) {
             entry.remove();
         }
-        // The vacant slot has another id by now, so its place is found by the old one.
-        let place = self
-            .order
-            .partition_point(|other| *other != slot && self.owners[other.at()].id < owner.id);
-        self.order.remove(place);
+        self.order.remove(&owner.id, slot);
         self.free.push(slot);
     }
 
-    fn insert(&mut self, record: &Arc<Record>) -> Option<Arc<Record>> {
-        let slot = self
-            .slot(&record.key.owner)
-            .unwrap_or_else(|| self.add_owner(record.key.owner));
+    fn insert(&mut self, slot: Slot, record: &Arc<Record>) -> Option<Arc<Record>> {
         let owner = &mut self.owners[slot.at()];
         let before = owner.put(record);
         if !owner.hidden {
@@ -372,23 +348,16 @@ impl Replica {
     }
 
     fn add_owner(&mut self, id: PeerId) -> Slot {
-        let place = self.place(&id);
         let slot = self.free.pop().unwrap_or_else(|| {
             self.owners.push(Owner::default());
             Slot(self.owners.len() as u32 - 1)
         });
         self.owners[slot.at()].id = id;
-        self.order.insert(place, slot);
         let (salt, owners) = (self.salt, &self.owners);
+        self.order.insert(&id, slot, |slot| owners[slot.at()].id);
         let hash = |slot: &u32| scatter(salt, &owners[*slot as usize].id.short_id());
         self.index.insert_unique(hash(&slot.0), slot.0, hash);
         slot
-    }
-
-    /// Where in the order an id is, or would be.
-    fn place(&self, id: &PeerId) -> usize {
-        self.order
-            .partition_point(|slot| self.owners[slot.at()].id < *id)
     }
 
     fn link_parts(&self, slot: Slot) -> impl Iterator<Item = &[LinkTo]> {
@@ -448,22 +417,6 @@ impl Owner {
                 }
             }
         }
-    }
-}
-
-impl Budget {
-    fn spend(&mut self, allowance: Allowance) -> bool {
-        let Allowance { burst, rate, now } = allowance;
-        let since = now.saturating_sub(u32::from_ne_bytes(self.at));
-        let regained = u64::from(since) * u64::from(rate) / 10;
-        if regained > 0 {
-            let regained = u16::try_from(regained).unwrap_or(u16::MAX);
-            self.spent = self.spent.saturating_sub(regained);
-            self.at = now.to_ne_bytes();
-        }
-        let room = self.spent < burst;
-        self.spent += u16::from(room);
-        room
     }
 }
 
@@ -663,21 +616,5 @@ pub(crate) mod tests {
             replica.merge(&record(2, Topic::Node, 1, 0), |_, _| true),
             Merge::Refused(Refusal::TooManyPeers)
         );
-    }
-
-    #[test]
-    fn a_budget_is_used_up_and_comes_back() {
-        let mut budget = Budget::default();
-        let mut spend = |now| {
-            let allowance = Allowance {
-                burst: 3,
-                rate: 20,
-                now,
-            };
-            budget.spend(allowance)
-        };
-        assert_eq!((0..10).filter(|_| spend(0)).count(), 3);
-        assert!(spend(1) && spend(1) && !spend(1));
-        assert!(spend(u32::MAX));
     }
 }

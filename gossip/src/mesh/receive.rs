@@ -14,13 +14,14 @@ use proto::{
 
 use super::Mesh;
 use crate::{
+    budget::Allowance,
     config::Authority,
     event::{DownReason, Warning},
     limits::Refusal,
     link::LinkState,
     local::Echo,
     reconcile::{self, Answer},
-    replica::{Allowance, Merge},
+    replica::Merge,
 };
 
 /// Signatures checked per neighbour: at once, and per second.

@@ -16,7 +16,12 @@ use proto::{
 };
 
 use super::{Mesh, Session};
-use crate::{config::Authority, hash::digest, reconcile};
+use crate::{
+    config::Authority,
+    hash::digest,
+    news::{RIPE, RIPE_LARGE},
+    reconcile,
+};
 
 /// Bytes of copies borne at once, before few and before one link bring news.
 pub(super) const SPARE_BURSTS: [u32; 2] = [4096, 8192];
@@ -189,10 +194,11 @@ impl<A: Authority> Mesh<A> {
     /// What to say of our replica in a ping or pong.
     pub(super) fn beat(&mut self, to: &PeerId, now: Instant) -> Beat {
         let fingerprint = self.fingerprint_in_short();
+        let ripe = if self.is_large() { RIPE_LARGE } else { RIPE };
         let news = match self.sessions.get_mut(to) {
             Some(session) if session.lazy_until.is_some_and(|until| now < until) => {
                 let slot = self.replica.slot(to);
-                self.news.name(&mut session.told, slot, now)
+                self.news.name(&mut session.told, slot, ripe, now)
             }
             Some(_) | None => Vec::new(),
         };

@@ -39,7 +39,7 @@ const RECOGNISED: Duration = Duration::from_secs(2);
 /// So long the withdrawal of a link by its other end is waited for.
 const WITHDRAWN: Duration = Duration::from_millis(500);
 /// Within this a link that was lost has mostly been replaced.
-const REPLACED: Duration = Duration::from_millis(700);
+const REPLACED: Duration = Duration::from_millis(500);
 /// A link younger than this is not pruned: its other end may still be settling.
 const SETTLED: Duration = Duration::from_secs(10);
 

@@ -31,7 +31,14 @@ const ROUND_TRIPS: f64 = 2.5;
 
 fn run(run: &mut Run<'_>) {
     let members = run.world.running();
-    let seeds: Vec<u32> = members
+    // A seed behind address translation is one that nobody would name.
+    let wan = &run.world.shared.wan;
+    let open: Vec<u32> = members
+        .iter()
+        .copied()
+        .filter(|member| !wan.is_natted(*member))
+        .collect();
+    let seeds: Vec<u32> = open
         .choose_multiple(&mut run.rng, SEEDS)
         .copied()
         .collect();

@@ -47,7 +47,8 @@ pub enum TargetState {
         /// Who it is.
         peer: PeerId,
     },
-    /// It answered, but would not have us. Tried again at the longest pause.
+    /// It answered, but would not have us. Tried again at the longest pause, or
+    /// when there may be room again.
     Failed {
         /// When.
         retry_at: Instant,
@@ -71,6 +72,11 @@ pub struct Turn<'a> {
 impl Turn<'_> {
     fn pause(&mut self, backoff: &mut Backoff) -> Duration {
         backoff.next(self.config.backoff_min, self.config.backoff_max, self.rng)
+    }
+
+    /// A factor that keeps peers from retrying in step.
+    fn jitter(&mut self) -> f64 {
+        self.rng.random_range(0.5..1.5)
     }
 }
 
@@ -232,14 +238,15 @@ impl Dialer {
         any
     }
 
-    /// A link ended. `lasted` is none if it never came up; `patient`: the peer
-    /// would not have us, and there is no hurry. Says whether a target is concerned.
+    /// A link ended. `lasted` is none if it never came up; with `patience` the
+    /// peer had no room for us, and is asked again only after about so long.
+    /// Says whether a target is concerned.
     pub fn link_down(
         &mut self,
         peer: PeerId,
         reason: &str,
         lasted: Option<Duration>,
-        patient: bool,
+        patience: Option<Duration>,
         turn: &mut Turn<'_>,
     ) -> bool {
         let concerned = |entry: &&mut Entry| {
@@ -252,8 +259,8 @@ impl Dialer {
         let mut any = false;
         for entry in self.targets.values_mut().filter(concerned) {
             any = true;
-            if patient {
-                entry.refuse(reason.to_owned(), turn);
+            if let Some(pause) = patience {
+                entry.wait_for_room(reason.to_owned(), pause, turn);
             } else if lasted.is_some_and(|lasted| lasted > GOOD_LINK) {
                 entry.backoff.reset();
                 entry.dial = None;
@@ -264,6 +271,17 @@ impl Dialer {
             }
         }
         any
+    }
+
+    /// No way leads to a peer any more: a target that has no room may be the way back.
+    pub fn lost(&mut self, peer: &PeerId, turn: &mut Turn<'_>) {
+        let entries = self.targets.values_mut();
+        for entry in entries.filter(|entry| entry.peer.as_ref() == Some(peer)) {
+            if let TargetState::Failed { retry_at, .. } = &mut entry.state {
+                let pause = turn.config.backoff_max.mul_f64(turn.jitter());
+                *retry_at = (turn.now + pause).min(*retry_at);
+            }
+        }
     }
 }
 
@@ -294,6 +312,16 @@ impl Entry {
     fn back_off(&mut self, reason: Option<String>, turn: &mut Turn<'_>) {
         let pause = turn.pause(&mut self.backoff);
         self.state = waiting(turn.now + pause, reason);
+        self.dial = None;
+    }
+
+    /// Whoever refuses us is full, and everybody whose seed it is comes back.
+    fn wait_for_room(&mut self, reason: String, pause: Duration, turn: &mut Turn<'_>) {
+        let pause = pause.mul_f64(turn.jitter());
+        self.state = TargetState::Failed {
+            retry_at: turn.now + pause,
+            reason,
+        };
         self.dial = None;
     }
 
@@ -429,11 +457,27 @@ mod tests {
             assert_eq!(bench.state(), TargetState::Connected { peer });
             let lasted = Some(Duration::from_secs(lasted));
             let (dialer, mut turn) = bench.turn();
-            dialer.link_down(peer, "silent", lasted, false, &mut turn);
+            dialer.link_down(peer, "silent", lasted, None, &mut turn);
             let wait = bench.dialer.deadline(&bench.config).unwrap() - bench.now;
             assert_eq!(wait < Duration::from_millis(300), soon);
             bench.now += wait;
         }
+    }
+
+    #[test]
+    fn a_full_target_is_left_alone_until_no_way_leads_to_it() {
+        let (mut bench, peer) = (Bench::new(), PeerId([2; 16]));
+        bench.dial();
+        let target = bench.target.clone();
+        bench.dialer.answered(&target, peer, PeerId([1; 16]), false);
+        let (dialer, mut turn) = bench.turn();
+        let hour = Duration::from_secs(3600);
+        assert!(dialer.link_down(peer, "full", None, Some(hour), &mut turn));
+        let wait = |bench: &Bench| bench.dialer.deadline(&bench.config).unwrap() - bench.now;
+        assert!(wait(&bench) >= hour / 2);
+        let (dialer, mut turn) = bench.turn();
+        dialer.lost(&peer, &mut turn);
+        assert!(wait(&bench) < 2 * bench.config.backoff_max);
     }
 
     #[test]

@@ -40,6 +40,10 @@ const RECOGNISED: Duration = Duration::from_secs(2);
 const WITHDRAWN: Duration = Duration::from_millis(500);
 /// Within this a link that was lost has mostly been replaced.
 const REPLACED: Duration = Duration::from_millis(500);
+/// A target that has no room is asked again at the longest pause, times the mesh's
+/// size in so many peers, up to so many times.
+const CROWD: usize = 64;
+const CROWDS_MAX: usize = 10;
 /// A link younger than this is not pruned: its other end may still be settling.
 const SETTLED: Duration = Duration::from_secs(10);
 
@@ -279,9 +283,13 @@ impl<A: Authority> Mesh<A> {
         let refused = matches!(reason, DownReason::Pruned | DownReason::Full);
         let patient = refused && (reason == DownReason::Full || self.link_count() > 0);
         let text = reason.to_string();
+        // The seeds of a large mesh are everybody's targets: they cannot have all,
+        // nor hear from all every minute.
+        let crowd = (self.ways.reached() / CROWD).clamp(1, CROWDS_MAX);
+        let patience = patient.then_some(self.config.backoff_max * crowd as u32);
         let concerned = self
             .dialer
-            .link_down(peer, &text, lasted, patient, &mut turn!(self, now));
+            .link_down(peer, &text, lasted, patience, &mut turn!(self, now));
         if concerned {
             self.events.push_back(Event::TargetsChanged);
         }

@@ -7,7 +7,7 @@ use std::{
 
 use proto::PeerId;
 
-use super::Mesh;
+use super::{Mesh, turn};
 use crate::{config::Authority, event::Event, replica::Slot, routes::Routes};
 
 /// Changes of links wait so long for others before routes are calculated.
@@ -113,7 +113,9 @@ impl<A: Authority> Mesh<A> {
             self.recognise(&peer, now);
         }
         for slot in reach.lost {
-            self.absent.cut(self.replica.id(slot), now);
+            let peer = self.replica.id(slot);
+            self.absent.cut(peer, now);
+            self.dialer.lost(&peer, &mut turn!(self, now));
             self.replica.set_hidden(slot, true);
             self.reach_changed(slot);
         }

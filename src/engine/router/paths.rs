@@ -274,12 +274,13 @@ impl Direct {
             return;
         }
         let address = self.address;
-        chores.probes.extend(
-            self.pmtu
-                .probes(now, self.rtt, active)
-                .into_iter()
-                .map(|size| (address, size)),
-        );
+        // Most sessions end as they began, as those with a target that is full: only
+        // a path that is used is worth the search.
+        if link || active {
+            let sizes = self.pmtu.probes(now, self.rtt, active);
+            let probes = sizes.into_iter().map(|size| (address, size));
+            chores.probes.extend(probes);
+        }
         if !link && active && now >= self.probe_at {
             self.probe_at = now + PROBE;
             chores.probes.push((address, 0));

@@ -38,10 +38,7 @@ fn run(run: &mut Run<'_>) {
         .copied()
         .filter(|member| !wan.is_natted(*member))
         .collect();
-    let seeds: Vec<u32> = open
-        .choose_multiple(&mut run.rng, SEEDS)
-        .copied()
-        .collect();
+    let seeds: Vec<u32> = open.choose_multiple(&mut run.rng, SEEDS).copied().collect();
     let first = run.world.setup.peers;
     let count = if first >= LARGE { NEWCOMERS } else { FEW };
     let newcomers = first..first + count.min(run.world.setup.newcomers);

@@ -2,7 +2,9 @@
 //! simulated peer, thousands in one process.
 //!
 //! Everything between the meshes is simulated: the underlay, sessions and the
-//! handshakes that lead to them, restarts, stalled processes, liars. Not
+//! handshakes that lead to them, restarts, stalled processes, liars. Of few peers
+//! (`--engine`) the whole engine runs instead, with real sessions, containers and
+//! everything below, over the same underlay. Without it are not
 //! simulated: frames of containers, relaying of datagrams, and what the engine
 //! sends to look after its sessions (fresh keys, probes of the size and
 //! liveness of their paths), so the traffic of the figures is that of the mesh
@@ -18,10 +20,12 @@
 //! | module | what it holds |
 //! |---|---|
 //! | `world`, `shard`, `barrier`, `queue`, `time` | all hosts; running them; the order of events |
-//! | `host`, `sessions`, `handshake`, `datagram`, `identity` | one host and what it says to others |
+//! | `host`, `datagram`, `identity` | one host and what it says to others |
+//! | `model`, `sessions`, `handshake` | the peer on it: its mesh, with modelled sessions |
+//! | `whole`, `cast` | or its whole engine, with real ones |
 //! | `wan` | the underlay |
 //! | `warm` | beginning with a mesh that is up |
-//! | `observe`, `chain`, `reach`, `invariants`, `stats` | measuring and checking |
+//! | `view`, `observe`, `chain`, `reach`, `invariants`, `stats` | measuring and checking |
 //! | `memory`, `rebuild` | what it costs in memory |
 //! | `scenario`, `liar` | what is done to a world |
 //! | `options`, `run`, `sweep`, `report`, `bars`, `progress` | the program |
@@ -29,6 +33,7 @@
 
 mod barrier;
 mod bars;
+mod cast;
 mod chain;
 mod core_api;
 mod datagram;
@@ -38,6 +43,7 @@ mod identity;
 mod invariants;
 mod liar;
 pub mod memory;
+mod model;
 mod net;
 mod observe;
 pub mod options;
@@ -53,6 +59,8 @@ mod shard;
 mod stats;
 mod sweep;
 mod time;
+mod view;
 mod wan;
 mod warm;
+mod whole;
 mod world;

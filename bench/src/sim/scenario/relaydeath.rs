@@ -15,6 +15,7 @@ pub(super) const SCENARIO: Scenario = Scenario {
         share: 0.15,
     }),
     spoils: true,
+    rewrites: false,
     run,
 };
 

@@ -2,14 +2,16 @@
 //! simulated peer, thousands in one process.
 //!
 //! Everything between the meshes is simulated: the underlay, sessions and the
-//! handshakes that lead to them, restarts, stalled processes, liars. Of few peers
-//! (`--engine`) the whole engine runs instead, with real sessions, containers and
-//! everything below, over the same underlay. Without it are not
+//! handshakes that lead to them, restarts, stalled processes, liars. Not
 //! simulated: frames of containers, relaying of datagrams, and what the engine
 //! sends to look after its sessions (fresh keys, probes of the size and
 //! liveness of their paths), so the traffic of the figures is that of the mesh
-//! and of handshakes. What that leaves out is little once a mesh is idle:
-//! `tests/netns/prediction.rs` holds real daemons against it.
+//! and of handshakes. What that leaves out is little once a mesh is idle
+//! (`tests/netns/prediction.rs` holds real daemons against it), and much while it
+//! boots, and at a peer that many have as their target without a link.
+//!
+//! With `--engine` the whole [`wove::engine`] of every peer runs instead, over the
+//! same underlay, with real sessions and frames of containers.
 //!
 //! **Determinism.** A run depends on its options and the seed only, not on the
 //! number of threads. All randomness is the hosts' own. Hosts are dealt out to

@@ -136,10 +136,7 @@ impl Host {
 
     /// Ends the peer without a word.
     pub(crate) fn crash(&mut self) {
-        let whole = self
-            .whole
-            .as_ref()
-            .map(|whole| whole.router().mesh().epoch());
+        let whole = self.whole.as_ref().map(|whole| whole.epoch());
         let epoch = self.mesh.as_ref().map(Mesh::epoch).or(whole);
         self.epoch = self.epoch.max(epoch.unwrap_or_default());
         (self.mesh, self.whole) = (None, None);
@@ -382,7 +379,7 @@ impl Host {
 
     /// Puts the call for which the mesh asks in the queue.
     pub(super) fn arm(&mut self, net: &mut Net<'_>) {
-        let whole = self.whole.as_ref().and_then(|w| w.router().poll_timeout());
+        let whole = self.whole.as_ref().and_then(|whole| whole.poll_timeout());
         let due = self.mesh.as_ref().and_then(Mesh::poll_timeout).or(whole);
         let Some((at, _)) = due else { return };
         let at = net.shared.clock.time(at).max(net.now);

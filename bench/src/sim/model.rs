@@ -1,7 +1,7 @@
 //! A peer whose sessions are modelled: the production mesh, and what the engine
 //! round it would do for it.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use gossip::{Config, Event as MeshEvent, LocalPeer, Mesh, SessionInfo, Target, Warning};
 use proto::{PeerId, message::GossipMessage};
@@ -26,7 +26,7 @@ pub(crate) fn new_mesh(
     instance: u64,
     config: &Config,
     seed: u64,
-    now: std::time::Instant,
+    now: Instant,
 ) -> Mesh<FakeAuthority> {
     let local = LocalPeer {
         id: id(number),

@@ -247,7 +247,7 @@ mod tests {
     fn so_does_a_run_of_whole_engines() {
         let engines = |threads, seed| {
             let few = ["--engine", "--peers=6"];
-            traces_with(&few, threads, seed, "join,relaydeath")
+            traces_with(&few, threads, seed, "massboot")
         };
         let one = engines("1", "5");
         assert_eq!(one, engines("2", "5"));

@@ -98,8 +98,14 @@ impl Output for Sink {
 }
 
 impl Whole {
-    pub(crate) fn router(&self) -> &Router {
-        &self.router
+    /// The launch, as the mesh counts it.
+    pub(crate) fn epoch(&self) -> u64 {
+        self.router.mesh().epoch()
+    }
+
+    /// When the control machine wants to be called, and what for.
+    pub(crate) fn poll_timeout(&self) -> Option<(Instant, &'static str)> {
+        self.router.poll_timeout()
     }
 
     pub(crate) fn view<'a>(&'a self, cast: Option<&'a Cast>) -> View<'a> {

@@ -6,8 +6,12 @@
 //! simulated: frames of containers, relaying of datagrams, and what the engine
 //! sends to look after its sessions (fresh keys, probes of the size and
 //! liveness of their paths), so the traffic of the figures is that of the mesh
-//! and of handshakes. What that leaves out is little once a mesh is idle:
-//! `tests/netns/prediction.rs` holds real daemons against it.
+//! and of handshakes. What that leaves out is little once a mesh is idle
+//! (`tests/netns/prediction.rs` holds real daemons against it), and much while it
+//! boots, and at a peer that many have as their target without a link.
+//!
+//! With `--engine` the whole [`wove::engine`] of every peer runs instead, over the
+//! same underlay, with real sessions and frames of containers.
 //!
 //! **Determinism.** A run depends on its options and the seed only, not on the
 //! number of threads. All randomness is the hosts' own. Hosts are dealt out to
@@ -18,10 +22,12 @@
 //! | module | what it holds |
 //! |---|---|
 //! | `world`, `shard`, `barrier`, `queue`, `time` | all hosts; running them; the order of events |
-//! | `host`, `sessions`, `handshake`, `datagram`, `identity` | one host and what it says to others |
+//! | `host`, `datagram`, `identity` | one host and what it says to others |
+//! | `model`, `sessions`, `handshake` | the peer on it: its mesh, with modelled sessions |
+//! | `whole`, `cast` | or its whole engine, with real ones |
 //! | `wan` | the underlay |
 //! | `warm` | beginning with a mesh that is up |
-//! | `observe`, `chain`, `reach`, `invariants`, `stats` | measuring and checking |
+//! | `view`, `observe`, `chain`, `reach`, `invariants`, `stats` | measuring and checking |
 //! | `memory`, `rebuild` | what it costs in memory |
 //! | `scenario`, `liar` | what is done to a world |
 //! | `options`, `run`, `sweep`, `report`, `bars`, `progress` | the program |
@@ -29,6 +35,7 @@
 
 mod barrier;
 mod bars;
+mod cast;
 mod chain;
 mod core_api;
 mod datagram;
@@ -38,6 +45,7 @@ mod identity;
 mod invariants;
 mod liar;
 pub mod memory;
+mod model;
 mod net;
 mod observe;
 pub mod options;
@@ -53,6 +61,8 @@ mod shard;
 mod stats;
 mod sweep;
 mod time;
+mod view;
 mod wan;
 mod warm;
+mod whole;
 mod world;

@@ -1,9 +1,6 @@
 //! The way frames take: from next hop to next hop, as each peer on it routes.
 
-use super::{
-    identity::{id, number},
-    world::World,
-};
+use super::world::World;
 
 /// Why frames do not get there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,17 +20,15 @@ pub(crate) enum Broken {
 impl World {
     /// The peers that a frame passes, both ends included.
     pub(crate) fn chain(&self, from: u32, to: u32) -> Result<Vec<u32>, Broken> {
-        let target = id(to);
         let mut path = vec![from];
         let (mut at, mut distance) = (from, u32::MAX);
         while at != to {
-            let mesh = self.mesh(at).ok_or(Broken::Severed)?;
-            let hop = mesh.routes().next_hop(&target).ok_or(Broken::NoRoute)?;
-            if hop.cost >= distance {
+            let view = self.view(at).ok_or(Broken::Severed)?;
+            let (next, cost) = view.next_hop(to).ok_or(Broken::NoRoute)?;
+            if cost >= distance {
                 return Err(Broken::Refused);
             }
-            distance = hop.cost;
-            let next = number(&hop.next);
+            distance = cost;
             if path[..path.len() - 1].contains(&at) {
                 return Err(Broken::Loop);
             }
@@ -52,10 +47,7 @@ impl World {
     /// Whether frames get from a peer to another now. A peer that has frames for
     /// another, to whom it knows a way, tries its address and the relays at once.
     pub(crate) fn joins(&self, from: u32, to: u32) -> bool {
-        let knows = |a: u32, b: u32| {
-            self.mesh(a)
-                .is_some_and(|mesh| mesh.routes().reaches(&id(b)))
-        };
+        let knows = |a: u32, b: u32| self.view(a).is_some_and(|view| view.reaches(b));
         let direct = self.shared.wan.connects(from, to) && knows(from, to) && knows(to, from);
         direct || self.chain(from, to).is_ok()
     }
@@ -63,17 +55,12 @@ impl World {
     /// Whether a frame gets from a peer to a neighbour now.
     pub(crate) fn carries(&self, from: u32, to: u32) -> bool {
         let (here, there) = (self.host(from), self.host(to));
-        let holds = |a: &super::host::Host, b: &super::host::Host| {
-            let session = a.sessions.get(b.number);
-            session.is_some_and(|session| session.life == b.life)
-        };
-        let linked = here.sessions.get(to).is_some_and(|session| session.linked);
         let wan = &self.shared.wan;
-        linked
-            && here.runs()
+        here.runs()
             && there.runs()
-            && holds(here, there)
-            && holds(there, here)
+            && here.is_linked(to)
+            && here.is_heard_by(there)
+            && there.is_heard_by(here)
             && wan.passes(from, to)
             && wan.passes(to, from)
     }
@@ -87,7 +74,7 @@ impl World {
 
     /// How many links a peer has that are in use.
     pub(crate) fn links(&self, number: u32) -> usize {
-        self.host(number).sessions.linked().count()
+        self.host(number).link_count()
     }
 
     /// The most links of any peer.

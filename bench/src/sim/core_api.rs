@@ -37,11 +37,6 @@ pub(crate) fn kind(message: &GossipMessage) -> usize {
     }
 }
 
-/// How many others a mesh reaches.
-pub(crate) fn reachable_count(mesh: &Mesh<FakeAuthority>) -> usize {
-    mesh.reachable_count()
-}
-
 /// All records a mesh holds.
 pub(crate) fn records(mesh: &Mesh<FakeAuthority>) -> Vec<Arc<Record>> {
     mesh.records().cloned().collect()

@@ -1,6 +1,9 @@
 //! What travels between hosts, and how many bytes it has.
 
-use proto::{datagram, message::GossipMessage};
+use proto::{
+    datagram::{self, Stage},
+    message::GossipMessage,
+};
 
 use super::core_api::{kind, wire_length};
 
@@ -42,10 +45,12 @@ pub(crate) enum Datagram {
     Confirm { attempt: u64 },
     /// The sender does not know this session.
     NoSession { session: u64 },
+    /// What a whole engine sends.
+    Bytes(Vec<u8>),
 }
 
 /// What datagrams are called by [`Datagram::kind`].
-pub(crate) const KINDS: [&str; 16] = [
+pub(crate) const KINDS: [&str; 18] = [
     "ping",
     "pong",
     "push of news",
@@ -62,19 +67,32 @@ pub(crate) const KINDS: [&str; 16] = [
     "cookie",
     "confirm",
     "no session",
+    "sealed",
+    "rejection",
 ];
+
+/// The places of those in it that a whole engine sends, too.
+const INITIATION_KIND: usize = 10;
+pub(crate) const RESPONSE_KIND: usize = 11;
+const COMPLETION_KIND: usize = 12;
+const COOKIE_KIND: usize = 13;
+const NO_SESSION_KIND: usize = 15;
+/// The rest, which cannot be looked into.
+const SEALED_KIND: usize = 16;
+const REJECTION_KIND: usize = 17;
 
 impl Datagram {
     /// The place in [`KINDS`].
     pub(crate) fn kind(&self) -> usize {
         match self {
             Self::Gossip { message, .. } => kind(message),
-            Self::Initiation { .. } => 10,
-            Self::Response { .. } => 11,
-            Self::Completion { .. } => 12,
-            Self::Cookie { .. } => 13,
+            Self::Initiation { .. } => INITIATION_KIND,
+            Self::Response { .. } => RESPONSE_KIND,
+            Self::Completion { .. } => COMPLETION_KIND,
+            Self::Cookie { .. } => COOKIE_KIND,
             Self::Confirm { .. } => 14,
-            Self::NoSession { .. } => 15,
+            Self::NoSession { .. } => NO_SESSION_KIND,
+            Self::Bytes(bytes) => kind_of_bytes(bytes),
         }
     }
 
@@ -88,7 +106,22 @@ impl Datagram {
             Self::Cookie { .. } => COOKIE,
             Self::Confirm { .. } => CONFIRM,
             Self::NoSession { .. } => NO_SESSION,
+            Self::Bytes(bytes) => bytes.len(),
         };
         (payload + HEADERS) as u32
+    }
+}
+
+fn kind_of_bytes(bytes: &[u8]) -> usize {
+    match datagram::Datagram::parse(bytes) {
+        Ok(datagram::Datagram::Handshake(handshake)) => match handshake.stage {
+            Stage::Initiation => INITIATION_KIND,
+            Stage::Response => RESPONSE_KIND,
+            Stage::Completion => COMPLETION_KIND,
+        },
+        Ok(datagram::Datagram::CookieReply { .. }) => COOKIE_KIND,
+        Ok(datagram::Datagram::Reject { .. }) => REJECTION_KIND,
+        Ok(datagram::Datagram::NoSession { .. }) => NO_SESSION_KIND,
+        Ok(datagram::Datagram::Transport(_)) | Err(_) => SEALED_KIND,
     }
 }

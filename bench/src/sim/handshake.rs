@@ -364,6 +364,7 @@ mod tests {
             one_way: 0.0,
             nat,
             reach: Reach::All,
+            engine: false,
         };
         let mut world = World::new(setup, Progress::new(false));
         world.config.discovery = false;

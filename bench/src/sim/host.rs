@@ -1,36 +1,36 @@
-//! One host: the mesh on it if it runs, its sessions, handshakes and timer.
+//! One host: the peer on it if one runs, with its timer and its network device.
 //!
 //! What happens at a host depends on nothing but what arrives there and its own
 //! randomness, so it is the same whatever the number of threads.
 
 use std::{
     collections::{HashMap, VecDeque},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
-use gossip::{Config, Event as MeshEvent, LocalPeer, Mesh, SessionInfo, Target, Warning};
-use proto::{PeerId, message::GossipMessage};
-use rand::{Rng, RngCore, SeedableRng};
+use gossip::{Mesh, Target};
+use proto::MacAddr;
+use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
+use wove::engine::Router;
 
 use super::{
-    core_api::is_heartbeat,
     datagram::{Datagram, KINDS},
     handshake::Handshakes,
-    identity::{FakeAuthority, address, id, keys, name, number, scatter},
+    identity::{FakeAuthority, name, scatter},
     liar::Liar,
-    net::Net,
+    net::{Net, Shared},
     queue::{Event, What},
-    sessions::{Session, Sessions},
+    sessions::Sessions,
     time::Time,
+    view::View,
+    whole::Whole,
 };
 
 /// Events kept for a stalled host, as its socket's buffer would; more are lost.
 const STALL_QUEUE: usize = 4000;
-/// A session without a link and unused for so long ends, as in the engine.
-const IDLE: Duration = Duration::from_secs(300);
 /// How often sessions are looked at for that.
-const SWEEP: Duration = Duration::from_secs(60);
+pub(super) const SWEEP: Duration = Duration::from_secs(60);
 /// How long an address translator lets answers in.
 const NAT_OPEN: Duration = Duration::from_secs(30);
 /// Warnings kept per host.
@@ -39,14 +39,17 @@ const WARNINGS: usize = 16;
 /// One host and the peer on it.
 pub(crate) struct Host {
     pub(crate) number: u32,
+    /// The mesh of a peer whose sessions are modelled.
     pub(crate) mesh: Option<Mesh<FakeAuthority>>,
+    /// The engine of a peer that runs whole; never beside the former.
+    pub(super) whole: Option<Box<Whole>>,
     pub(crate) sessions: Sessions,
     pub(crate) handshakes: Handshakes,
     /// When the mesh is called next; an event for it is in the queue.
     timer: Option<Time>,
     /// Counts launches.
     pub(crate) life: u32,
-    epoch: u64,
+    pub(super) epoch: u64,
     pub(crate) launched_at: Time,
     pub(crate) rng: ChaCha8Rng,
     sequence: u64,
@@ -58,8 +61,15 @@ pub(crate) struct Host {
     /// address translation.
     nat: Option<HashMap<u32, Time>>,
     pub(crate) liar: Option<Box<Liar>>,
-    pub(crate) warnings: Vec<Warning>,
-    sweep_at: Time,
+    pub(crate) warnings: Vec<Warned>,
+    pub(super) sweep_at: Time,
+}
+
+/// Something that a peer wants a person to know.
+pub(crate) struct Warned {
+    pub(crate) text: String,
+    /// It is what a peer should say among liars.
+    pub(crate) of_lies: bool,
 }
 
 /// What a host sent and received, in bytes with IPv4 and UDP headers.
@@ -75,29 +85,6 @@ pub(crate) struct Traffic {
     pub(crate) kinds: [u64; KINDS.len()],
 }
 
-/// The mesh of a peer that was just launched.
-pub(crate) fn new_mesh(
-    number: u32,
-    epoch: u64,
-    instance: u64,
-    config: &Config,
-    seed: u64,
-    now: Instant,
-) -> Mesh<FakeAuthority> {
-    let local = LocalPeer {
-        id: id(number),
-        keys: keys(number),
-        epoch,
-        instance,
-        nickname: format!("host{number}"),
-        version: "0.1.0".to_owned(),
-        endpoints: vec![address(number)],
-        capabilities: 0,
-    };
-    let authority = FakeAuthority(local.keys);
-    Mesh::new(config.clone(), local, authority, seed, now)
-}
-
 /// A process that does not get to run.
 struct Stall {
     until: Time,
@@ -109,6 +96,7 @@ impl Host {
         Self {
             number,
             mesh: None,
+            whole: None,
             sessions: Sessions::default(),
             handshakes: Handshakes::default(),
             timer: None,
@@ -129,33 +117,29 @@ impl Host {
 
     /// Whether a peer runs here.
     pub(crate) fn runs(&self) -> bool {
-        self.mesh.is_some()
+        self.mesh.is_some() || self.whole.is_some()
     }
 
     /// Launches the peer, in the epoch after its last.
-    pub(crate) fn launch(&mut self, config: &Config, targets: &[u32], net: &mut Net<'_>) {
+    pub(crate) fn launch(&mut self, config: &gossip::Config, targets: &[u32], net: &mut Net<'_>) {
         self.crash();
         self.life += 1;
         self.epoch += 1;
         self.launched_at = net.now;
         self.sweep_at = net.now + SWEEP;
-        let now = net.instant();
-        let (instance, seed) = (self.rng.next_u64(), self.rng.next_u64());
-        let mut mesh = new_mesh(self.number, self.epoch, instance, config, seed, now);
         let targets: Vec<Target> = targets.iter().map(|target| name(*target)).collect();
-        if !targets.is_empty() {
-            mesh.connect(&targets, false, now);
+        match &net.shared.cast {
+            Some(cast) => self.launch_whole(cast, config, &targets, net),
+            None => self.launch_model(config, &targets, net),
         }
-        self.mesh = Some(mesh);
-        self.drain(net);
     }
 
     /// Ends the peer without a word.
     pub(crate) fn crash(&mut self) {
-        if let Some(mesh) = &self.mesh {
-            self.epoch = self.epoch.max(mesh.epoch());
-        }
-        self.mesh = None;
+        let whole = self.whole.as_ref().map(|whole| whole.epoch());
+        let epoch = self.mesh.as_ref().map(Mesh::epoch).or(whole);
+        self.epoch = self.epoch.max(epoch.unwrap_or_default());
+        (self.mesh, self.whole) = (None, None);
         self.sessions.clear();
         self.handshakes.clear();
         self.timer = None;
@@ -171,28 +155,99 @@ impl Host {
             mesh.shutdown(net.instant());
             self.drain(net);
         }
+        self.control(net, Router::shut_down);
         self.crash();
     }
 
-    /// Opens this end of a session without a handshake, as a world that is
-    /// warm from the start has it.
-    pub(crate) fn open_warm(&mut self, peer: u32, life: u32, session: u64, net: &mut Net<'_>) {
-        self.sessions
-            .insert(Session::new(peer, life, session, net.now));
-        let info = SessionInfo {
-            address: address(peer),
-            outbound: (session >> 32) as u32 == self.number,
-            dial: None,
-        };
+    /// A container with this address is attached here.
+    pub(crate) fn learn_station(&mut self, mac: MacAddr, net: &mut Net<'_>) {
         if let Some(mesh) = &mut self.mesh {
-            mesh.session_opened(id(peer), info, net.instant());
+            mesh.learn_station(mac, &[], true, net.instant());
             self.drain(net);
+        }
+        self.control(net, |router, now| router.attach_station(mac, &[], now));
+    }
+
+    /// That container is gone.
+    pub(crate) fn forget_station(&mut self, mac: MacAddr, net: &mut Net<'_>) {
+        if let Some(mesh) = &mut self.mesh {
+            mesh.forget_station(mac, net.instant());
+            self.drain(net);
+        }
+        self.control(net, |router, now| router.detach_station(mac, now));
+    }
+
+    /// A look at the mesh of the peer, if it runs.
+    pub(crate) fn view<'a>(&'a self, shared: &'a Shared) -> Option<View<'a>> {
+        let cast = shared.cast.as_ref();
+        let modelled = self.mesh.as_ref().map(|mesh| View::new(mesh, None));
+        modelled.or_else(|| Some(self.whole.as_ref()?.view(cast)))
+    }
+
+    /// Numbers of the peers with which there is a usable link.
+    pub(crate) fn linked(&self) -> Vec<u32> {
+        match &self.whole {
+            Some(whole) => whole.linked().iter().copied().collect(),
+            None => self.sessions.linked().collect(),
+        }
+    }
+
+    /// How many those are.
+    pub(crate) fn link_count(&self) -> usize {
+        match &self.whole {
+            Some(whole) => whole.linked().len(),
+            None => self.sessions.linked().count(),
+        }
+    }
+
+    /// Whether there is a usable link with a peer.
+    pub(crate) fn is_linked(&self, peer: u32) -> bool {
+        match &self.whole {
+            Some(whole) => whole.linked().contains(&peer),
+            None => self
+                .sessions
+                .get(peer)
+                .is_some_and(|session| session.linked),
+        }
+    }
+
+    /// Whether what this peer sends on its session with another is taken there.
+    pub(crate) fn is_heard_by(&self, other: &Self) -> bool {
+        match (&self.whole, &other.whole) {
+            (Some(here), Some(there)) => here.is_heard_by(there),
+            _ => {
+                let session = self.sessions.get(other.number);
+                session.is_some_and(|session| session.life == other.life)
+            }
+        }
+    }
+
+    /// Keeps something that a person should know.
+    pub(super) fn warn(&mut self, warned: Warned) {
+        if self.warnings.len() < WARNINGS {
+            self.warnings.push(warned);
+        }
+    }
+
+    /// The routes of the peer may be new.
+    pub(super) fn observe_routes(&self, net: &mut Net<'_>) {
+        if let Some(view) = self.view(net.shared) {
+            net.log
+                .routes_changed(&net.shared.watch, self.number, view, net.now);
+        }
+    }
+
+    /// Stations may be placed differently.
+    pub(super) fn observe_stations(&self, net: &mut Net<'_>) {
+        if let Some(view) = self.view(net.shared) {
+            net.log
+                .stations_changed(&net.shared.watch, self.number, view, net.now);
         }
     }
 
     /// Keeps the peer from running for a while.
     pub(crate) fn stall(&mut self, until: Time, net: &mut Net<'_>) {
-        if self.mesh.is_some() && self.stall.is_none() {
+        if self.runs() && self.stall.is_none() {
             let arrived = VecDeque::new();
             self.stall = Some(Box::new(Stall { until, arrived }));
             self.schedule(until, What::Wake, net);
@@ -240,6 +295,7 @@ impl Host {
             What::Timer | What::Wake => {}
             What::Repeat(attempt) => self.repeat(attempt, net),
             What::Lie => self.lie(net),
+            What::Later(later) => self.call(*later, net),
         }
     }
 
@@ -248,6 +304,7 @@ impl Host {
             return;
         }
         self.timer = None;
+        self.control(net, Router::handle_timeout);
         let now = net.instant();
         let Some(mesh) = &mut self.mesh else { return };
         // What it was armed for may have been put off since.
@@ -260,32 +317,16 @@ impl Host {
         self.drain(net);
     }
 
-    /// Ends sessions that nobody uses.
-    fn sweep(&mut self, net: &mut Net<'_>) {
-        self.sweep_at = net.now + SWEEP;
-        let idle = |session: &&Session| !session.linked && net.now >= session.used_at + IDLE;
-        let idle: Vec<u32> = self
-            .sessions
-            .iter()
-            .filter(idle)
-            .map(|session| session.peer)
-            .collect();
-        for peer in idle {
-            self.sessions.remove(peer);
-            if let Some(mesh) = &mut self.mesh {
-                mesh.session_closed(id(peer), net.instant());
-            }
-        }
-    }
-
     fn receive(&mut self, from: u32, datagram: Datagram, size: u32, net: &mut Net<'_>) {
-        if self.mesh.is_none() || !self.lets_in(from, net.now) {
+        if !self.runs() || !self.lets_in(from, net.now) {
             return;
         }
         self.traffic.in_bytes += u64::from(size);
         self.traffic.datagrams += 1;
-        self.note(net.now, from, size);
+        self.fold(net.now.0);
+        self.fold(u64::from(from) << 32 | u64::from(size));
         match datagram {
+            Datagram::Bytes(bytes) => self.receive_bytes(from, bytes, net),
             Datagram::Gossip { session, message } => self.hear(from, session, message, net),
             Datagram::Initiation { attempt, proven } => {
                 self.handle_initiation(from, attempt, proven, net);
@@ -300,64 +341,6 @@ impl Host {
             Datagram::Cookie { attempt } => self.handle_cookie(attempt, net),
             Datagram::Confirm { attempt } => self.handle_confirm(from, attempt, net),
             Datagram::NoSession { session } => self.handle_no_session(from, session, net),
-        }
-    }
-
-    fn hear(&mut self, from: u32, session: u64, message: GossipMessage, net: &mut Net<'_>) {
-        if !self
-            .sessions
-            .get(from)
-            .is_some_and(|held| held.knows(session))
-        {
-            // The first datagram that opens confirms as well as a confirmation does.
-            self.handle_confirm(from, session, net);
-        }
-        match self.sessions.get_mut(from) {
-            Some(held) if held.knows(session) => held.used_at = net.now,
-            Some(_) | None => {
-                return self.send(from, Datagram::NoSession { session }, net.now, net);
-            }
-        }
-        if let Some(mesh) = &mut self.mesh {
-            mesh.handle_message(id(from), message, net.instant());
-            self.drain(net);
-        }
-    }
-
-    /// Carries out what the mesh asks for, and arms its timer.
-    pub(crate) fn drain(&mut self, net: &mut Net<'_>) {
-        while let Some(mesh) = &mut self.mesh {
-            if let Some((to, message)) = mesh.poll_transmit() {
-                self.transmit(&to, message, net);
-            } else if let Some(event) = mesh.poll_event() {
-                self.act(event, net);
-            } else {
-                break;
-            }
-        }
-        self.arm(net);
-    }
-
-    fn transmit(&mut self, to: &PeerId, message: GossipMessage, net: &mut Net<'_>) {
-        let ours = self.number;
-        let said = match &mut self.liar {
-            Some(liar) => liar.distort(ours, message, net.now),
-            None => Some(message),
-        };
-        if let Some(message) = said {
-            self.say(number(to), message, net);
-        }
-    }
-
-    /// Sends a message on the session there is.
-    pub(crate) fn say(&mut self, to: u32, message: GossipMessage, net: &mut Net<'_>) {
-        if net.shared.quiet && !is_heartbeat(&message) {
-            return;
-        }
-        if let Some(held) = self.sessions.get_mut(to) {
-            held.used_at = net.now;
-            let session = held.sending();
-            self.send(to, Datagram::Gossip { session, message }, net.now, net);
         }
     }
 
@@ -394,53 +377,15 @@ impl Host {
         });
     }
 
-    fn arm(&mut self, net: &mut Net<'_>) {
-        let due = self.mesh.as_ref().and_then(Mesh::poll_timeout);
+    /// Puts the call for which the mesh asks in the queue.
+    pub(super) fn arm(&mut self, net: &mut Net<'_>) {
+        let whole = self.whole.as_ref().and_then(|whole| whole.poll_timeout());
+        let due = self.mesh.as_ref().and_then(Mesh::poll_timeout).or(whole);
         let Some((at, _)) = due else { return };
         let at = net.shared.clock.time(at).max(net.now);
         if self.timer.is_none_or(|armed| at < armed) {
             self.timer = Some(at);
             self.schedule(at, What::Timer, net);
-        }
-    }
-
-    fn act(&mut self, event: MeshEvent, net: &mut Net<'_>) {
-        match event {
-            MeshEvent::Dial { dial, target } => self.dial(dial, &target, net),
-            MeshEvent::CloseSession(peer) => {
-                self.sessions.remove(number(&peer));
-                if let Some(mesh) = &mut self.mesh {
-                    mesh.session_closed(peer, net.instant());
-                }
-            }
-            MeshEvent::LinkUp(peer) => self.set_linked(&peer, true),
-            MeshEvent::LinkDown { peer, .. } => self.set_linked(&peer, false),
-            MeshEvent::Warning(warning) => {
-                if self.warnings.len() < WARNINGS {
-                    self.warnings.push(warning);
-                }
-            }
-            MeshEvent::RoutesChanged => {
-                if let Some(mesh) = &self.mesh {
-                    net.log
-                        .routes_changed(&net.shared.watch, self.number, mesh, net.now);
-                }
-            }
-            MeshEvent::StationsChanged => {
-                if let Some(mesh) = &self.mesh {
-                    net.log
-                        .stations_changed(&net.shared.watch, self.number, mesh, net.now);
-                }
-            }
-            MeshEvent::PeerAppeared(_)
-            | MeshEvent::PeerRestarted { .. }
-            | MeshEvent::TargetsChanged => {}
-        }
-    }
-
-    fn set_linked(&mut self, peer: &PeerId, linked: bool) {
-        if let Some(session) = self.sessions.get_mut(number(peer)) {
-            session.linked = linked;
         }
     }
 
@@ -450,12 +395,11 @@ impl Host {
         self.nat.as_ref().is_none_or(open)
     }
 
-    fn note(&mut self, now: Time, from: u32, size: u32) {
-        for word in [now.0, u64::from(from) << 32 | u64::from(size)] {
-            self.trace = (self.trace ^ word)
-                .wrapping_mul(0x9e37_79b9_7f4a_7c15)
-                .rotate_left(29);
-        }
+    /// Makes a word part of the trace.
+    pub(super) fn fold(&mut self, word: u64) {
+        self.trace = (self.trace ^ word)
+            .wrapping_mul(0x9e37_79b9_7f4a_7c15)
+            .rotate_left(29);
     }
 }
 
@@ -479,6 +423,7 @@ mod tests {
             one_way: 0.0,
             nat: 0.0,
             reach: Reach::All,
+            engine: false,
         };
         let mut world = World::new(setup, Progress::new(false));
         world.warm().unwrap();

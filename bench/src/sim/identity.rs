@@ -8,7 +8,7 @@ use gossip::{Authority, Target};
 use proto::{MacAddr, PeerId, PublicKeys};
 
 /// The UDP port of all peers.
-const PORT: u16 = 6783;
+pub(crate) const PORT: u16 = 6783;
 /// Networks (/16) the hosts are spread over; see [`super::wan`] for their regions.
 pub(crate) const NETWORKS: u32 = 40;
 

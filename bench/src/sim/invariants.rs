@@ -4,7 +4,6 @@
 use std::time::Duration;
 
 use super::{chain::Broken, scenario::Run};
-use gossip::Warning;
 
 /// Pairs whose chains of next hops are followed.
 const PAIRS: usize = 500;
@@ -64,21 +63,10 @@ impl Run<'_> {
                 ));
             }
             for warning in std::mem::take(&mut self.world.host_mut(number).warnings) {
-                if !self.lies || !is_about_lies(&warning) {
-                    self.violated(format!("peer {number} warns: {warning}"));
+                if !self.lies || !warning.of_lies {
+                    self.violated(format!("peer {number} warns: {}", warning.text));
                 }
             }
         }
-    }
-}
-
-/// Whether a warning is what a peer should say among liars.
-fn is_about_lies(warning: &Warning) -> bool {
-    match warning {
-        Warning::BadRecord { .. } | Warning::Equivocation { .. } => true,
-        Warning::ClonedIdentity { .. }
-        | Warning::NicknameClash { .. }
-        | Warning::DuplicateStation { .. }
-        | Warning::TooManyStations { .. } => false,
     }
 }

@@ -4,6 +4,7 @@
 use std::time::Instant;
 
 use super::{
+    cast::Cast,
     observe::{Log, Watch},
     queue::{Event, Queue},
     time::{Clock, Time},
@@ -15,6 +16,8 @@ pub(crate) struct Shared {
     pub(crate) clock: Clock,
     pub(crate) wan: Wan,
     pub(crate) watch: Watch,
+    /// Who the peers are, if they run whole.
+    pub(crate) cast: Option<Cast>,
     /// Nothing travels over sessions but heartbeats.
     pub(crate) quiet: bool,
     /// Host n lives in shard n % shards.

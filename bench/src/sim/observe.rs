@@ -1,13 +1,11 @@
 //! Watching from inside, at the exact virtual time: when each host came to know
 //! something, and which peers it lost from its routes without cause.
 
-use gossip::Mesh;
 use proto::MacAddr;
 
 use super::{
-    core_api::reachable_count,
-    identity::{FakeAuthority, id, number},
     time::{NEVER, Time},
+    view::View,
 };
 
 /// What all hosts look out for. Changes only between windows.
@@ -28,11 +26,11 @@ pub(crate) enum Item {
 }
 
 impl Item {
-    /// Whether it is so in the eyes of a mesh.
-    pub(crate) fn holds(&self, mesh: &Mesh<FakeAuthority>) -> bool {
+    /// Whether it is so in the eyes of a peer.
+    pub(crate) fn holds(&self, view: View<'_>) -> bool {
         match self {
-            Self::Station { mac, owner } => mesh.stations().peer_of(mac) == Some(id(*owner)),
-            Self::Gone { peer } => !mesh.routes().reaches(&id(*peer)),
+            Self::Station { mac, owner } => view.peer_of(mac) == Some(*owner),
+            Self::Gone { peer } => !view.reaches(*peer),
         }
     }
 }
@@ -122,29 +120,17 @@ impl Log {
     }
 
     /// A host placed stations differently.
-    pub(crate) fn stations_changed(
-        &mut self,
-        watch: &Watch,
-        host: u32,
-        mesh: &Mesh<FakeAuthority>,
-        now: Time,
-    ) {
+    pub(crate) fn stations_changed(&mut self, watch: &Watch, host: u32, view: View<'_>, now: Time) {
         let is_station = |item: &Item| matches!(item, Item::Station { .. });
-        self.look(watch, is_station, host, mesh, now);
+        self.look(watch, is_station, host, view, now);
     }
 
     /// A host has new routes.
-    pub(crate) fn routes_changed(
-        &mut self,
-        watch: &Watch,
-        host: u32,
-        mesh: &Mesh<FakeAuthority>,
-        now: Time,
-    ) {
+    pub(crate) fn routes_changed(&mut self, watch: &Watch, host: u32, view: View<'_>, now: Time) {
         let is_gone = |item: &Item| matches!(item, Item::Gone { .. });
-        self.look(watch, is_gone, host, mesh, now);
+        self.look(watch, is_gone, host, view, now);
         if let Some(reach) = &watch.reach {
-            self.compare_reach(reach, host, mesh, now);
+            self.compare_reach(reach, host, view, now);
         }
     }
 
@@ -153,7 +139,7 @@ impl Log {
         watch: &Watch,
         concerns: impl Fn(&Item) -> bool,
         host: u32,
-        mesh: &Mesh<FakeAuthority>,
+        view: View<'_>,
         now: Time,
     ) {
         let local = host as usize / self.shards;
@@ -162,7 +148,7 @@ impl Log {
             if !concerns(item) {
                 continue;
             }
-            match item.holds(mesh) {
+            match item.holds(view) {
                 true => *since = now.min(*since),
                 false => *since = NEVER,
             }
@@ -170,22 +156,16 @@ impl Log {
     }
 
     /// Finds who was reached when looked at last and is not now.
-    fn compare_reach(
-        &mut self,
-        reach: &ReachWatch,
-        host: u32,
-        mesh: &Mesh<FakeAuthority>,
-        now: Time,
-    ) {
+    fn compare_reach(&mut self, reach: &ReachWatch, host: u32, view: View<'_>, now: Time) {
         let before = &mut self.reached[host as usize / self.shards];
-        let all = reachable_count(mesh) + 1 >= reach.running;
+        let all = view.reachable_count() + 1 >= reach.running;
         if all && before.all {
             return;
         }
         self.scratch.clear();
         self.scratch.resize(self.hosts.div_ceil(64), 0);
-        for (peer, _) in mesh.routes().reachable() {
-            let number = number(&peer) as usize;
+        for peer in view.reached() {
+            let number = peer as usize;
             if number < self.hosts {
                 self.scratch[number / 64] |= 1 << (number % 64);
             }

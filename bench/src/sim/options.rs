@@ -9,6 +9,9 @@ use super::{
     wan::Reach,
 };
 
+/// Whole engines in one world.
+const MOST_ENGINES: u32 = 200;
+
 /// Runs whole meshes of wove in virtual time: the production gossip core, one
 /// per peer, over a simulated wide-area network.
 ///
@@ -40,6 +43,10 @@ pub struct Options {
     /// beginning with a mesh that is up.
     #[arg(long)]
     pub launch: bool,
+    /// Run the whole engine of every peer, with real sessions, instead of its gossip
+    /// core with modelled ones; launches the peers as --launch does. At most 200 peers.
+    #[arg(long)]
+    pub engine: bool,
     /// Groups of hosts (their number modulo K) that reach nobody but their own and the bridges.
     #[arg(long, default_value_t = 1, value_name = "K", value_parser = clap::value_parser!(u32).range(1..=1000))]
     pub groups: u32,
@@ -101,12 +108,20 @@ pub struct Seeds {
 }
 
 impl Options {
-    /// The scenarios asked for.
+    /// The scenarios asked for; of all, those that can be had.
     pub(crate) fn scenarios(&self) -> Result<Vec<&'static Scenario>, String> {
-        if self.scenario == ["all"] {
-            return Ok(SCENARIOS.iter().collect());
+        if self.engine && self.peers > MOST_ENGINES {
+            return Err(too_many(self.peers));
         }
-        let find = |name: &String| scenario::find(name).ok_or_else(|| unknown(name));
+        let can_be_had = |scenario: &&Scenario| !self.engine || !scenario.rewrites;
+        if self.scenario == ["all"] {
+            return Ok(SCENARIOS.iter().filter(can_be_had).collect());
+        }
+        let find = |name: &String| {
+            let found = scenario::find(name).ok_or_else(|| unknown(name))?;
+            let had = Some(found).filter(can_be_had);
+            had.ok_or_else(|| sealed(name))
+        };
         self.scenario.iter().map(find).collect()
     }
 
@@ -154,6 +169,9 @@ impl Options {
         if self.launch {
             arguments.push("--launch".to_owned());
         }
+        if self.engine {
+            arguments.push("--engine".to_owned());
+        }
         if self.check {
             arguments.push("--check".to_owned());
         }
@@ -166,6 +184,20 @@ fn unknown(name: &str) -> String {
     format!(
         "there is no scenario '{name}'; there are {}, and 'all'",
         known.join(", ")
+    )
+}
+
+fn too_many(peers: u32) -> String {
+    format!(
+        "--engine runs at most {MOST_ENGINES} peers, not {peers}: their handshakes and signatures are \
+         real and cost the time of as many machines; ask for fewer, or leave --engine out"
+    )
+}
+
+fn sealed(name: &str) -> String {
+    format!(
+        "the scenario '{name}' cannot be had with --engine: it rewrites gossip on its way, which \
+         the real sessions of engines do not let it; leave one of the two out"
     )
 }
 

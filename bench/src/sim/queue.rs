@@ -11,7 +11,7 @@ use std::{
     collections::{BTreeMap, BinaryHeap},
 };
 
-use super::{datagram::Datagram, time::Time};
+use super::{datagram::Datagram, time::Time, whole::Later};
 
 /// Windows whose events are in the ring; later ones are in a map.
 const RING: u64 = 64;
@@ -40,6 +40,8 @@ pub(crate) enum What {
     Wake,
     /// A liar tells its next lie.
     Lie,
+    /// The control machine of a whole engine gets to something.
+    Later(Box<Later>),
 }
 
 impl Event {

@@ -1,6 +1,6 @@
 //! Who reaches whom, for many peers at once.
 
-use super::{core_api::reachable_count, identity::number, world::World};
+use super::world::World;
 
 /// A set of peers by number.
 pub(crate) struct Numbers {
@@ -45,16 +45,14 @@ impl World {
     }
 
     fn reaches_set(&self, peer: u32, set: &Numbers) -> bool {
-        let Some(mesh) = self.mesh(peer) else {
+        let Some(view) = self.view(peer) else {
             return false;
         };
-        if reachable_count(mesh) + 1 < set.len {
+        if view.reachable_count() + 1 < set.len {
             return false;
         }
-        let routes = mesh.routes();
-        let reached = routes
-            .reachable()
-            .filter(|(other, _)| set.contains(number(other)));
+        let reached = view.reached().into_iter();
+        let reached = reached.filter(|other| set.contains(*other));
         reached.count() + usize::from(set.contains(peer)) == set.len
     }
 }

@@ -4,6 +4,8 @@
 //! cannot be read off. Instead the records of a settled peer are encoded,
 //! decoded anew, and handed to a fresh mesh by a neighbour; what it allocates
 //! for them is what a router allocates.
+//!
+//! Whole engines share nothing, so theirs is read off.
 
 use std::{sync::Arc, time::Duration};
 
@@ -12,9 +14,9 @@ use proto::record::Record;
 
 use super::{
     core_api::{push, records},
-    host::new_mesh,
     identity::{address, id},
     memory,
+    model::new_mesh,
     world::World,
 };
 
@@ -29,6 +31,12 @@ const CHUNK: usize = 4;
 /// Bytes of one router, if the core and the allocator tell.
 pub(crate) fn bytes_per_peer(world: &World) -> Option<f64> {
     let numbers = world.running();
+    if world.setup.engine {
+        return (memory::live() > 0).then(|| {
+            let live = memory::live() as f64 / numbers.len() as f64;
+            live + ROUTER_BASE_BYTES as f64
+        });
+    }
     let (ours, neighbour) = (*numbers.first()?, *numbers.get(1)?);
     let encoded: Vec<Vec<u8>> = records(world.mesh(ours)?)
         .iter()

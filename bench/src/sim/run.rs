@@ -26,10 +26,10 @@ pub fn run(
     out: &mut dyn Write,
     err: &mut (dyn Write + Send),
 ) -> anyhow::Result<bool> {
+    let scenarios = options.scenarios().map_err(anyhow::Error::msg)?;
     if options.sweep {
         return sweep::run(options, out, err);
     }
-    let scenarios = options.scenarios().map_err(anyhow::Error::msg)?;
     let mut world = None;
     let mut well = true;
     for scenario in &scenarios {
@@ -60,7 +60,7 @@ pub(crate) fn one(scenario: &Scenario, options: &Options, place: &mut Option<Wor
         None => {
             let mut world = fresh(scenario, options);
             if scenario.start != Start::Cold {
-                unrest = match options.launch {
+                unrest = match options.launch || options.engine {
                     true => world.launch_all(options.groups).err(),
                     false => world.warm().err(),
                 };
@@ -88,6 +88,7 @@ pub(crate) fn one(scenario: &Scenario, options: &Options, place: &mut Option<Wor
     if options.kinds {
         let peer_seconds = f64::from(options.peers) * world.now.since(warm_at).as_secs_f64();
         let sent = KINDS.iter().zip(sent(world).into_iter().zip(before));
+        let sent = sent.filter(|(_, (now, before))| now > before);
         notes.extend(sent.map(|(kind, (now, before))| {
             let rate = (now - before) as f64 / peer_seconds;
             format!("{rate:9.1} bytes per peer and second of {kind}")
@@ -134,7 +135,7 @@ fn sent(world: &World) -> [u64; KINDS.len()] {
 /// Records that were new to those who got them, and those that were not.
 /// Of peers that were launched anew, only since then.
 fn records(world: &World) -> [u64; 2] {
-    let meshes = world.numbers().filter_map(|number| world.mesh(number));
+    let meshes = world.numbers().filter_map(|number| world.view(number));
     meshes.fold([0; 2], |[new, copies], mesh| {
         let counters = mesh.counters();
         [new + counters.accepted, copies + counters.stale]
@@ -151,6 +152,7 @@ fn fresh(scenario: &Scenario, options: &Options) -> World {
         one_way: options.one_way,
         nat: options.nat,
         reach: options.reach(),
+        engine: options.engine,
     };
     let shown = options.progress || io::stderr().is_terminal();
     World::new(scenario.setup(setup), Progress::new(shown))
@@ -211,17 +213,14 @@ mod tests {
     use super::*;
 
     fn traces(threads: &str, seed: &str, scenario: &str) -> Vec<String> {
-        let options = Options::parse_from([
-            "sim",
-            "--scenario",
-            scenario,
-            "--peers=20",
-            "--duration=3",
-            "--threads",
-            threads,
-            "--seed",
-            seed,
-        ]);
+        traces_with(&["--peers=20"], threads, seed, scenario)
+    }
+
+    fn traces_with(more: &[&str], threads: &str, seed: &str, scenario: &str) -> Vec<String> {
+        let common = ["sim", "--duration=3", "--scenario", scenario];
+        let these = ["--threads", threads, "--seed", seed];
+        let all = common.iter().chain(&these).chain(more);
+        let options = Options::parse_from(all);
         let mut world = None;
         let scenarios = options.scenarios().unwrap();
         let reports = scenarios
@@ -242,5 +241,26 @@ mod tests {
         let idle = traces("1", "6", "idle");
         assert_eq!(idle, traces("1", "6", "idle"));
         assert_ne!(idle[0], one[0]);
+    }
+
+    #[test]
+    fn so_does_a_run_of_whole_engines() {
+        let engines = |threads, seed| {
+            let few = ["--engine", "--peers=6"];
+            traces_with(&few, threads, seed, "massboot")
+        };
+        let one = engines("1", "5");
+        assert_eq!(one, engines("2", "5"));
+        assert_ne!(one, engines("1", "6"));
+    }
+
+    #[test]
+    fn what_engines_cannot_do_is_refused() {
+        let refused = |arguments: [&str; 3]| {
+            let options = Options::parse_from(["sim", "--engine"].iter().chain(&arguments));
+            options.scenarios().map(|found| found.len()).unwrap_err()
+        };
+        assert!(refused(["--scenario=idle", "--peers", "201"]).contains("at most 200 peers"));
+        assert!(refused(["--scenario", "idle,liar", "--nat=0"]).contains("'liar'"));
     }
 }

@@ -36,6 +36,9 @@ pub(crate) struct Scenario {
     pub(crate) start: Start,
     /// Whether a world is of no use to others afterwards.
     pub(crate) spoils: bool,
+    /// Whether it looks into gossip on its way and rewrites it, which only works
+    /// where sessions are modelled.
+    pub(crate) rewrites: bool,
     pub(crate) run: fn(&mut Run<'_>),
 }
 

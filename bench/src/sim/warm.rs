@@ -14,13 +14,17 @@ use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use gossip::replica::Replica;
 use proto::record::Record;
-use rand::{Rng, RngCore, seq::SliceRandom};
+use rand::{
+    Rng, RngCore,
+    seq::{IndexedRandom, SliceRandom},
+};
 
 use super::{
-    core_api::{own_records, push, reachable_count},
+    core_api::{own_records, push},
     host::Host,
     identity::id,
     net::Net,
+    wan::Reach,
     world::World,
 };
 
@@ -39,6 +43,8 @@ const BATCH: u32 = 1000;
 const PAUSE: Duration = Duration::from_millis(300);
 /// Draws of a partner for a peer that has too few links.
 const DRAWS: usize = 200;
+/// Those whom a peer knows at its launch, where nobody reaches all.
+const TARGETS: usize = 3;
 /// How often it is looked whether a world is quiet.
 const LOOK: Duration = Duration::from_millis(200);
 /// How long a fresh warm world is left alone.
@@ -99,18 +105,30 @@ impl World {
     }
 
     /// Launches all peers as people do: each knows the first host of its group,
-    /// and those know the very first.
+    /// and those know the very first. Where nobody reaches all of the others,
+    /// each knows a few that it reaches.
     pub(crate) fn launch_all(&mut self, groups: u32) -> Result<(), Unrest> {
         self.progress.phase("launch");
         let groups = groups.max(1);
         for number in 0..self.setup.peers {
             let seed = if number < groups { 0 } else { number % groups };
-            let targets = [seed];
-            self.launch(number, &targets[..usize::from(number != 0)]);
+            let targets = match self.setup.reach {
+                Reach::Groups { .. } => self.some_connected(number),
+                Reach::All | Reach::Bridged { .. } if number == 0 => Vec::new(),
+                Reach::All | Reach::Bridged { .. } => vec![seed],
+            };
+            self.launch(number, &targets);
         }
         self.settle(PATIENCE)?;
         self.run_for(REST * 2);
         Ok(())
+    }
+
+    fn some_connected(&mut self, number: u32) -> Vec<u32> {
+        let connects = |other: &u32| *other != number && self.shared.wan.connects(number, *other);
+        let connected: Vec<u32> = (0..self.setup.peers).filter(connects).collect();
+        let some = connected.choose_multiple(&mut self.rng, TARGETS);
+        some.copied().collect()
     }
 
     /// Gives every mesh what all say of themselves now. Returns that, by peer.
@@ -235,8 +253,8 @@ impl World {
     fn missed(&self, peer: u32, running: &[u32]) -> String {
         const NAMED: usize = 4;
         let reaches = |other: &u32| {
-            let mesh = self.mesh(peer);
-            mesh.is_some_and(|mesh| mesh.routes().reaches(&id(*other)))
+            let view = self.view(peer);
+            view.is_some_and(|view| view.reaches(*other))
         };
         let missed = running.iter().filter(|other| !reaches(other));
         let named = missed.take(NAMED).map(|other| {
@@ -251,19 +269,19 @@ impl World {
 
     /// Why the world is not quiet, if it is not. Looks at the last culprit first.
     fn unrest(&self, running: &[u32], suspect: &mut usize) -> Option<Unrest> {
-        let first = self.mesh(*running.first()?)?.fingerprint();
+        let first = self.view(*running.first()?)?.fingerprint();
         let expected = running.len() - 1;
         for turn in 0..running.len() {
             let at = (*suspect + turn) % running.len();
-            let mesh = self.mesh(running[at])?;
-            let reached = reachable_count(mesh);
+            let view = self.view(running[at])?;
+            let reached = view.reachable_count();
             let text = if reached != expected {
                 let missed = self.missed(running[at], running);
                 format!(
                     "peer {} reaches {reached} of {expected}, not {missed}",
                     running[at]
                 )
-            } else if mesh.fingerprint() != first {
+            } else if view.fingerprint() != first {
                 format!(
                     "peers {} and {} hold different records",
                     running[0], running[at]

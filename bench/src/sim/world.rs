@@ -8,6 +8,7 @@ use rand_chacha::ChaCha8Rng;
 
 use super::{
     barrier::Barrier,
+    cast::Cast,
     host::{Host, Traffic},
     identity::{FakeAuthority, scatter},
     net::{Net, Shared},
@@ -15,6 +16,7 @@ use super::{
     progress::Progress,
     shard::{Mailboxes, Shard},
     time::{Clock, NEVER, Time, windows},
+    view::View,
     wan::{Reach, Wan},
 };
 
@@ -34,6 +36,8 @@ pub(crate) struct Setup {
     pub(crate) one_way: f64,
     pub(crate) nat: f64,
     pub(crate) reach: Reach,
+    /// Whether whole engines run, and not the mesh with modelled sessions.
+    pub(crate) engine: bool,
 }
 
 /// Hosts 0 to `peers` run the mesh; further ones wait for newcomers.
@@ -67,6 +71,7 @@ impl World {
                 clock: Clock::new(),
                 wan,
                 watch: Watch::default(),
+                cast: setup.engine.then(|| Cast::new(hosts, setup.seed)),
                 quiet: false,
                 shards: count,
             },
@@ -93,7 +98,12 @@ impl World {
         &mut self.shards[number as usize % shards].hosts[number as usize / shards]
     }
 
-    /// The mesh of a peer, if it runs.
+    /// A look at the mesh of a peer, if it runs.
+    pub(crate) fn view(&self, number: u32) -> Option<View<'_>> {
+        self.host(number).view(&self.shared)
+    }
+
+    /// The mesh of a peer, if it runs and its sessions are modelled.
     pub(crate) fn mesh(&self, number: u32) -> Option<&Mesh<FakeAuthority>> {
         self.host(number).mesh.as_ref()
     }
@@ -211,10 +221,9 @@ impl World {
 
     /// Looks out for something at all hosts from now on. Returns its place.
     pub(crate) fn watch(&mut self, item: Item) -> usize {
-        let now = self.now;
+        let (now, shared) = (self.now, &self.shared);
         for shard in &mut self.shards {
-            let since = |host: &Host| match host.mesh.as_ref().is_some_and(|mesh| item.holds(mesh))
-            {
+            let since = |host: &Host| match host.view(shared).is_some_and(|view| item.holds(view)) {
                 true => now,
                 false => NEVER,
             };
@@ -246,12 +255,7 @@ impl World {
             running,
         });
         // So that there is something to compare with.
-        self.each(|host, net| {
-            if let Some(mesh) = &host.mesh {
-                net.log
-                    .routes_changed(&net.shared.watch, host.number, mesh, net.now);
-            }
-        });
+        self.each(|host, net| host.observe_routes(net));
     }
 
     /// Since when a peer counts in that, from here on.

@@ -357,6 +357,11 @@ impl Router {
         std::mem::take(&mut self.unpublished).then(|| Arc::clone(&self.snapshot))
     }
 
+    /// The mesh, to be looked at.
+    pub fn mesh(&self) -> &Mesh<Keyring> {
+        &self.mesh
+    }
+
     /// The next datagram to send.
     pub fn poll_transmit(&mut self) -> Option<Transmit> {
         self.transmits.pop_front()

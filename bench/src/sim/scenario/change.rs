@@ -12,6 +12,7 @@ pub(super) const SCENARIO: Scenario = Scenario {
     about: "20 peers learn a station each: until everybody knows",
     start: Start::Warm,
     spoils: false,
+    rewrites: false,
     run,
 };
 
@@ -30,10 +31,7 @@ fn run(run: &mut Run<'_>) {
         let item = run.world.watch(Item::Station { mac, owner });
         changes.push((item, owner, mac, run.world.now));
         run.world.with(owner, |host, net| {
-            if let Some(mesh) = &mut host.mesh {
-                mesh.learn_station(mac, &[], true, net.instant());
-            }
-            host.drain(net);
+            host.learn_station(mac, net);
         });
         run.world.run_for(APART);
     }
@@ -52,10 +50,7 @@ fn run(run: &mut Run<'_>) {
     run.figures.set("missing", f64::from(missing));
     for (_, owner, mac, _) in changes {
         run.world.with(owner, |host, net| {
-            if let Some(mesh) = &mut host.mesh {
-                mesh.forget_station(mac, net.instant());
-            }
-            host.drain(net);
+            host.forget_station(mac, net);
         });
     }
 }

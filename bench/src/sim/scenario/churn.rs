@@ -12,6 +12,7 @@ pub(super) const SCENARIO: Scenario = Scenario {
     about: "1 % of the peers leave per minute, half of them without a word, and come back",
     start: Start::Warm,
     spoils: false,
+    rewrites: false,
     run,
 };
 

@@ -12,6 +12,7 @@ pub(super) const SCENARIO: Scenario = Scenario {
     about: "10 peers die without a word: until no survivor routes to them",
     start: Start::Warm,
     spoils: false,
+    rewrites: false,
     run,
 };
 

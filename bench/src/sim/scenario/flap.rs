@@ -12,6 +12,7 @@ pub(super) const SCENARIO: Scenario = Scenario {
     about: "the underlay of 1 % of the links is cut for 3 s and mended for 4 s, again and again",
     start: Start::Warm,
     spoils: false,
+    rewrites: false,
     run,
 };
 
@@ -54,7 +55,7 @@ fn run(run: &mut Run<'_>) {
 fn flapping(run: &mut Run<'_>) -> Vec<((u32, u32), Duration)> {
     let world = &*run.world;
     let above = |number: u32| {
-        let linked = world.host(number).sessions.linked();
+        let linked = world.host(number).linked().into_iter();
         linked
             .filter(move |other| *other > number)
             .map(move |other| (number, other))
@@ -72,6 +73,6 @@ fn route_runs(run: &Run<'_>) -> u64 {
     let meshes = run
         .world
         .numbers()
-        .filter_map(|number| run.world.mesh(number));
+        .filter_map(|number| run.world.view(number));
     meshes.map(|mesh| mesh.counters().route_runs).sum()
 }

@@ -12,6 +12,7 @@ pub(super) const SCENARIO: Scenario = Scenario {
     about: "half of the peers die at once: until all survivors reach each other",
     start: Start::Warm,
     spoils: true,
+    rewrites: false,
     run,
 };
 

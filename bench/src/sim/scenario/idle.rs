@@ -14,6 +14,7 @@ pub(super) const SCENARIO: Scenario = Scenario {
     about: "a quiet mesh: traffic, links, and the memory of one router",
     start: Start::Warm,
     spoils: false,
+    rewrites: false,
     run,
 };
 

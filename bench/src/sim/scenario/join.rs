@@ -5,13 +5,14 @@ use std::time::Duration;
 use rand::seq::IndexedRandom;
 
 use super::{Run, Scenario, Start};
-use crate::sim::{identity::id, world::World};
+use crate::sim::{time::Time, world::World};
 
 pub(super) const SCENARIO: Scenario = Scenario {
     name: "join",
     about: "newcomers with one seed: until frames get to random others and back",
     start: Start::Warm,
     spoils: false,
+    rewrites: false,
     run,
 };
 
@@ -28,6 +29,10 @@ const PATIENCE: Duration = Duration::from_secs(15);
 /// Round trips of a handshake between the two ends, until the first frame has
 /// arrived: the initiator sends it once the responder has confirmed.
 const ROUND_TRIPS: f64 = 2.5;
+/// How often the container of a newcomer asks each that has not answered.
+const ASK: Duration = Duration::from_millis(50);
+/// Until everybody knows where the containers of members are.
+const STARTING: Duration = Duration::from_secs(5);
 
 fn run(run: &mut Run<'_>) {
     let members = run.world.running();
@@ -42,6 +47,10 @@ fn run(run: &mut Run<'_>) {
     let first = run.world.setup.peers;
     let count = if first >= LARGE { NEWCOMERS } else { FEW };
     let newcomers = first..first + count.min(run.world.setup.newcomers);
+    if run.world.setup.engine {
+        run.world.each(|host, net| host.start_container(net));
+        run.world.run_for(STARTING);
+    }
     let mut times = Vec::new();
     for newcomer in newcomers.clone() {
         let seed = seeds.choose(&mut run.rng).copied().unwrap_or_default();
@@ -56,8 +65,8 @@ fn run(run: &mut Run<'_>) {
     newcomers.for_each(|newcomer| run.world.stop(newcomer));
 }
 
-/// Launches one newcomer. Returns seconds until it and each of some random
-/// members have a session with each other, over a way that works.
+/// Launches one newcomer. Returns seconds until frames get to each of some
+/// random members; [`PATIENCE`] if they do not.
 fn join(run: &mut Run<'_>, newcomer: u32, seed: u32, members: &[u32]) -> Vec<f64> {
     let mut targets: Vec<u32> = members
         .choose_multiple(&mut run.rng, TARGETS)
@@ -65,6 +74,40 @@ fn join(run: &mut Run<'_>, newcomer: u32, seed: u32, members: &[u32]) -> Vec<f64
         .collect();
     let begun = run.world.now;
     run.world.launch(newcomer, &[seed]);
+    let mut times = match run.world.setup.engine {
+        true => exchange(run, newcomer, &mut targets, begun),
+        false => foresee(run, newcomer, &mut targets, begun),
+    };
+    times.extend(targets.iter().map(|_| PATIENCE.as_secs_f64()));
+    times
+}
+
+/// Seconds until a frame of the newcomer's container got to that of each target
+/// and the answer back. Those that do not answer stay among the targets.
+fn exchange(run: &mut Run<'_>, newcomer: u32, targets: &mut Vec<u32>, begun: Time) -> Vec<f64> {
+    let mut times = Vec::new();
+    run.world
+        .with(newcomer, |host, net| host.start_container(net));
+    while !targets.is_empty() && run.world.now.since(begun) < PATIENCE {
+        run.world.with(newcomer, |host, net| {
+            targets.iter().for_each(|target| host.ask(*target, net));
+        });
+        run.world.run_for(ASK);
+        let host = run.world.host(newcomer);
+        targets.retain(|target| {
+            let Some(at) = host.answer_of(*target) else {
+                return true;
+            };
+            times.push(at.since(begun).as_secs_f64());
+            false
+        });
+    }
+    times
+}
+
+/// Seconds until the newcomer and each target have a session with each other
+/// over a way that works, if their handshake, which is not simulated, goes well.
+fn foresee(run: &mut Run<'_>, newcomer: u32, targets: &mut Vec<u32>, begun: Time) -> Vec<f64> {
     let mut times = Vec::new();
     while !targets.is_empty() && run.world.now.since(begun) < PATIENCE {
         run.world.run_for(LOOK);
@@ -78,7 +121,6 @@ fn join(run: &mut Run<'_>, newcomer: u32, seed: u32, members: &[u32]) -> Vec<f64
             false
         });
     }
-    times.extend(targets.iter().map(|_| PATIENCE.as_secs_f64()));
     times
 }
 
@@ -86,8 +128,7 @@ fn join(run: &mut Run<'_>, newcomer: u32, seed: u32, members: &[u32]) -> Vec<f64
 /// has a route to: a peer tries the target's own address and the relays at
 /// once, and the first that answers wins. None if neither leads there and back.
 fn round_trip(world: &World, newcomer: u32, target: u32) -> Option<f64> {
-    let mesh = world.mesh(newcomer)?;
-    mesh.routes().next_hop(&id(target))?;
+    world.view(newcomer)?.next_hop(target)?;
     let direct = [newcomer, target];
     let direct =
         (world.shared.wan.connects(newcomer, target)).then(|| 2.0 * world.chain_delay(&direct));

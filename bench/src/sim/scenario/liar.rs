@@ -16,6 +16,7 @@ pub(super) const SCENARIO: Scenario = Scenario {
     about: "30 % of the peers drop, invent, forge and flood by turns: do the others stay connected",
     start: Start::Warm,
     spoils: true,
+    rewrites: true,
     run,
 };
 

@@ -15,6 +15,7 @@ pub(super) const SCENARIO: Scenario = Scenario {
     about: "5 % loss, and 1 % of the peers stall for 10 s every 30 s: who is held for dead",
     start: Start::Warm,
     spoils: false,
+    rewrites: false,
     run,
 };
 

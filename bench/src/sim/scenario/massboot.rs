@@ -5,13 +5,14 @@ use std::time::Duration;
 use rand::Rng;
 
 use super::{Run, Scenario, Start};
-use crate::sim::{core_api::reachable_count, memory};
+use crate::sim::memory;
 
 pub(super) const SCENARIO: Scenario = Scenario {
     name: "massboot",
     about: "all peers are launched within a second with the same 3 seeds",
     start: Start::Cold,
     spoils: true,
+    rewrites: false,
     run,
 };
 
@@ -35,8 +36,8 @@ fn run(run: &mut Run<'_>) {
     let reachable = run.world.run_until(PATIENCE, LOOK, |world| {
         links_max = links_max.max(world.links_max());
         let reaches_all = |number: u32| {
-            let mesh = world.mesh(number);
-            mesh.is_some_and(|mesh| reachable_count(mesh) as u32 == peers - 1)
+            let view = world.view(number);
+            view.is_some_and(|view| view.reachable_count() as u32 == peers - 1)
         };
         // Whoever did not reach all others a moment ago is asked first.
         let lacking = (0..peers)

@@ -12,19 +12,14 @@ use rand::{
 };
 
 use super::{Run, Scenario, Start};
-use crate::sim::{
-    core_api::records,
-    identity::{id, mac, number},
-    reach::Numbers,
-    time::Time,
-    world::World,
-};
+use crate::sim::{identity::mac, reach::Numbers, time::Time, world::World};
 
 pub(super) const SCENARIO: Scenario = Scenario {
     name: "partition",
     about: "two halves apart for half an hour, with changes on both sides: until they are one again",
     start: Start::Warm,
     spoils: false,
+    rewrites: false,
     run,
 };
 
@@ -117,16 +112,13 @@ fn live_apart(run: &mut Run<'_>, duration: Duration) -> Vec<u32> {
 fn learn(run: &mut Run<'_>, peer: u32) {
     let mac = mac(0x4000_0000 | peer);
     run.world.with(peer, |host, net| {
-        if let Some(mesh) = &mut host.mesh {
-            mesh.learn_station(mac, &[], true, net.instant());
-        }
-        host.drain(net);
+        host.learn_station(mac, net);
     });
 }
 
 /// Ends a peer and launches it at once, with targets on its own side.
 fn restart(run: &mut Run<'_>, peer: u32) {
-    let links: Vec<u32> = run.world.host(peer).sessions.linked().collect();
+    let links: Vec<u32> = run.world.host(peer).linked();
     let targets: Vec<u32> = links.choose_multiple(&mut run.rng, 3).copied().collect();
     run.world.stop(peer);
     run.world.launch(peer, &targets);
@@ -150,8 +142,8 @@ fn meet(run: &mut Run<'_>, dead: &[u32], idle: u64, difference: Option<u64>) {
         .run_for(MEASURED.saturating_sub(run.world.now.since(begun)));
     let beyond = (received(run.world) - before).saturating_sub(idle);
     let holds = |observer: &u32, peer: &u32| {
-        let mesh = run.world.mesh(*observer);
-        mesh.is_some_and(|mesh| mesh.routes().reaches(&id(*peer)))
+        let view = run.world.view(*observer);
+        view.is_some_and(|view| view.reaches(*peer))
     };
     let zombies = running
         .iter()
@@ -183,15 +175,17 @@ fn difference(world: &World) -> Option<u64> {
     // Replicas with equal fingerprints are equal: few are different.
     let mut kinds: HashMap<(u64, usize), (u32, u64)> = HashMap::new();
     for peer in &running {
-        let mesh = world.mesh(*peer)?;
-        let kind = kinds.entry((mesh.fingerprint(), mesh.record_count()));
+        let view = world.view(*peer)?;
+        let kind = kinds.entry((view.fingerprint(), view.record_count()));
         kind.or_insert((*peer, 0)).1 += 1;
     }
     let mut newest: HashMap<RecordKey, (Version, u64)> = HashMap::new();
     let replicas: Vec<(u32, u64)> = kinds.into_values().collect();
     for (peer, _) in &replicas {
-        for record in records(world.mesh(*peer)?) {
-            let runs = world.host(number(&record.key.owner)).runs();
+        let view = world.view(*peer)?;
+        for record in view.records() {
+            let owner = view.number(&record.key.owner);
+            let runs = owner.is_some_and(|owner| world.host(owner).runs());
             let known = newest.get(&record.key);
             if runs && known.is_none_or(|(version, _)| *version < record.version) {
                 newest.insert(record.key, (record.version, record.encode().len() as u64));
@@ -201,7 +195,7 @@ fn difference(world: &World) -> Option<u64> {
     let total: u64 = newest.values().map(|(_, size)| size).sum();
     let mut lacking = 0;
     for (peer, count) in replicas {
-        let held = records(world.mesh(peer)?);
+        let held = world.view(peer)?.records();
         let current = held.iter().filter_map(|record| {
             let (version, size) = newest.get(&record.key)?;
             (*version == record.version).then_some(*size)

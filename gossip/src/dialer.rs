@@ -74,6 +74,11 @@ impl Turn<'_> {
         backoff.next(self.config.backoff_min, self.config.backoff_max, self.rng)
     }
 
+    /// The pause before an attempt that shall be made at once.
+    fn moment(&mut self) -> Duration {
+        Duration::from_millis(self.rng.random_range(50..300))
+    }
+
     /// A factor that keeps peers from retrying in step.
     fn jitter(&mut self) -> f64 {
         self.rng.random_range(0.5..1.5)
@@ -264,13 +269,28 @@ impl Dialer {
             } else if lasted.is_some_and(|lasted| lasted > GOOD_LINK) {
                 entry.backoff.reset();
                 entry.dial = None;
-                let soon = Duration::from_millis(turn.rng.random_range(50..300));
-                entry.state = waiting(turn.now + soon, Some(reason.to_owned()));
+                entry.state = waiting(turn.now + turn.moment(), Some(reason.to_owned()));
             } else {
                 entry.back_off(Some(reason.to_owned()), turn);
             }
         }
         any
+    }
+
+    /// There is no other way into the mesh any more: all that wait are due.
+    pub fn hurry(&mut self, turn: &mut Turn<'_>) {
+        for entry in self.targets.values_mut() {
+            let soon = turn.now + turn.moment();
+            let reason = match &mut entry.state {
+                TargetState::Waiting { reason, .. } => reason.take(),
+                TargetState::Failed { reason, .. } => Some(std::mem::take(reason)),
+                TargetState::Connecting { .. }
+                | TargetState::Connected { .. }
+                | TargetState::Ourselves => continue,
+            };
+            entry.backoff.reset();
+            entry.state = waiting(soon, reason);
+        }
     }
 
     /// No way leads to a peer any more: a target that has no room may be the way back.
@@ -478,6 +498,9 @@ mod tests {
         let (dialer, mut turn) = bench.turn();
         dialer.lost(&peer, &mut turn);
         assert!(wait(&bench) < 2 * bench.config.backoff_max);
+        let (dialer, mut turn) = bench.turn();
+        dialer.hurry(&mut turn);
+        assert!(wait(&bench) < Duration::from_secs(1), "no other way in");
     }
 
     #[test]

@@ -106,7 +106,7 @@ pub struct Mesh<A> {
     /// Links refused to us since one last came up.
     rejections: u32,
     /// When a link was last lost.
-    alone_since: Instant,
+    exposed_since: Instant,
     news: News,
     /// Copies that may come yet, before few and before one link bring news.
     spare: [TokenBucket; 2],
@@ -263,7 +263,7 @@ impl<A: Authority> Mesh<A> {
             dials: BTreeMap::new(),
             next_dial: 0,
             rejections: 0,
-            alone_since: now,
+            exposed_since: now,
             news: News::default(),
             spare: spread::SPARE_BURSTS.map(|burst| TokenBucket::full(burst, now)),
             calm: TokenBucket::full(spread::CALM_BURST, now),

@@ -52,6 +52,21 @@ impl World {
         direct || self.chain(from, to).is_ok()
     }
 
+    /// Whether there is a way from a peer to another over hosts on which peers
+    /// run, whatever links they have.
+    pub(crate) fn underlay_joins(&self, from: u32, to: u32) -> bool {
+        let mut rest = self.running();
+        let mut found = vec![from];
+        while let Some(at) = found.pop() {
+            if at == to {
+                return true;
+            }
+            let met = rest.extract_if(.., |host| self.shared.wan.connects(at, *host));
+            found.extend(met);
+        }
+        false
+    }
+
     /// Whether a frame gets from a peer to a neighbour now.
     pub(crate) fn carries(&self, from: u32, to: u32) -> bool {
         let (here, there) = (self.host(from), self.host(to));

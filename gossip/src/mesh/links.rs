@@ -27,9 +27,11 @@ use crate::{
 
 /// Node records told to somebody we refuse.
 const REFERRALS: usize = 8;
-/// Rejections and time without any link after which a peer asks to be let in for need.
+/// Whoever has fewer links is one loss away from being cut off.
+const SAFE: usize = 2;
+/// Rejections and time with so few links after which a peer asks to be let in for need.
 const REJECTIONS: u32 = 2;
-const ALONE: Duration = Duration::from_secs(5);
+const EXPOSED: Duration = Duration::from_secs(5);
 /// Between the first comparisons with several new neighbours.
 const TURN: Duration = Duration::from_millis(250);
 /// So long the first neighbour has to tell who is there.
@@ -274,14 +276,14 @@ impl<A: Authority> Mesh<A> {
         if up_since.is_some() {
             tracing::debug!(%peer, %reason, "link down");
             self.events.push_back(Event::LinkDown { peer, reason });
-            self.alone_since = now;
+            self.exposed_since = now;
             self.graft_all(now);
             let at = now + self.withdrawal_delay(reason);
             self.timers.links = Some(self.timers.links.map_or(at, |links| links.min(at)));
         }
         let lasted = up_since.map(|since| now.saturating_duration_since(since));
         let refused = matches!(reason, DownReason::Pruned | DownReason::Full);
-        let patient = refused && (reason == DownReason::Full || self.link_count() > 0);
+        let patient = refused && (reason == DownReason::Full || !self.is_exposed());
         let text = reason.to_string();
         // The seeds of a large mesh are everybody's targets: they cannot have all,
         // nor hear from all every minute.
@@ -290,7 +292,12 @@ impl<A: Authority> Mesh<A> {
         let concerned = self
             .dialer
             .link_down(peer, &text, lasted, patience, &mut turn!(self, now));
-        if concerned {
+        // The last way into the mesh: whoever was full may take us in now.
+        let cut_off = up_since.is_some() && self.linked().next().is_none();
+        if cut_off {
+            self.dialer.hurry(&mut turn!(self, now));
+        }
+        if concerned || cut_off {
             self.events.push_back(Event::TargetsChanged);
         }
         let links = self.link_addresses();
@@ -315,8 +322,8 @@ impl<A: Authority> Mesh<A> {
 
     /// Pings what is due and ends what is silent.
     pub(super) fn run_links(&mut self, now: Instant) {
-        let alone = now >= self.alone_since + ALONE && self.linked().next().is_none();
-        let needy = !self.config.discovery || (self.rejections >= REJECTIONS && alone);
+        let exposed = now >= self.exposed_since + EXPOSED && self.is_exposed();
+        let needy = !self.config.discovery || (self.rejections >= REJECTIONS && exposed);
         let (mut pings, mut silent) = (Vec::new(), Vec::new());
         for (peer, session) in &mut self.sessions {
             let Some(link) = session
@@ -381,6 +388,11 @@ impl<A: Authority> Mesh<A> {
             self.end_link(*peer, DownReason::Pruned, now);
             self.timers.links = Some(now + self.config.links_delay);
         }
+    }
+
+    /// Whether so few links are usable that another loss may cut us off.
+    fn is_exposed(&self) -> bool {
+        self.linked().take(SAFE).count() < SAFE
     }
 
     /// Whether a link exists, in whatever state.

@@ -108,6 +108,26 @@ fn kill(run: &mut Run<'_>, relay: u32, flows: &[Flow], seen: &mut Seen) {
         }
         run.world.run_for(LOOK);
     }
+    for ((from, to), broken) in flows.iter().zip(&mut broken) {
+        let Err(why) = run.world.chain(*from, *to) else {
+            continue;
+        };
+        let apart = !run.world.underlay_joins(*from, *to);
+        if apart {
+            // Nobody could repair that.
+            *broken = None;
+        }
+        let links = [*from, *to].map(|peer| run.world.links(peer));
+        run.note(format!(
+            "after the death of {relay} frames from {from} to {to} do not get through for {} s: \
+             {why:?}; links of these two: {links:?}; {}",
+            ROUND.as_secs(),
+            match apart {
+                true => "the underlay has no way left either",
+                false => "the underlay has a way",
+            }
+        ));
+    }
     for (before, broken) in before.iter().zip(broken) {
         match before {
             Some(chain) if chain.contains(&relay) => {

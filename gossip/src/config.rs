@@ -59,7 +59,7 @@ pub struct Config {
     /// While much happens, news wait so long instead, and share datagrams.
     pub batch_delay: Duration,
     /// A mesh of so many peers is large, and always something happens: rounds of
-    /// anti-entropy, which then always find something on its way, are four times
+    /// anti-entropy, which then always find something on its way, are six times
     /// as rare, and what replaces a lost link is told together with the loss.
     pub large_from: usize,
     /// Changes of links wait so long before they are published.
@@ -72,12 +72,14 @@ pub struct Config {
     /// Copies of news, in bytes per second, that are borne before links are
     /// pruned down to three that bring news.
     pub spare: u32,
-    /// Copies borne before they are pruned down to one.
-    pub spare_hard: u32,
+    /// Copies borne before they are pruned down to one link in a large mesh, where
+    /// they are most of what it costs, and to two in others.
+    pub spare_hard: [u32; 2],
     /// A pruned link gets news again after this; jittered. At most 160 s.
     pub prune_for: Duration,
-    /// The same if only one link was left to bring news, which is less sure.
-    pub prune_hard_for: Duration,
+    /// The same if so few links are left to bring news; in a large mesh, and in
+    /// others, whose links are asked for news again when some are missing.
+    pub prune_hard_for: [Duration; 2],
     /// Records of one owner accepted in a row.
     pub owner_burst: u16,
     /// Records of one owner accepted per second thereafter.
@@ -117,9 +119,9 @@ impl Default for Config {
             links_spacing: Duration::from_secs(1),
             burst: 64,
             spare: 32,
-            spare_hard: 50,
+            spare_hard: [50, 200],
             prune_for: Duration::from_secs(60),
-            prune_hard_for: Duration::from_secs(40),
+            prune_hard_for: [Duration::from_secs(40), Duration::from_secs(100)],
             owner_burst: 300,
             owner_rate: 20,
             owner_limit: 20_000,

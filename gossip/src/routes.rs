@@ -279,6 +279,12 @@ impl Routes<'_> {
         self.ways.hop(self.replica.slot(peer)?, self.replica)
     }
 
+    /// What of the cost of a way is left from the next hop on, in microseconds.
+    pub fn rest(&self, hop: &Hop) -> u32 {
+        let there = self.next_hop(&hop.next).map_or(0, |next| next.cost);
+        hop.cost.saturating_sub(there)
+    }
+
     /// Whether frames can reach the peer, or it is ourselves.
     pub fn reaches(&self, peer: &PeerId) -> bool {
         self.replica
@@ -420,6 +426,8 @@ mod tests {
                         let next = hop.next.0[0] as usize;
                         let after = mesh.hop(next, to).map_or((0, 0), |hop| (hop.cost, hop.hops));
                         prop_assert!(after.0 < hop.cost, "costs fall towards the peer");
+                        let (replica, ways) = (&mesh.replica, &mesh.ways[from]);
+                        prop_assert_eq!(Routes { replica, ways }.rest(&hop), after.0);
                     }
                 }
             }

@@ -51,9 +51,14 @@ pub fn send_content(
     Ok(())
 }
 
+/// Hops that a datagram spends where a relay is further from its destination
+/// than the sender believed: so this happens once on a way.
+const SURPRISE: u8 = HOP_LIMIT / 2;
+
 /// Passes a datagram that somebody else sealed on towards its destination, if
 /// it comes nearer to it from here: so nothing goes round, even while peers
-/// disagree about the routes.
+/// disagree about the routes. It may come nearer at the next hop only, once: a
+/// link that became slower is known to the relays before it is to the source.
 pub fn send_relay(
     snapshot: &Snapshot,
     mut header: RelayHeader,
@@ -64,13 +69,7 @@ pub fn send_relay(
         .paths
         .get(&header.destination)
         .ok_or(DropReason::NoRoute)?;
-    let (next, distance) = match path.route {
-        Route::Direct { .. } => (header.destination, 0),
-        Route::Relay { next, distance } if distance < header.distance => (next, distance),
-        Route::Relay { .. } => return Err(DropReason::Loop),
-        Route::None => return Err(DropReason::NoRoute),
-    };
-    header.distance = distance;
+    let next = come_nearer(&path.route, &mut header)?;
     let hop = snapshot.paths.get(&next).ok_or(DropReason::NoRoute)?;
     let Route::Direct { .. } = hop.route else {
         return Err(DropReason::NoRoute);
@@ -82,6 +81,26 @@ pub fn send_relay(
         (&header.emit(), inner),
         out,
     )
+}
+
+/// Whom to hand a datagram to. Writes into its header how near it comes.
+fn come_nearer(route: &Route, header: &mut RelayHeader) -> Result<PeerId, DropReason> {
+    match *route {
+        Route::Direct { .. } => {
+            header.distance = 0;
+            Ok(header.destination)
+        }
+        Route::Relay { next, distance, .. } if distance < header.distance => {
+            header.distance = distance;
+            Ok(next)
+        }
+        Route::Relay { next, rest, .. } if rest < header.distance && header.hops > SURPRISE => {
+            header.hops -= SURPRISE;
+            Ok(next)
+        }
+        Route::Relay { .. } => Err(DropReason::Loop),
+        Route::None => Err(DropReason::NoRoute),
+    }
 }
 
 /// The way of one datagram: straight, or inside the seal of the next hop.
@@ -98,7 +117,7 @@ impl<'a> Way<'a> {
     fn find(snapshot: &'a Snapshot, peer: PeerId, path: &Path) -> Result<Self, DropReason> {
         match path.route {
             Route::Direct { address, .. } => Ok(Self::Direct(address)),
-            Route::Relay { next, distance } => {
+            Route::Relay { next, distance, .. } => {
                 let hop = snapshot.paths.get(&next).ok_or(DropReason::NoRoute)?;
                 let Route::Direct { address, .. } = hop.route else {
                     return Err(DropReason::NoRoute);
@@ -181,4 +200,40 @@ fn split<'a>(
         &header[cut(range.start)..cut(range.end)],
         &body[tail(range.start)..tail(range.end)],
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_relay_that_knows_of_a_longer_way_passes_on_once_and_never_away() {
+        let next = PeerId([7; 16]);
+        let relay = |distance, rest| Route::Relay {
+            next,
+            distance,
+            rest,
+        };
+        let header = |hops, distance| RelayHeader {
+            hops,
+            distance,
+            source: PeerId([1; 16]),
+            destination: PeerId([2; 16]),
+        };
+        let (old, new) = (100, 130);
+        for (route, mut given, passed) in [
+            (relay(90, 50), header(20, old), Some(header(20, 90))),
+            (relay(new, 80), header(20, old), Some(header(8, old))),
+            (relay(new, 80), header(8, old), None),
+            (relay(new, old), header(20, old), None),
+            (relay(old, 50), header(12, old), None),
+            (relay(u32::MAX, u32::MAX), header(24, u32::MAX), None),
+        ] {
+            let result = come_nearer(&route, &mut given);
+            match passed {
+                Some(header) => assert_eq!((result, given), (Ok(next), header)),
+                None => assert_eq!(result, Err(DropReason::Loop)),
+            }
+        }
+    }
 }

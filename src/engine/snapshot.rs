@@ -112,6 +112,8 @@ pub enum Route {
         next: PeerId,
         /// How far the peer is from here, in microseconds as routes count.
         distance: u32,
+        /// How far it is from the neighbour, as far as is known here.
+        rest: u32,
     },
     /// No way is known.
     None,

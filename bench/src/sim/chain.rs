@@ -10,8 +10,8 @@ pub(crate) enum Broken {
     /// The next hop does not run, has no session with the one before, or
     /// datagrams do not get through to it.
     Severed,
-    /// A peer hands the frame on although it is no nearer: it refuses, as the
-    /// relays of wove do, for their views differ at the moment.
+    /// The frame comes no nearer: the peer refuses it, as the relays of wove do,
+    /// for their views differ at the moment.
     Refused,
     /// A peer hands the same frame on twice.
     Loop,
@@ -21,14 +21,16 @@ impl World {
     /// The peers that a frame passes, both ends included.
     pub(crate) fn chain(&self, from: u32, to: u32) -> Result<Vec<u32>, Broken> {
         let mut path = vec![from];
-        let (mut at, mut distance) = (from, u32::MAX);
+        let (mut at, mut distance, mut surprised) = (from, u32::MAX, false);
         while at != to {
             let view = self.view(at).ok_or(Broken::Severed)?;
-            let (next, cost) = view.next_hop(to).ok_or(Broken::NoRoute)?;
-            if cost >= distance {
+            let (next, cost, rest) = view.next_hop(to).ok_or(Broken::NoRoute)?;
+            // As `wove::engine::seal` has it.
+            if cost >= distance && (rest >= distance || surprised) {
                 return Err(Broken::Refused);
             }
-            distance = cost;
+            surprised |= cost >= distance;
+            distance = distance.min(cost);
             if path[..path.len() - 1].contains(&at) {
                 return Err(Broken::Loop);
             }

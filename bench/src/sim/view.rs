@@ -67,10 +67,12 @@ impl<'a> View<'a> {
         self.mesh.routes().reaches(&self.id(peer))
     }
 
-    /// The neighbour on the way to a peer, and how far the peer is.
-    pub(crate) fn next_hop(&self, peer: u32) -> Option<(u32, u32)> {
-        let hop = self.mesh.routes().next_hop(&self.id(peer))?;
-        Some((self.number(&hop.next)?, hop.cost))
+    /// The neighbour on the way to a peer, how far the peer is, and how far it
+    /// is from the neighbour.
+    pub(crate) fn next_hop(&self, peer: u32) -> Option<(u32, u32, u32)> {
+        let routes = self.mesh.routes();
+        let hop = routes.next_hop(&self.id(peer))?;
+        Some((self.number(&hop.next)?, hop.cost, routes.rest(&hop)))
     }
 
     /// Everybody that frames can reach, without this peer.

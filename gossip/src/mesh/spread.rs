@@ -4,8 +4,9 @@
 //! way wins and no loss matters. When copies cost more than is spared for them,
 //! the links that bring them late are pruned: first down to three per peer, for
 //! a random graph of degree three still holds together; then, if even that costs
-//! too much, until news travel on a tree. Beats name the news over the pruned
-//! links (see [`crate::news`]).
+//! too much, to two, and in a large mesh to one: nearly a tree, and not always in
+//! one piece. So news begin in many places, over all links of their owner and of
+//! its neighbours, and beats name them over the pruned links (see [`crate::news`]).
 
 use std::time::{Duration, Instant};
 
@@ -59,6 +60,7 @@ impl<A: Authority> Mesh<A> {
         let (mut any, mut lazy) = (false, false);
         let size = record.encoded_len() as u32;
         let calm = self.calm.drain(size, CALM_BURST, CALM_RATE, now) >= CALM_BURST / 2;
+        let near = from.is_none_or(|from| from == key.owner);
         for (peer, session) in &mut self.sessions {
             let usable = session
                 .link
@@ -69,7 +71,7 @@ impl<A: Authority> Mesh<A> {
             }
             let pruned = session.lazy_until.is_some_and(|until| now < until);
             lazy |= pruned;
-            if calm || !pruned {
+            if calm || !pruned || near {
                 session.outbox.tell(key);
                 any = true;
             }
@@ -79,7 +81,7 @@ impl<A: Authority> Mesh<A> {
             let from = from.and_then(|peer| self.replica.slot(&peer));
             self.news.add(digest, key, from, now);
         }
-        if any && calm {
+        if any && (calm || near) {
             self.flush_soon(now);
         } else if any {
             let at = now + self.config.batch_delay;
@@ -105,14 +107,18 @@ impl<A: Authority> Mesh<A> {
     /// A neighbour brought news that were none.
     pub(super) fn copy_came(&mut self, from: PeerId, record: &Record, now: Instant) {
         self.news.see(digest(record));
+        if record.key.owner == from {
+            return;
+        }
         let size = record.encoded_len() as u32;
-        let rates = [self.config.spare, self.config.spare_hard];
+        let (at, fewest) = if self.is_large() { (0, 1) } else { (1, 2) };
+        let rates = [self.config.spare, self.config.spare_hard[at]];
         let [soft, hard] =
             std::array::from_fn(|i| self.spare[i].take_many(size, SPARE_BURSTS[i], rates[i], now));
         let (keep, pause) = match (soft, hard) {
             (true, _) => return,
             (false, true) => (FEW, self.config.prune_for),
-            (false, false) => (1, self.config.prune_hard_for),
+            (false, false) => (fewest, self.config.prune_hard_for[at]),
         };
         let others = self.eager_but(&from, now);
         let seconds = u8::try_from(self.jittered(pause).as_secs()).unwrap_or(u8::MAX);
@@ -216,12 +222,16 @@ impl<A: Authority> Mesh<A> {
         let missing = named.iter().filter(|digest| !self.news.has_seen(**digest));
         let missing: Vec<u32> = missing.copied().collect();
         let ours = self.fingerprint_in_short();
+        let large = self.is_large();
         let Some(session) = self.sessions.get_mut(&from) else {
             return;
         };
-        // Over many hops some news are lost on the way. If most are, the way is.
+        // What is missing mostly means that no way is left by which it comes. Over
+        // the many hops of a large mesh some news are lost on the way all the time;
+        // there, if most are, the way is.
         let most = 2 * missing.len() > named.len();
-        let resume = most && std::mem::replace(&mut session.missed_most, most);
+        let before = std::mem::replace(&mut session.missed_most, most);
+        let resume = !large || (most && before);
         session.missed_most &= most || named.is_empty();
         if !missing.is_empty() {
             if resume {
@@ -250,7 +260,7 @@ impl<A: Authority> Mesh<A> {
             self.compare_with_all(now);
         }
         if now >= self.timers.anti_entropy {
-            let rarely = if self.is_large() { 4 } else { 1 };
+            let rarely = if self.is_large() { 6 } else { 1 };
             self.timers.anti_entropy = now + self.jittered(self.config.anti_entropy * rarely);
             self.kept_back = 0;
             let linked: Vec<PeerId> = self.linked().collect();

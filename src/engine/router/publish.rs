@@ -130,6 +130,7 @@ impl Router {
             Some(hop) if hop.next != id && direct(&hop.next) => Route::Relay {
                 next: hop.next,
                 distance: hop.cost,
+                rest: self.mesh.routes().rest(&hop),
             },
             Some(_) | None => Route::None,
         }

@@ -166,6 +166,8 @@ pub struct Entry {
     pub index: u32,
     /// The peer's address.
     pub address: IpAddr,
+    /// Where it sends from.
+    pub source: Option<IpAddr>,
     /// The identifier the peer chose.
     pub vni: Option<u32>,
     /// Whether frames are sent this way.
@@ -179,7 +181,9 @@ pub struct FastPath {
     since: Instant,
     bar: Bar,
     ours: Option<(u32, IpAddr)>,
-    theirs: Option<VxlanOffer>,
+    /// The peer's offer, and where it came from: the peer may send from another
+    /// address than it is reached at.
+    theirs: Option<(VxlanOffer, IpAddr)>,
     declined: Decline,
     offer_at: Instant,
     offers: u32,
@@ -225,7 +229,8 @@ impl FastPath {
         Some(Entry {
             index,
             address,
-            vni: self.theirs.map(|offer| offer.vni),
+            source: self.theirs.map(|(_, source)| source),
+            vni: self.theirs.map(|(offer, _)| offer.vni),
             up: self.is_up(),
         })
     }
@@ -270,11 +275,11 @@ impl FastPath {
     }
 
     /// The peer's offer came. Returns whether it is new: then it may lack ours.
-    pub fn offered(&mut self, offer: VxlanOffer, now: Instant) -> bool {
-        if self.ours.is_none() || self.theirs == Some(offer) {
+    pub fn offered(&mut self, offer: VxlanOffer, source: IpAddr, now: Instant) -> bool {
+        if self.ours.is_none() || self.theirs == Some((offer, source)) {
             return false;
         }
-        self.theirs = Some(offer);
+        self.theirs = Some((offer, source));
         self.step(Input::Offer, now);
         self.offer_at = now + OFFER;
         true

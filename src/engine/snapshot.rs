@@ -52,8 +52,10 @@ pub type FastTable = BTreeMap<u32, FastPeer>;
 pub struct FastPeer {
     /// Who it is.
     pub peer: PeerId,
-    /// Its address: where its frames have to come from, and go to.
+    /// Where its frames go to.
     pub address: IpAddr,
+    /// Where its frames have to come from, once it told.
+    pub source: Option<IpAddr>,
     /// The identifier it chose for this peer, once it told.
     pub vni: Option<u32>,
     /// Whether frames are sent this way; they are received in any case.
@@ -64,7 +66,7 @@ pub struct FastPeer {
 
 impl PartialEq for FastPeer {
     fn eq(&self, other: &Self) -> bool {
-        let key = |p: &Self| (p.peer, p.address, p.vni, p.up);
+        let key = |p: &Self| (p.peer, p.address, p.source, p.vni, p.up);
         key(self) == key(other) && Arc::ptr_eq(&self.counters, &other.counters)
     }
 }

@@ -40,7 +40,7 @@ impl Story {
     fn offered() -> Self {
         let mut story = Self::new();
         story.path.allow(7, ADDRESS, story.now);
-        assert!(story.path.offered(offer(9), story.now));
+        assert!(story.path.offered(offer(9), ADDRESS, story.now));
         story
     }
 
@@ -164,14 +164,17 @@ fn a_blocked_path_costs_little() {
 fn a_new_identifier_is_proven_anew_and_the_old_one_is_never_used() {
     let mut story = Story::offered();
     story.until(true, true);
-    assert!(!story.path.offered(offer(9), story.now), "nothing new");
+    assert!(
+        !story.path.offered(offer(9), ADDRESS, story.now),
+        "nothing new"
+    );
     assert!(story.path.is_up());
-    assert!(story.path.offered(offer(10), story.now));
+    assert!(story.path.offered(offer(10), ADDRESS, story.now));
     let entry = story.path.entry().unwrap();
     assert_eq!((entry.vni, entry.up), (Some(10), false));
     story.path.bar(Bar::Encrypted);
     assert_eq!(story.path.entry(), None);
-    assert!(!story.path.offered(offer(11), story.now), "barred");
+    assert!(!story.path.offered(offer(11), ADDRESS, story.now), "barred");
     assert_eq!(story.path.refusal(), Some(Decline::Encrypted));
     story.path.allow(8, ADDRESS, story.now);
     assert_eq!(story.path.entry().unwrap().vni, None);
@@ -189,7 +192,7 @@ fn offers_go_on_until_they_are_heard_and_after_a_refusal() {
     story.offers = 0;
     story.run(Duration::from_secs(30), false, false);
     assert!((1..=4).contains(&story.offers), "{}", story.offers);
-    story.path.offered(offer(9), story.now);
+    story.path.offered(offer(9), ADDRESS, story.now);
     story.until(true, true);
 }
 

@@ -13,7 +13,7 @@ use rand::Rng;
 use super::{
     super::{
         fastdp::{Bar, Probe},
-        output::{Output, Upcall},
+        output::{Origin, Output, Upcall},
         peers::Peer,
         seal::send_content,
         snapshot::{FastPeer, FastTable, Path, Route},
@@ -157,7 +157,15 @@ impl Router {
     }
 
     /// The peer offers a fast path.
-    pub(super) fn handle_offer(&mut self, id: PeerId, offer: VxlanOffer, now: Instant) {
+    pub(super) fn handle_offer(
+        &mut self,
+        id: PeerId,
+        offer: VxlanOffer,
+        origin: Origin,
+        now: Instant,
+    ) {
+        // A leftover of a path that just changed.
+        let Origin::Direct(from) = origin else { return };
         // It may be heard before this end has looked at the session.
         self.tend_fast(id, now);
         let port = self.fast.port;
@@ -173,7 +181,7 @@ impl Router {
             let message = PathMessage::Decline(decline as u8);
             return self.send_path_message(id, None, None, &message);
         }
-        if peer.fast.offered(offer, now) {
+        if peer.fast.offered(offer, from.ip(), now) {
             self.dirty.fast = true;
             self.send_offer(id);
             self.tend_fast(id, now);
@@ -286,6 +294,7 @@ impl Router {
             let fast = FastPeer {
                 peer: *id,
                 address: entry.address,
+                source: entry.source,
                 vni: entry.vni,
                 up: entry.up,
                 counters: Arc::clone(&peer.counters),

@@ -31,13 +31,14 @@ struct settings {
 	u32 tap, tunnel;
 };
 
-enum { PEER_UP = 1, PEER_IPV6 = 2 };
+enum { PEER_UP = 1, PEER_IPV6 = 2, PEER_FROM_IPV4 = 4, PEER_FROM_IPV6 = 8 };
 
 struct peer {
 	u32 flags;
 	u32 vni;       // to send with; 0: not known yet
-	u32 remote[4]; // as in bpf_tunnel_key; also where frames from it must come from
-	u32 local[4];  // all zero: the kernel chooses
+	u32 remote[4]; // where to send to, as in bpf_tunnel_key
+	u32 local[4];  // to send from; all zero: the kernel chooses
+	u32 source[4]; // where frames from it must come from
 };
 
 struct tally {
@@ -187,12 +188,12 @@ SECTION("classifier") int to_peer(struct __sk_buff *skb)
 // Whether the outer source is where frames with this VNI have to come from.
 INLINE int is_from(const struct peer *peer, const struct bpf_tunnel_key *key, int ipv6)
 {
-	if (!(peer->flags & PEER_IPV6) != !ipv6)
+	if (!(peer->flags & (ipv6 ? PEER_FROM_IPV6 : PEER_FROM_IPV4)))
 		return 0;
 	if (!ipv6)
-		return peer->remote[0] == key->remote[0];
-	return peer->remote[0] == key->remote[0] && peer->remote[1] == key->remote[1] &&
-	       peer->remote[2] == key->remote[2] && peer->remote[3] == key->remote[3];
+		return peer->source[0] == key->remote[0];
+	return peer->source[0] == key->remote[0] && peer->source[1] == key->remote[1] &&
+	       peer->source[2] == key->remote[2] && peer->source[3] == key->remote[3];
 }
 
 // A frame that came out of VXLAN. Nothing of it but probes may reach this host's own stack.

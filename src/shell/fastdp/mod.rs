@@ -55,7 +55,7 @@ pub(super) struct FastDp {
     settings: Array<MapData, [u32; 2]>,
     stations: HashMap<MapData, [u8; 8], u32>,
     locals: HashMap<MapData, [u8; 8], u64>,
-    peers: HashMap<MapData, u32, [u32; 10]>,
+    peers: HashMap<MapData, u32, [u32; 14]>,
     tallies: PerCpuHashMap<MapData, u32, Tally>,
     drops: PerCpuArray<MapData, u64>,
     table: Table,

@@ -20,6 +20,8 @@ use crate::engine::{
 /// Flags of `struct peer`.
 const UP: u32 = 1;
 const IPV6: u32 = 2;
+const FROM_IPV4: u32 = 4;
+const FROM_IPV6: u32 = 8;
 
 /// One thing to write.
 #[derive(Clone, Debug, PartialEq)]
@@ -39,7 +41,7 @@ pub(super) enum Change {
 #[derive(Clone, Debug)]
 pub(super) struct PeerEntry {
     /// `struct peer`.
-    pub(super) value: [u32; 10],
+    pub(super) value: [u32; 14],
     pub(super) counters: Arc<PeerCounters>,
 }
 
@@ -53,7 +55,7 @@ impl PartialEq for PeerEntry {
 #[derive(Default)]
 pub(super) struct Table {
     made_from: Option<(Arc<FastTable>, Arc<StationMap>)>,
-    peers: BTreeMap<u32, [u32; 10]>,
+    peers: BTreeMap<u32, [u32; 14]>,
     stations: HashMap<MacAddr, u32>,
     locals: BTreeSet<MacAddr>,
 }
@@ -155,15 +157,23 @@ impl Table {
 }
 
 /// `struct peer` of the programs.
-fn value(peer: &FastPeer, bound: Option<IpAddr>) -> [u32; 10] {
-    let mut value = [0; 10];
+fn value(peer: &FastPeer, bound: Option<IpAddr>) -> [u32; 14] {
+    let mut value = [0; 14];
     let up = if peer.up && peer.vni.is_some() { UP } else { 0 };
     value[0] = up | if peer.address.is_ipv6() { IPV6 } else { 0 };
     value[1] = peer.vni.unwrap_or(0);
     value[2..6].copy_from_slice(&words(peer.address));
+    if let Some(source) = peer.source {
+        value[0] |= if source.is_ipv6() {
+            FROM_IPV6
+        } else {
+            FROM_IPV4
+        };
+        value[10..].copy_from_slice(&words(source));
+    }
     // An address of the other family is not the one to send from.
     if let Some(bound) = bound.filter(|b| b.is_ipv6() == peer.address.is_ipv6()) {
-        value[6..].copy_from_slice(&words(bound));
+        value[6..10].copy_from_slice(&words(bound));
     }
     value
 }
@@ -197,6 +207,7 @@ mod tests {
         let peer = |up| FastPeer {
             peer: OTHER,
             address: "192.0.2.2".parse().unwrap(),
+            source: None,
             vni: Some(9),
             up,
             counters: Arc::default(),
@@ -257,11 +268,13 @@ mod tests {
         let peer = FastPeer {
             peer: OTHER,
             address: "2001:db8::7".parse().unwrap(),
+            source: Some("192.0.2.2".parse().unwrap()),
             vni: None,
             up: true,
             counters: Arc::default(),
         };
         let value = value(&peer, Some("192.0.2.1".parse().unwrap()));
-        assert_eq!((value[0], value[6]), (IPV6, 0), "no identifier, not up");
+        assert_eq!(value[0], IPV6 | FROM_IPV4, "no identifier, not up");
+        assert_eq!((value[6], value[10]), (0, 0xc000_0202));
     }
 }

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 
 use crate::lab::probe::{PacketSocket, PingFlow, PingOptions, Transfer, ping, ping_within};
-use crate::lab::{Container, Host, Lab, ensure, eventually, facts, secs, udp_payload};
+use crate::lab::{Container, Host, Lab, Watch, ensure, eventually, facts, secs, udp_payload};
 
 const CLEAR: &str = "--no-encryption";
 const VXLAN: u16 = 6784;
@@ -216,21 +216,14 @@ fn device_and_programs_are_put_back() {
 #[test]
 fn frames_of_strangers_go_nowhere() {
     let lab = Lab::new();
-    let (hosts, containers) = lab.network(2, &[CLEAR]);
-    let [a, b] = [&hosts[0], &hosts[1]];
+    let ([a, b], containers) = pair_v4(&lab);
+    let (a, b) = (&a, &b);
     let watch = lab
         .underlay
         .watch(1000, move |frame| facts(frame).port == Some(VXLAN));
     fast(a, b);
     ping_within(secs(5), &containers[0].netns, containers[1].v4);
-    // The identifier that b gave to a: the one that frames to b have.
-    let to_b = b.v4().octets();
-    let vni = watch
-        .frames()
-        .iter()
-        .filter(|frame| frame[30..34] == to_b)
-        .find_map(|frame| udp_payload(frame)?.get(4..7).map(<[u8]>::to_vec))
-        .expect("probes were seen");
+    let vni = identifier(&watch, b);
     let wrong: Vec<u8> = vni.iter().map(|byte| byte ^ 0x55).collect();
     let mac = containers[1]
         .netns
@@ -334,7 +327,7 @@ fn one_end_that_encrypts_is_enough() {
 fn trusted_subnets_take_the_kernel_if_both_ends_agree() {
     let lab = Lab::new();
     let (a, b, c) = (lab.host("a"), lab.host("b"), lab.host("c"));
-    let trusted = ["--trusted-subnets", "10.99.0.0/16"];
+    let trusted = ["--trusted-subnets", "10.99.0.0/16,fd99::/16"];
     a.launch(&trusted);
     let token = a.token();
     b.join(&token, &[&a], &trusted);
@@ -346,6 +339,8 @@ fn trusted_subnets_take_the_kernel_if_both_ends_agree() {
     });
     let reason = connection["reason"].as_str().unwrap().to_owned();
     let (ca, cb) = (a.container(), b.container());
+    a.wait_station(secs(5), &cb);
+    b.wait_station(secs(5), &ca);
     let took = Transfer::run(&ca.netns, &cb.netns, cb.v4, 1_000_000, MARK);
     ensure(took.is_ok(), format_args!("{took:?}"));
     until_carried(&a, &b, 100);
@@ -400,19 +395,13 @@ fn relaying_goes_on_beside_it() {
 #[test]
 fn a_killed_peer_comes_back_on_it_and_old_identifiers_are_dead() {
     let lab = Lab::new();
-    let (hosts, containers) = lab.network(2, &[CLEAR]);
-    let [a, b] = [&hosts[0], &hosts[1]];
+    let ([a, b], containers) = pair_v4(&lab);
+    let (a, b) = (&a, &b);
     let watch = lab
         .underlay
         .watch(1000, move |frame| facts(frame).port == Some(VXLAN));
     fast(a, b);
-    let to_b = b.v4().octets();
-    let old = watch
-        .frames()
-        .iter()
-        .filter(|frame| frame[30..34] == to_b)
-        .find_map(|frame| udp_payload(frame)?.get(4..7).map(<[u8]>::to_vec))
-        .expect("probes were seen");
+    let old = identifier(&watch, b);
     b.kill();
     b.relaunch();
     fast(a, b);
@@ -510,6 +499,27 @@ fn a_host_whose_name_is_taken_says_so_and_uses_sleeve() {
     });
     a.netns.delete_link("wove-vx");
     fast(&a, &b);
+}
+
+/// Two hosts, which know each other by their IPv4 addresses only.
+fn pair_v4(lab: &Lab) -> ([Host; 2], [Container; 2]) {
+    let hosts = ["a", "b"].map(|name| lab.host(name));
+    let [a, b] = &hosts;
+    a.launch(&[CLEAR, "--host", &a.v4().to_string()]);
+    b.join(&a.token(), &[a], &[CLEAR, "--host", &b.v4().to_string()]);
+    let containers = [a, b].map(Host::container);
+    (hosts, containers)
+}
+
+/// The identifier that frames to a host bear: the one that it gave.
+fn identifier(watch: &Watch, to: &Host) -> Vec<u8> {
+    let to = to.v4().octets();
+    eventually(secs(5), "probes are seen", || {
+        let frames = watch.frames();
+        let mut theirs = frames.iter().filter(|frame| frame[30..34] == to);
+        let found = theirs.find_map(|frame| udp_payload(frame)?.get(4..7).map(<[u8]>::to_vec));
+        found.ok_or_else(|| format!("none among {} frames", frames.len()))
+    })
 }
 
 /// Waits until frames go by the kernel, both ways.

@@ -270,6 +270,7 @@ impl Router {
         }
         self.announce(id, dial, now);
         self.flush_pending(id, now);
+        self.tend_fast(id, now);
     }
 
     /// Tells the mesh of a direct session, once per path.

@@ -22,7 +22,8 @@
 //! | `wove_control_received_bytes_total`, `wove_control_sent_bytes_total` | counter | | control datagrams |
 //! | `wove_peer_received_bytes_total`, `wove_peer_sent_bytes_total` | counter | `peer`, `nickname` | bytes of frames |
 //! | `wove_peer_received_frames_total`, `wove_peer_sent_frames_total` | counter | `peer`, `nickname` | frames |
-//! | `wove_peer_fastdp_received_bytes_total`, `..._sent_bytes_total`, `..._received_frames_total`, `..._sent_frames_total` | counter | `peer`, `nickname` | those of them that the kernel carried |
+//! | `wove_peer_fastdp_received_bytes_total`, `wove_peer_fastdp_sent_bytes_total` | counter | `peer`, `nickname` | bytes of them that the kernel carried |
+//! | `wove_peer_fastdp_received_frames_total`, `wove_peer_fastdp_sent_frames_total` | counter | `peer`, `nickname` | frames of them that the kernel carried |
 //! | `wove_peer_rtt_seconds` | gauge | `peer`, `nickname` | round-trip time, once measured |
 //! | `wove_peer_path_mtu_bytes` | gauge | `peer`, `nickname` | proven path MTU, once proven |
 //! | `wove_peer_key_age_seconds` | gauge | `peer`, `nickname` | since the keys were agreed, while established |

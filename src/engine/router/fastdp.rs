@@ -183,6 +183,16 @@ impl Router {
         }
         if peer.fast.offered(offer, from.ip(), now) {
             self.dirty.fast = true;
+            if u32::from(offer.room) < self.config.mtu.min(u32::from(u16::MAX)) {
+                let name = self.nickname(id);
+                self.warn(format!(
+                    "{} ({name}) takes packets of {} bytes and this host sends {}: \
+                     give all hosts the same --mtu",
+                    id.short(),
+                    offer.room,
+                    self.config.mtu
+                ));
+            }
             self.send_offer(id);
             self.tend_fast(id, now);
         }

@@ -4,6 +4,8 @@
 //! only once a program guards it, and that stays when the daemon is killed: so
 //! nothing that comes out of VXLAN ever meets the host's own stack.
 
+use std::io;
+
 use anyhow::{Context, Result, bail};
 use futures_util::TryStreamExt;
 use netlink_packet_route::{
@@ -59,7 +61,8 @@ impl Host {
             .port(config.port)
             .link_group(names::GROUP)
             .build();
-        self.netlink.create(name, message).await?;
+        let made = self.netlink.create(name, message).await;
+        made.map_err(|error| say_taken(error, config.port))?;
         close_to_ip(name);
         let link = self.present(name).await?;
         let change = LinkUnspec::new_with_index(link.index)
@@ -139,6 +142,17 @@ impl Host {
             .await?
             .with_context(|| format!("interface '{name}' is gone"))
     }
+}
+
+/// The name is free, so what exists is a device with the port.
+fn say_taken(error: anyhow::Error, port: u16) -> anyhow::Error {
+    let cause = error.root_cause().downcast_ref::<io::Error>();
+    if cause.is_some_and(|cause| cause.raw_os_error() == Some(libc::EEXIST)) {
+        return error.context(format!(
+            "another VXLAN device of this host has UDP port {port}; one wove of a host can have it"
+        ));
+    }
+    error
 }
 
 fn is_program(filter: &TcMessage) -> bool {

@@ -162,6 +162,52 @@ pub enum PathMessage {
     },
     /// The sender forgets this session.
     Close,
+    /// Lets the receiver send frames by VXLAN, in clear. Needs [`CAN_FASTDP`].
+    Offer(VxlanOffer),
+    /// Answers an offer: the sender wants no fast path, by [`Decline`]'s code.
+    Decline(u8),
+}
+
+/// The bit of a greeting's capabilities: offers of a fast path are understood.
+pub const CAN_FASTDP: u64 = 1;
+
+/// How a peer takes frames by VXLAN from one other peer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VxlanOffer {
+    /// The network identifier to use, of 24 bits: the offering peer's own name
+    /// for the one that it is told to. Together with the outer source address
+    /// it says who sent a frame.
+    pub vni: u32,
+    /// The UDP port to send to.
+    pub port: u16,
+    /// The largest IP packet inside a frame that the offering peer takes, in bytes.
+    pub room: u16,
+}
+
+/// Why a peer wants no fast path; a code that is not known is just a refusal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Decline {
+    /// No reason that has a code.
+    Other = 0,
+    /// Its operator switched it off.
+    Disabled = 1,
+    /// Its kernel does not do it.
+    Kernel = 2,
+    /// It encrypts what it sends to the receiver.
+    Encrypted = 3,
+}
+
+impl Decline {
+    /// The reason with this code.
+    pub fn from_code(code: u8) -> Self {
+        match code {
+            1 => Self::Disabled,
+            2 => Self::Kernel,
+            3 => Self::Encrypted,
+            _ => Self::Other,
+        }
+    }
 }
 
 /// A run of zero bytes of the given length.

@@ -16,7 +16,10 @@ use wove_proto::{
         Datagram, Handshake, Protection, RejectReason, Stage, TAG, TransportHeader,
         emit_cookie_reply, emit_reject,
     },
-    message::{Beat, ByeReason, GossipMessage, Held, Message, Padding, PathMessage, RangeSummary},
+    message::{
+        Beat, ByeReason, GossipMessage, Held, Message, Padding, PathMessage, RangeSummary,
+        VxlanOffer,
+    },
     record::{
         Body, LinkTo, Links, MAX_RECORD, Node, Record, RecordKey, RttCode, Station, Stations,
         Topic, Version,
@@ -452,6 +455,9 @@ fn message() -> impl Strategy<Value = Message> {
         (any::<u64>(), prop::option::of(address()))
             .prop_map(|(token, observed)| PathMessage::Ack { token, observed }),
         Just(PathMessage::Close),
+        (0u32..1 << 24, any::<u16>(), any::<u16>())
+            .prop_map(|(vni, port, room)| { PathMessage::Offer(VxlanOffer { vni, port, room }) }),
+        any::<u8>().prop_map(PathMessage::Decline),
     ];
     prop_oneof![
         gossip().prop_map(Message::Gossip),

@@ -44,8 +44,10 @@ pub enum DropReason {
     Stp,
     /// A broadcast that was delivered before.
     Duplicate,
-    /// A VXLAN datagram whose VNI and outer source do not belong together.
+    /// A VXLAN datagram with an identifier that was given to nobody.
     ForeignVni,
+    /// A VXLAN datagram whose outer source is not whom its identifier was given to.
+    ForeignSource,
     /// A handshake message beyond the rate that is answered.
     HandshakeRate,
     /// The network device refused it.
@@ -54,7 +56,7 @@ pub enum DropReason {
 
 impl DropReason {
     /// Every reason, in the order of declaration.
-    pub const ALL: [Self; 19] = [
+    pub const ALL: [Self; 20] = [
         Self::Malformed,
         Self::NoSession,
         Self::Auth,
@@ -72,6 +74,7 @@ impl DropReason {
         Self::Stp,
         Self::Duplicate,
         Self::ForeignVni,
+        Self::ForeignSource,
         Self::HandshakeRate,
         Self::Device,
     ];
@@ -96,6 +99,7 @@ impl DropReason {
             Self::Stp => "stp",
             Self::Duplicate => "duplicate",
             Self::ForeignVni => "foreign_vni",
+            Self::ForeignSource => "foreign_source",
             Self::HandshakeRate => "handshake_rate",
             Self::Device => "device",
         }
@@ -144,6 +148,8 @@ impl Counters {
 pub struct PeerCounters {
     received: Lane,
     sent: Lane,
+    kernel_received: Lane,
+    kernel_sent: Lane,
 }
 
 /// One direction, on a cache line of its own: another thread counts the other.
@@ -178,21 +184,48 @@ impl PeerCounters {
         self.sent.add(bytes);
     }
 
-    /// The values now.
+    /// Counts what the kernel carried since the last call.
+    pub fn carried_by_kernel(&self, more: PeerTotals) {
+        self.kernel_received.grow(more.rx_bytes, more.rx_frames);
+        self.kernel_sent.grow(more.tx_bytes, more.tx_frames);
+    }
+
+    /// What the kernel carried; part of [`PeerCounters::totals`].
+    pub fn kernel(&self) -> PeerTotals {
+        PeerTotals::of(&self.kernel_received, &self.kernel_sent)
+    }
+
+    /// The values now, by whichever path.
     pub fn totals(&self) -> PeerTotals {
+        let (own, kernel) = (PeerTotals::of(&self.received, &self.sent), self.kernel());
         PeerTotals {
-            rx_bytes: self.received.bytes.load(Ordering::Relaxed),
-            tx_bytes: self.sent.bytes.load(Ordering::Relaxed),
-            rx_frames: self.received.frames.load(Ordering::Relaxed),
-            tx_frames: self.sent.frames.load(Ordering::Relaxed),
+            rx_bytes: own.rx_bytes + kernel.rx_bytes,
+            tx_bytes: own.tx_bytes + kernel.tx_bytes,
+            rx_frames: own.rx_frames + kernel.rx_frames,
+            tx_frames: own.tx_frames + kernel.tx_frames,
+        }
+    }
+}
+
+impl PeerTotals {
+    fn of(received: &Lane, sent: &Lane) -> Self {
+        Self {
+            rx_bytes: received.bytes.load(Ordering::Relaxed),
+            tx_bytes: sent.bytes.load(Ordering::Relaxed),
+            rx_frames: received.frames.load(Ordering::Relaxed),
+            tx_frames: sent.frames.load(Ordering::Relaxed),
         }
     }
 }
 
 impl Lane {
     fn add(&self, bytes: usize) {
-        self.bytes.fetch_add(bytes as u64, Ordering::Relaxed);
-        self.frames.fetch_add(1, Ordering::Relaxed);
+        self.grow(bytes as u64, 1);
+    }
+
+    fn grow(&self, bytes: u64, frames: u64) {
+        self.bytes.fetch_add(bytes, Ordering::Relaxed);
+        self.frames.fetch_add(frames, Ordering::Relaxed);
     }
 }
 
@@ -238,5 +271,8 @@ mod tests {
             tx_frames: 1,
         };
         assert_eq!(peer.totals(), expected);
+
+        peer.carried_by_kernel(expected);
+        assert_eq!((peer.kernel(), peer.totals().rx_bytes), (expected, 300));
     }
 }

@@ -96,6 +96,22 @@ impl Ingress {
         }
     }
 
+    /// Handles a datagram that came as a frame out of VXLAN. Such are probes of
+    /// the fast path, and nothing else may come that way.
+    pub fn handle_tunnelled(
+        &mut self,
+        snapshot: &Snapshot,
+        datagram: &mut [u8],
+        index: u32,
+        now: Instant,
+        out: &mut impl Output,
+    ) {
+        self.forget_retired(snapshot);
+        if let Err(reason) = self.receive(snapshot, datagram, Origin::Tunnel(index), now, out) {
+            snapshot.shared.counters.count(reason);
+        }
+    }
+
     fn forget_retired(&mut self, snapshot: &Snapshot) {
         if self.generation == snapshot.generation {
             return;
@@ -115,6 +131,7 @@ impl Ingress {
     ) -> Result<(), DropReason> {
         let header = match Datagram::parse(datagram).map_err(|_| DropReason::Malformed)? {
             Datagram::Transport(header) => header,
+            _ if matches!(origin, Origin::Tunnel(_)) => return Err(DropReason::Malformed),
             Datagram::Handshake(_)
             | Datagram::CookieReply { .. }
             | Datagram::Reject { .. }
@@ -206,6 +223,7 @@ impl Ingress {
     ) -> Result<(), DropReason> {
         match Content::parse(plaintext).map_err(|_| DropReason::Malformed)? {
             Content::Control(message) => control(arrival, message, out),
+            _ if matches!(arrival.origin, Origin::Tunnel(_)) => Err(DropReason::Malformed),
             Content::Frame(frame) => deliver(incoming, frame, out),
             Content::Relay(header, inner) => {
                 let len = inner.len();

@@ -26,6 +26,8 @@ pub enum Origin {
     Direct(SocketAddr),
     /// Through relays, from a peer.
     Relayed(PeerId),
+    /// Through the kernel's VXLAN, with the identifier of this index.
+    Tunnel(u32),
 }
 
 /// What the data path leaves to the control thread.

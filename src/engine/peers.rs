@@ -23,6 +23,7 @@ use proto::datagram::{Protection, SessionIndex};
 
 use super::{
     counters::PeerCounters,
+    fastdp::{Bar, FastPath},
     pmtu::Pmtu,
     timing::{ACTIVE, CROSSING, OVERLAP, PATH_DEAD, PATH_FRESH, PATH_STALE, PENDING_AGE},
 };
@@ -44,6 +45,10 @@ pub struct Peer {
     pub current: Option<SessionIndex>,
     /// The direct path, if one is proven.
     pub direct: Option<Direct>,
+    /// The kernel's way to it.
+    pub fast: FastPath,
+    /// Parts of the protocol it has, from its greeting.
+    pub capabilities: u64,
     /// Whether there is a link (gossip's word).
     pub link: bool,
     /// Whether gossip knows of the direct session.
@@ -111,6 +116,8 @@ impl Peer {
             sessions: Vec::new(),
             current: None,
             direct: None,
+            fast: FastPath::new(now),
+            capabilities: 0,
             link: false,
             announced: false,
             counters: Arc::default(),
@@ -227,6 +234,7 @@ impl Peer {
     pub fn restart(&mut self) -> Vec<SessionIndex> {
         self.current = None;
         self.direct = None;
+        self.fast.bar(Bar::Indirect);
         self.announced = false;
         self.sessions.drain(..).map(|h| h.session.local()).collect()
     }

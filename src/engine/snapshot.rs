@@ -5,7 +5,7 @@
 //! not change are shared with the snapshot before.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, HashMap},
     net::{IpAddr, SocketAddr},
     sync::{
         Arc,
@@ -40,6 +40,35 @@ pub struct Snapshot {
     pub trees: Arc<HashMap<PeerId, Vec<PeerId>>>,
     /// The peers this one has links with.
     pub neighbours: Arc<Vec<PeerId>>,
+    /// Whom the kernel may carry frames to and from.
+    pub fast: Arc<FastTable>,
+}
+
+/// Fast paths by index: the VXLAN identifier that this peer chose for the other.
+pub type FastTable = BTreeMap<u32, FastPeer>;
+
+/// What the kernel has to know of one peer.
+#[derive(Clone, Debug)]
+pub struct FastPeer {
+    /// Who it is.
+    pub peer: PeerId,
+    /// Where its frames go to.
+    pub address: IpAddr,
+    /// Where its frames have to come from, once it told.
+    pub source: Option<IpAddr>,
+    /// The identifier it chose for this peer, once it told.
+    pub vni: Option<u32>,
+    /// Whether frames are sent this way; they are received in any case.
+    pub up: bool,
+    /// Where its frames are counted.
+    pub counters: Arc<PeerCounters>,
+}
+
+impl PartialEq for FastPeer {
+    fn eq(&self, other: &Self) -> bool {
+        let key = |p: &Self| (p.peer, p.address, p.source, p.vni, p.up);
+        key(self) == key(other) && Arc::ptr_eq(&self.counters, &other.counters)
+    }
 }
 
 /// What outlives snapshots.
@@ -139,6 +168,7 @@ impl Snapshot {
             stations: Arc::default(),
             trees: Arc::default(),
             neighbours: Arc::default(),
+            fast: Arc::default(),
         }
     }
 

@@ -113,10 +113,25 @@ pub struct ConnectionStatus {
     pub rx_frames: u64,
     /// Frames sent.
     pub tx_frames: u64,
+    /// What of all that the kernel carried.
+    pub fastdp: KernelTraffic,
     /// Seconds since the keys were agreed.
     pub key_age_s: u64,
     /// Whether this peer is a neighbour (a link that carries gossip).
     pub link: bool,
+}
+
+/// Frames that went by the fast path, super-frames counted as on the wire.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KernelTraffic {
+    /// Bytes of frames received.
+    pub rx_bytes: u64,
+    /// Bytes of frames sent.
+    pub tx_bytes: u64,
+    /// Frames received.
+    pub rx_frames: u64,
+    /// Frames sent.
+    pub tx_frames: u64,
 }
 
 /// How a target is doing.

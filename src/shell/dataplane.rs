@@ -3,7 +3,8 @@
 //! ```text
 //!  TAP ──read──▶ Egress::handle_frame ──▶ UDP      thread "wove-tap"
 //!  UDP ──read──▶ Ingress::handle_datagram ──▶ TAP  thread "wove-udp"
-//!                     └── control, handshakes ──▶ bounded queues ──▶ control thread
+//!  probes of the fast path ──┤                         thread "wove-udp", too
+//!                            └── control, handshakes ──▶ bounded queues ──▶ control thread
 //! ```
 //!
 //! Each thread blocks on its own descriptor, handles what one read gave to
@@ -25,13 +26,14 @@ use std::{
 };
 
 use anyhow::{Context, Result};
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use tokio::sync::mpsc;
 
 use super::{
     tap::{FrameBatch, Tap},
+    tunnel::TunnelSocket,
     udp::{RecvBatch, SendBatch, UdpSocket},
-    wait::{Waker, wait},
+    wait::{Ready, Waker, wait},
 };
 use crate::engine::{DropReason, Egress, Ingress, Output, Snapshot, Upcall};
 
@@ -40,6 +42,10 @@ const FRAMES: usize = 64;
 /// The largest frame without offloads: the largest MTU and an Ethernet header
 /// with two VLAN tags.
 const FRAME: usize = 65_535 + 22;
+/// The longest probe of the fast path, and how many are read before datagrams
+/// get their turn.
+const PROBE: usize = 65_535 + 18;
+const PROBES: usize = 64;
 /// Datagrams are sent before a batch grows beyond this, in bytes.
 const FLUSH: usize = 256 << 10;
 /// How many control messages wait for the control thread.
@@ -60,6 +66,7 @@ pub(super) struct Upcalls {
 /// The running threads. Dropping it stops them.
 pub(super) struct DataPlane {
     snapshot: Arc<ArcSwap<Snapshot>>,
+    tunnel: Arc<ArcSwapOption<TunnelSocket>>,
     stop: Arc<AtomicBool>,
     wakers: Vec<Arc<Waker>>,
     threads: Vec<JoinHandle<()>>,
@@ -89,6 +96,7 @@ impl DataPlane {
         };
         let mut plane = Self {
             snapshot: Arc::new(ArcSwap::new(snapshot)),
+            tunnel: Arc::default(),
             stop: Arc::default(),
             wakers: Vec::new(),
             threads: Vec::new(),
@@ -98,6 +106,7 @@ impl DataPlane {
             udp,
             queues,
             snapshot: Arc::clone(&plane.snapshot),
+            tunnel: Arc::clone(&plane.tunnel),
             stop: Arc::clone(&plane.stop),
         };
         let for_udp = carrier.clone();
@@ -140,6 +149,12 @@ impl DataPlane {
         self.snapshot.store(snapshot);
     }
 
+    /// Where probes of the fast path come in from now on.
+    pub(super) fn listen_to(&self, tunnel: Option<Arc<TunnelSocket>>) {
+        self.tunnel.store(tunnel);
+        self.wakers.iter().for_each(|w| w.wake());
+    }
+
     /// Whether all threads run.
     pub(super) fn is_running(&self) -> bool {
         self.threads.iter().all(|t| !t.is_finished())
@@ -171,6 +186,7 @@ struct Carrier {
     udp: Arc<UdpSocket>,
     queues: Queues,
     snapshot: Arc<ArcSwap<Snapshot>>,
+    tunnel: Arc<ArcSwapOption<TunnelSocket>>,
     stop: Arc<AtomicBool>,
 }
 
@@ -196,10 +212,18 @@ impl Carrier {
     }
 
     fn carry_datagrams(&self, waker: &Waker) -> std::io::Result<()> {
-        let mut ingress = Ingress::new();
+        let (mut ingress, mut probe) = (Ingress::new(), vec![0; PROBE]);
         let mut datagrams = RecvBatch::new(quinn_udp::BATCH_SIZE);
         let mut sink = Sink::new(self);
-        while self.wait(self.udp.as_fd(), waker)? {
+        loop {
+            let tunnel = self.tunnel.load_full();
+            let ready = self.wait_for_datagrams(tunnel.as_deref(), waker)?;
+            if self.stop.load(Ordering::Relaxed) {
+                return Ok(());
+            }
+            if let Some(tunnel) = tunnel.as_deref().filter(|_| ready.source(1)) {
+                self.carry_probes(tunnel, &mut probe, &mut ingress, &mut sink);
+            }
             while self.udp.recv_batch(&mut datagrams)? > 0 {
                 let (snapshot, now) = (self.snapshot.load(), Instant::now());
                 for received in datagrams.datagrams() {
@@ -217,7 +241,39 @@ impl Carrier {
                 }
             }
         }
-        Ok(())
+    }
+
+    /// Probes of the fast path are sealed with the sessions of this thread.
+    fn carry_probes(
+        &self,
+        tunnel: &TunnelSocket,
+        buffer: &mut [u8],
+        ingress: &mut Ingress,
+        sink: &mut Sink<'_>,
+    ) {
+        let (snapshot, now) = (self.snapshot.load(), Instant::now());
+        for _ in 0..PROBES {
+            // An error is the device's that is gone; a new one brings a new socket.
+            let Ok(received) = tunnel.recv(buffer) else {
+                break;
+            };
+            if let Some((index, datagram)) = received {
+                ingress.handle_tunnelled(&snapshot, datagram, index, now, sink);
+            }
+        }
+        sink.flush(&snapshot);
+    }
+
+    fn wait_for_datagrams(
+        &self,
+        tunnel: Option<&TunnelSocket>,
+        waker: &Waker,
+    ) -> std::io::Result<Ready> {
+        let patience = Some(Duration::from_secs(60));
+        match tunnel {
+            Some(tunnel) => wait(&[self.udp.as_fd(), tunnel.as_fd()], waker, patience),
+            None => wait(&[self.udp.as_fd()], waker, patience),
+        }
     }
 
     /// Blocks until there is something to read; false when it is time to stop.

@@ -22,6 +22,8 @@
 //! | `wove_control_received_bytes_total`, `wove_control_sent_bytes_total` | counter | | control datagrams |
 //! | `wove_peer_received_bytes_total`, `wove_peer_sent_bytes_total` | counter | `peer`, `nickname` | bytes of frames |
 //! | `wove_peer_received_frames_total`, `wove_peer_sent_frames_total` | counter | `peer`, `nickname` | frames |
+//! | `wove_peer_fastdp_received_bytes_total`, `wove_peer_fastdp_sent_bytes_total` | counter | `peer`, `nickname` | bytes of them that the kernel carried |
+//! | `wove_peer_fastdp_received_frames_total`, `wove_peer_fastdp_sent_frames_total` | counter | `peer`, `nickname` | frames of them that the kernel carried |
 //! | `wove_peer_rtt_seconds` | gauge | `peer`, `nickname` | round-trip time, once measured |
 //! | `wove_peer_path_mtu_bytes` | gauge | `peer`, `nickname` | proven path MTU, once proven |
 //! | `wove_peer_key_age_seconds` | gauge | `peer`, `nickname` | since the keys were agreed, while established |
@@ -323,6 +325,30 @@ fn peers(w: &mut Writer<'_>, status: &Status) -> fmt::Result {
         "Frames to the peer",
         None,
         count(|c| c.tx_frames),
+    )?;
+    w.counters(
+        "wove_peer_fastdp_received",
+        "Bytes of frames from the peer that the kernel carried",
+        Some(Unit::Bytes),
+        count(|c| c.fastdp.rx_bytes),
+    )?;
+    w.counters(
+        "wove_peer_fastdp_sent",
+        "Bytes of frames to the peer that the kernel carried",
+        Some(Unit::Bytes),
+        count(|c| c.fastdp.tx_bytes),
+    )?;
+    w.counters(
+        "wove_peer_fastdp_received_frames",
+        "Frames from the peer that the kernel carried",
+        None,
+        count(|c| c.fastdp.rx_frames),
+    )?;
+    w.counters(
+        "wove_peer_fastdp_sent_frames",
+        "Frames to the peer that the kernel carried",
+        None,
+        count(|c| c.fastdp.tx_frames),
     )?;
 
     // Microseconds stay exact in an f64 up to 285 years.

@@ -14,7 +14,10 @@ use proto::{
     },
     ethernet::{EthernetRepr, ethertype},
     ip::{Ipv6Repr, protocol},
-    message::{Beat, ByeReason, GossipMessage, Held, Message, Padding, PathMessage, RangeSummary},
+    message::{
+        Beat, ByeReason, GossipMessage, Held, Message, Padding, PathMessage, RangeSummary,
+        VxlanOffer,
+    },
     ndp::{Advertisement, NdpRepr, multicast_mac, solicited_node},
     record::{
         Body, LinkTo, Links, Node, Record, RecordKey, RttCode, Station, Stations, Topic, Version,
@@ -166,6 +169,12 @@ pub(crate) fn messages() -> Vec<Vec<u8>> {
             observed: None,
         },
         PathMessage::Close,
+        PathMessage::Offer(VxlanOffer {
+            vni: 0x00ab_cdef,
+            port: 6784,
+            room: 1400,
+        }),
+        PathMessage::Decline(1),
     ];
     let gossip = gossip.into_iter().map(Message::Gossip);
     gossip

@@ -10,6 +10,7 @@
 
 mod basics;
 mod broadcast;
+mod fastdp;
 mod faults;
 mod hostile;
 mod lab;

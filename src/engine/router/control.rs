@@ -42,6 +42,18 @@ impl Router {
             self.snapshot.shared.counters.count(DropReason::Malformed);
             return;
         };
+        if let Origin::Tunnel(index) = origin {
+            match message {
+                Message::Path(message) if self.is_tunnel_of(peer, index) => {
+                    self.handle_tunnelled(peer, message, now);
+                }
+                Message::Path(_) | Message::Gossip(_) => {
+                    let counters = &self.snapshot.shared.counters;
+                    counters.count(DropReason::ForeignVni);
+                }
+            }
+            return;
+        }
         match message {
             Message::Gossip(message) => self.handle_gossip(peer, message, origin, now),
             Message::Path(message) => self.handle_path_message(peer, session, message, origin, now),
@@ -77,7 +89,7 @@ impl Router {
             PathMessage::Probe { token, .. } => {
                 let observed = match origin {
                     Origin::Direct(address) => Some(address),
-                    Origin::Relayed(_) => None,
+                    Origin::Relayed(_) | Origin::Tunnel(_) => None,
                 };
                 let ack = PathMessage::Ack { token, observed };
                 self.send_path_message(id, None, observed, &ack);
@@ -85,6 +97,8 @@ impl Router {
             PathMessage::Ack { token, observed } => {
                 self.handle_ack(id, token, observed, origin, now)
             }
+            PathMessage::Offer(offer) => self.handle_offer(id, offer, origin, now),
+            PathMessage::Decline(code) => self.handle_decline(id, code, now),
             PathMessage::Close => {
                 if let Some(peer) = self.peers.get_mut(&id) {
                     peer.abandon(session);
@@ -214,6 +228,8 @@ impl Router {
         let destination = match way {
             Origin::Direct(address) => return self.transmit(address, datagram),
             Origin::Relayed(destination) => destination,
+            // Probes alone go there.
+            Origin::Tunnel(_) => return,
         };
         self.publish();
         let snapshot = Arc::clone(&self.snapshot);

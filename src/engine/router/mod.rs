@@ -4,13 +4,17 @@
 //! In: [`Router::handle_upcall`], [`Router::handle_timeout`] and the
 //! operator's wishes. Out, to be drained after every input:
 //! [`Router::take_snapshot`] first, so that no datagram leaves before its answer
-//! can be received, then [`Router::poll_transmit`] and [`Router::poll_event`].
+//! can be received, then [`Router::poll_transmit`], [`Router::poll_tunnel`] and
+//! [`Router::poll_event`].
 
 mod control;
+mod fastdp;
 mod paths;
 mod publish;
 mod report;
 mod sessions;
+
+pub use fastdp::{FastSetup, Tunnelled};
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
@@ -21,7 +25,7 @@ use std::{
 
 use crypto::{Hello, Identity, Secret};
 use gossip::{DialId, Mesh, Target};
-use proto::{MacAddr, PeerId, datagram::SessionIndex};
+use proto::{MacAddr, PeerId, datagram::SessionIndex, message::CAN_FASTDP};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
@@ -118,6 +122,8 @@ pub struct Router {
     lingering: BTreeMap<(PeerId, PeerId), u64>,
     ticks: u64,
     transmits: VecDeque<Transmit>,
+    tunnelled: VecDeque<Tunnelled>,
+    fast: FastSetup,
     events: VecDeque<Event>,
     warnings: VecDeque<String>,
     said: BTreeSet<String>,
@@ -138,6 +144,7 @@ struct Dirty {
     paths: bool,
     stations: bool,
     trees: bool,
+    fast: bool,
 }
 
 /// Warnings kept for the status.
@@ -155,6 +162,7 @@ impl Router {
         // The nickname travels by gossip: whoever knocks could read it here.
         let mut hello = Hello::new(config.epoch, instance, "");
         hello.encrypt = config.encrypt;
+        hello.capabilities = CAN_FASTDP;
         let peer = gossip::LocalPeer {
             id: local,
             keys: identity.public(),
@@ -187,6 +195,7 @@ impl Router {
                 paths: true,
                 stations: true,
                 trees: true,
+                fast: true,
             },
             unpublished: true,
             wanted_trees: BTreeSet::new(),
@@ -194,6 +203,8 @@ impl Router {
             lingering: BTreeMap::new(),
             ticks: 0,
             transmits: VecDeque::new(),
+            tunnelled: VecDeque::new(),
+            fast: FastSetup::default(),
             events: VecDeque::new(),
             warnings: VecDeque::new(),
             said: BTreeSet::new(),

@@ -13,6 +13,7 @@ use rand::Rng;
 
 use super::{
     super::{
+        fastdp::Bar,
         handshakes::Purpose,
         output::Origin,
         peers::{Direct, Peer},
@@ -80,6 +81,7 @@ impl Router {
                 self.handshakes.begin(Purpose::Session(id), ways, now);
             }
         }
+        self.tend_fast(id, now);
         if chores.idle {
             self.forget_peer(id);
         }
@@ -214,6 +216,7 @@ impl Router {
             return;
         }
         peer.announced = false;
+        peer.fast.bar(Bar::Indirect);
         peer.direct_retry_at = now + DIRECT_RETRY;
         self.dirty.paths = true;
         self.mesh.session_closed(id, now);
@@ -292,7 +295,7 @@ impl Direct {
 }
 
 /// The padding that makes a probe's datagram `size` bytes long.
-fn padding(token: u64, size: usize) -> Padding {
+pub(super) fn padding(token: u64, size: usize) -> Padding {
     let bare = Message::Path(PathMessage::Probe {
         token,
         padding: Padding(0),

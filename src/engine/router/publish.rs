@@ -33,8 +33,9 @@ impl Router {
             paths,
             stations,
             trees,
+            fast,
         } = dirty;
-        if !(sessions || paths || stations || trees) {
+        if !(sessions || paths || stations || trees || fast) {
             return;
         }
         let mut next = Snapshot::clone(&self.snapshot);
@@ -44,6 +45,13 @@ impl Router {
         }
         if paths {
             next.paths = Arc::new(self.paths());
+        }
+        // Whatever ends a session or a path ends the fast path.
+        if sessions || paths || fast {
+            let table = self.fast_table();
+            if table != *next.fast {
+                next.fast = Arc::new(table);
+            }
         }
         if stations {
             next.stations = Arc::new(self.station_map());

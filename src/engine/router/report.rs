@@ -9,8 +9,8 @@ use super::{
         handshakes::Purpose,
         peers::{Held, Peer},
         status::{
-            ConnectionState, ConnectionStatus, CounterStatus, PathKind, PeerStatus, RouterStatus,
-            StationStatus, Status, TargetState, TargetStatus,
+            ConnectionState, ConnectionStatus, CounterStatus, KernelTraffic, PathKind, PeerStatus,
+            RouterStatus, StationStatus, Status, TargetState, TargetStatus,
         },
     },
     Router,
@@ -81,6 +81,7 @@ impl Router {
             tx_bytes: 0,
             rx_frames: 0,
             tx_frames: 0,
+            fastdp: KernelTraffic::default(),
             key_age_s: 0,
             link: false,
         });
@@ -92,8 +93,13 @@ impl Router {
         let (path, address, mtu) = match (&peer.direct, self.mesh.routes().next_hop(&id)) {
             (Some(direct), _) => {
                 let header = if direct.address.is_ipv6() { 48 } else { 28 };
+                let fast = peer.fast.is_up();
                 (
-                    PathKind::Sleeve,
+                    if fast {
+                        PathKind::Fastdp
+                    } else {
+                        PathKind::Sleeve
+                    },
                     direct.address.to_string(),
                     direct.pmtu.datagram() + header,
                 )
@@ -102,7 +108,7 @@ impl Router {
             (None, None) => (PathKind::Relay, String::new(), 0),
         };
         let state = self.connection_state(id, peer);
-        let totals = peer.counters.totals();
+        let (totals, kernel) = (peer.counters.totals(), peer.counters.kernel());
         let rtt = peer.direct.as_ref().map_or(0, |d| d.rtt.as_micros());
         ConnectionStatus {
             peer: id,
@@ -112,13 +118,22 @@ impl Router {
             state,
             path,
             reason: self.reason(peer, state),
-            cipher: held.map_or_else(|| "none".to_owned(), cipher_name),
+            // What the kernel carries is in clear, whatever the session does.
+            cipher: held
+                .filter(|_| path != PathKind::Fastdp)
+                .map_or_else(|| "none".to_owned(), cipher_name),
             mtu: u32::try_from(mtu).unwrap_or(u32::MAX),
             rtt_us: u64::try_from(rtt).unwrap_or(u64::MAX),
             rx_bytes: totals.rx_bytes,
             tx_bytes: totals.tx_bytes,
             rx_frames: totals.rx_frames,
             tx_frames: totals.tx_frames,
+            fastdp: KernelTraffic {
+                rx_bytes: kernel.rx_bytes,
+                tx_bytes: kernel.tx_bytes,
+                rx_frames: kernel.rx_frames,
+                tx_frames: kernel.tx_frames,
+            },
             key_age_s: held.map_or(0, |h| now.duration_since(h.since).as_secs()),
             link: peer.link,
         }
@@ -138,9 +153,7 @@ impl Router {
 
     fn reason(&self, peer: &Peer, state: ConnectionState) -> String {
         match (state, &peer.direct) {
-            (ConnectionState::Established, Some(_)) => {
-                "the kernel fast path is not part of this version".to_owned()
-            }
+            (ConnectionState::Established, Some(_)) => self.fast_reason(peer).unwrap_or_default(),
             (ConnectionState::Established, None) => {
                 "no direct path answers: frames are relayed".to_owned()
             }

@@ -103,6 +103,7 @@ impl Router {
                 let from = match way {
                     Origin::Direct(address) => address.ip().to_string(),
                     Origin::Relayed(peer) => peer.short(),
+                    Origin::Tunnel(_) => "the fast path".to_owned(),
                 };
                 self.warn(format!("refused a handshake from {from}: {reason}"));
             }
@@ -216,10 +217,12 @@ impl Router {
         let Some(peer) = self.peers.get_mut(&id) else {
             let mut peer = Peer::new(now);
             (peer.instance, peer.epoch) = (hello.instance, hello.epoch);
+            peer.capabilities = hello.capabilities;
             self.peers.insert(id, peer);
             return true;
         };
         if peer.instance == hello.instance {
+            peer.capabilities = hello.capabilities;
             return true;
         }
         if hello.epoch <= peer.epoch && peer.is_fresh(now) {
@@ -233,6 +236,7 @@ impl Router {
             return false;
         }
         (peer.instance, peer.epoch) = (hello.instance, hello.epoch);
+        peer.capabilities = hello.capabilities;
         let gone = peer.restart();
         tracing::debug!(peer = %id, sessions = gone.len(), "peer restarted");
         self.mesh.session_restarted(id, now);
@@ -266,6 +270,7 @@ impl Router {
         }
         self.announce(id, dial, now);
         self.flush_pending(id, now);
+        self.tend_fast(id, now);
     }
 
     /// Tells the mesh of a direct session, once per path.

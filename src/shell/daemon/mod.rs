@@ -12,6 +12,7 @@
 )]
 
 mod commands;
+mod fast;
 mod network;
 mod work;
 
@@ -35,7 +36,7 @@ use super::{
     Config,
     api::{ControlSocket, Handle, Request},
     dataplane::{DataPlane, Upcalls},
-    host::{Host, HostConfig},
+    host::{Host, HostConfig, TunnelConfig},
     logging::{self, LogControl},
     store::Store,
     tap::{Tap, TapOptions},
@@ -43,6 +44,7 @@ use super::{
     web,
 };
 use crate::engine::{Attachment, Event, Router, RouterConfig, Upcall};
+use fast::Fast;
 use network::Network;
 use proto::MacAddr;
 use work::Done;
@@ -54,6 +56,8 @@ const CARE: Duration = Duration::from_secs(1);
 /// Bytes between the MTU of the underlay and that of the overlay: what sleeve
 /// adds to a frame over IPv6, and some room for paths that are a little smaller.
 const OVERHEAD: u32 = 100;
+/// The UDP port of the fast path, the same on every host.
+const VXLAN_PORT: u16 = 6784;
 /// The smallest MTU that can carry IPv6 (RFC 8200).
 const MIN_MTU: u32 = 1280;
 
@@ -94,6 +98,7 @@ struct Daemon {
     bridge_mac: MacAddr,
     udp: Arc<UdpSocket>,
     plane: DataPlane,
+    fast: Fast,
     upcalls: Upcalls,
     attachments: Vec<Attachment>,
     requests: mpsc::Receiver<Request>,
@@ -110,7 +115,6 @@ struct Daemon {
 impl Daemon {
     async fn launch(mut config: Config, log: LogControl) -> Result<Self> {
         config.nickname = config.nickname.or_else(host_name);
-        warn_of_missing(&config);
         let store = Arc::new(Store::open(&config.state_dir)?);
         let mut rng = ChaCha20Rng::from_os_rng();
         let identity = network::identity(&store, &mut rng)?;
@@ -133,7 +137,7 @@ impl Daemon {
             .unwrap_or_else(|| underlay.saturating_sub(OVERHEAD).max(MIN_MTU));
         let host_config = HostConfig {
             bridge: config.bridge.clone(),
-            tap: tap_name(&config.bridge),
+            tap: device_name(&config.bridge, "tap"),
             mtu,
         };
         let tap = Arc::new(Tap::open(&host_config.tap, TapOptions::default())?);
@@ -151,6 +155,14 @@ impl Daemon {
             .context("the router has no first snapshot")?;
         let (plane, upcalls) = DataPlane::start(tap, Arc::clone(&udp), snapshot)?;
         let (done_tx, done) = mpsc::channel(64);
+        let tunnel = TunnelConfig {
+            bridge: config.bridge.clone(),
+            name: device_name(&config.bridge, "vx"),
+            tap: host_config.tap.clone(),
+            port: VXLAN_PORT,
+            mtu,
+        };
+        let fast = Fast::new(tunnel, config.fastdp, Instant::now());
         let mut daemon = Self {
             log,
             store,
@@ -161,6 +173,7 @@ impl Daemon {
             bridge_mac: interfaces.mac,
             udp,
             plane,
+            fast,
             upcalls,
             attachments: Vec::new(),
             requests,
@@ -180,6 +193,7 @@ impl Daemon {
 
     /// What follows once everything stands.
     async fn begin(&mut self) -> Result<()> {
+        self.make_fast().await;
         self.restore_attachments().await?;
         self.update_endpoints().await;
         // Read in any case, so that a damaged file is said before it is replaced.
@@ -221,7 +235,10 @@ impl Daemon {
                 .map_or_else(|| Instant::now() + CARE, |(at, _)| at);
             tokio::select! {
                 () = signals.recv() => return Ok(Ending::Stop),
-                () = sleep_until(wake.into()) => self.router.handle_timeout(Instant::now()),
+                () = sleep_until(wake.into()) => {
+                    self.count_fast();
+                    self.router.handle_timeout(Instant::now());
+                }
                 Some(upcall) = self.upcalls.control.recv() => self.handle_control(upcall),
                 Some(upcall) = self.upcalls.handshakes.recv() => self.router.handle_upcall(upcall, Instant::now()),
                 Some((address, size)) = self.upcalls.too_large.recv() => {
@@ -256,6 +273,7 @@ impl Daemon {
     fn drain(&mut self) {
         if let Some(snapshot) = self.router.take_snapshot() {
             self.plane.publish(snapshot);
+            self.apply_fast();
         }
         while let Some(transmit) = self.router.poll_transmit() {
             self.batch.push(transmit.to, &transmit.datagram);
@@ -267,6 +285,7 @@ impl Daemon {
                 self.router.handle_too_large(address, size, Instant::now());
             }
         }
+        self.send_tunnelled();
         while let Some(event) = self.router.poll_event() {
             self.handle_event(event);
         }
@@ -308,6 +327,7 @@ impl Daemon {
         if self.damaged && !std::mem::replace(&mut self.repairing, true) {
             self.repair();
         }
+        self.care_for_fast().await;
         Ok(())
     }
 
@@ -322,12 +342,14 @@ impl Daemon {
         let (plane, upcalls) =
             DataPlane::start(tap, Arc::clone(&self.udp), self.router.snapshot())?;
         (self.plane, self.upcalls) = (plane, upcalls);
+        self.make_fast().await;
         Ok(())
     }
 
     /// The kernel reports a change of links or addresses.
     async fn care_for_host(&mut self) {
         self.update_endpoints().await;
+        self.check_fast().await;
         if !std::mem::replace(&mut self.repairing, true) {
             self.repair();
         }
@@ -376,6 +398,7 @@ impl Daemon {
         self.router.shut_down(Instant::now());
         self.drain();
         let answer = self.ending.take().and_then(|(_, reply)| reply);
+        self.remove_fast().await;
         self.plane.stop();
         let result = match ending {
             Ending::Stop => Ok(()),
@@ -449,24 +472,16 @@ fn host_name() -> Option<String> {
     )
 }
 
-/// Says which options are understood but have no effect yet.
-fn warn_of_missing(config: &Config) {
-    if !config.trusted_subnets.is_empty() {
-        tracing::warn!(
-            "--trusted-subnets has no effect in this version: frames stay encrypted everywhere"
-        );
-    }
-}
-
 /// The largest UDP payload over IPv4 on an underlay of that MTU.
 fn datagram_limit(underlay: u32) -> usize {
     usize::try_from(underlay).unwrap_or(1500).saturating_sub(28)
 }
 
-/// The TAP's name, of at most 15 bytes, derived from the bridge's.
-fn tap_name(bridge: &str) -> String {
+/// The name of another device of ours, of at most 15 bytes, derived from the
+/// bridge's. `what` has up to 3.
+fn device_name(bridge: &str, what: &str) -> String {
     let stem: String = bridge.chars().take(11).collect();
-    format!("{stem}-tap")
+    format!("{stem}-{what}")
 }
 
 struct Signals {

@@ -51,6 +51,11 @@ impl Link {
         self.group == names::GROUP && self.alias.is_empty()
     }
 
+    /// A tunnel of the fast path that a crash left without its mark.
+    pub(super) fn is_half_made_tunnel(&self) -> bool {
+        self.is_half_made() && self.kind == Some(InfoKind::Vxlan)
+    }
+
     /// Whether it is an end of a veth that wove made for the bridge of that name.
     pub(super) fn is_veth_of(&self, bridge: &str) -> bool {
         let is_veth = self.kind == Some(InfoKind::Veth);

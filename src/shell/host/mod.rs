@@ -9,6 +9,7 @@
 //! |---|---|
 //! | `bridge` | the bridge and its port to userspace |
 //! | `veth` | a container's interface |
+//! | `tunnel` | the VXLAN device of the fast path |
 //! | `link`, `address`, `route`, `sysctl` | what any device has |
 //! | `announce` | the frames that say where an address is now |
 //! | `underlay`, `watch` | what the host has besides wove |
@@ -37,11 +38,13 @@ mod names;
 mod netlink;
 mod route;
 mod sysctl;
+mod tunnel;
 mod underlay;
 mod veth;
 mod watch;
 
 pub use bridge::Repair;
+pub use tunnel::{Tunnel, TunnelConfig};
 pub use veth::Attached;
 pub use watch::{Change, Watch};
 
@@ -171,7 +174,9 @@ impl Host {
     pub async fn tear_down(&self, bridge: &str) -> Result<()> {
         *self.memory() = Memory::default();
         let mut doomed = self.netlink.links().await?;
-        doomed.retain(|link| link.is_of(bridge) || link.is_veth_of(bridge));
+        doomed.retain(|link| {
+            link.is_of(bridge) || link.is_veth_of(bridge) || link.is_half_made_tunnel()
+        });
         // The bridge last: an interrupted tear-down is then still found by its name.
         doomed.sort_by_key(Link::is_bridge);
         let mut errors = Vec::new();

@@ -22,8 +22,9 @@ use tokio::{sync::Notify, task::JoinHandle};
 
 use super::Host;
 
-const GROUPS: [MulticastGroup; 3] = [
+const GROUPS: [MulticastGroup; 4] = [
     MulticastGroup::Link,
+    MulticastGroup::Tc,
     MulticastGroup::Ipv4Ifaddr,
     MulticastGroup::Ipv6Ifaddr,
 ];
@@ -137,9 +138,11 @@ impl Seen {
             return;
         };
         match inner {
-            RouteNetlinkMessage::NewLink(_) | RouteNetlinkMessage::DelLink(_) => {
-                self.note(true, false)
-            }
+            // A program that is taken off its device is as good as a device lost.
+            RouteNetlinkMessage::NewLink(_)
+            | RouteNetlinkMessage::DelLink(_)
+            | RouteNetlinkMessage::DelTrafficFilter(_)
+            | RouteNetlinkMessage::DelQueueDiscipline(_) => self.note(true, false),
             RouteNetlinkMessage::NewAddress(_) | RouteNetlinkMessage::DelAddress(_) => {
                 self.note(false, true)
             }

@@ -7,8 +7,8 @@ use crate::{
     engine::{
         Reply, Status,
         status::{
-            ConnectionState, ConnectionStatus, CounterStatus, PathKind, PeerStatus, RouterStatus,
-            StationStatus, TargetState, TargetStatus,
+            ConnectionState, ConnectionStatus, CounterStatus, KernelTraffic, PathKind, PeerStatus,
+            RouterStatus, StationStatus, TargetState, TargetStatus,
         },
     },
     shell::api::Request,
@@ -98,6 +98,7 @@ fn established() -> ConnectionStatus {
         tx_bytes: 3 << 20,
         rx_frames: 15,
         tx_frames: 3000,
+        fastdp: KernelTraffic::default(),
         key_age_s: 12,
         link: true,
     }
@@ -117,6 +118,7 @@ fn retrying() -> ConnectionStatus {
         tx_bytes: 0,
         rx_frames: 0,
         tx_frames: 0,
+        fastdp: KernelTraffic::default(),
         key_age_s: 0,
         link: false,
         ..established()

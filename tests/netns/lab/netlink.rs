@@ -8,6 +8,7 @@ use std::net::IpAddr;
 use futures_util::TryStreamExt;
 use netlink_packet_route::address::AddressAttribute;
 use netlink_packet_route::link::{LinkAttribute, LinkMessage};
+use netlink_packet_route::tc::TcHandle;
 use rtnetlink::{Error, Handle, LinkBridge, LinkMessageBuilder, LinkUnspec, LinkVeth};
 
 use super::netns::Netns;
@@ -64,6 +65,16 @@ impl Netns {
         let index = self.index(name);
         self.netlink("delete a link", async move |h| {
             h.link().del(index).execute().await
+        });
+    }
+
+    /// Takes all programs (tc) off an interface.
+    pub(crate) fn delete_programs(&self, name: &str) {
+        let index = self.index(name).cast_signed();
+        self.netlink("delete a qdisc", async move |h| {
+            let mut request = h.qdisc().del(index);
+            request.message_mut().header.parent = TcHandle::CLSACT;
+            request.execute().await
         });
     }
 

@@ -5,7 +5,9 @@ use std::{net::SocketAddr, sync::Arc, time::Instant};
 use crypto::{Identity, Secret};
 use gossip::Target;
 use proto::PeerId;
-use wove::engine::{Egress, Event, Ingress, Output, Router, RouterConfig, Snapshot, Upcall};
+use wove::engine::{
+    Egress, Event, FastSetup, Ingress, Output, Router, RouterConfig, Snapshot, Upcall,
+};
 
 use super::frames::Container;
 
@@ -25,6 +27,8 @@ pub struct Node {
     /// Largest UDP payload its own network device takes.
     pub datagram_limit: usize,
     pub encrypt: bool,
+    /// Whether its kernel has a fast path.
+    pub fastdp: bool,
     pub mesh: gossip::Config,
     /// The launch that runs or ran last.
     pub epoch: u64,
@@ -86,6 +90,7 @@ impl Node {
             containers: vec![container(number, 0)],
             datagram_limit: 1472,
             encrypt: true,
+            fastdp: false,
             mesh: gossip::Config::default(),
             epoch: 0,
             life: 0,
@@ -131,6 +136,13 @@ impl Node {
 
     /// What the shell does once everything stands.
     pub fn begin(&self, router: &mut Router, now: Instant) {
+        if self.fastdp {
+            let setup = FastSetup {
+                state: Ok(()),
+                ..FastSetup::default()
+            };
+            router.set_fastdp(setup, now);
+        }
         for container in &self.containers {
             router.attach_station(container.mac, &container.ips(), now);
         }

@@ -5,6 +5,7 @@
 #![allow(clippy::unwrap_used, reason = "test code outside of test functions")]
 
 use std::{
+    collections::BTreeSet,
     hash::{DefaultHasher, Hash, Hasher},
     net::SocketAddr,
     time::{Duration, Instant},
@@ -14,12 +15,12 @@ use crypto::{Identity, Secret};
 use gossip::DialId;
 use rand::{RngCore, SeedableRng};
 use rand_chacha::ChaCha8Rng;
-use wove::engine::{Event, Router, Upcall};
+use wove::engine::{Event, Router, Tunnelled, Upcall};
 
 use super::{
     frames,
     ledger::{Audience, Ledger},
-    node::{Node, Sink, host_of},
+    node::{Node, PORT, Sink, host_of},
     underlay::Underlay,
     watch::Watch,
 };
@@ -35,6 +36,13 @@ enum Happening {
     Arrive {
         to: SocketAddr,
         source: SocketAddr,
+        datagram: Vec<u8>,
+    },
+    /// A frame comes out of VXLAN, with the identifier of this index.
+    Tunnelled {
+        host: usize,
+        source: SocketAddr,
+        index: u32,
         datagram: Vec<u8>,
     },
     /// The control thread of a host gets to a message.
@@ -88,6 +96,10 @@ pub struct World {
     pub search_plaintext: bool,
     /// Datagrams to addresses where no host is.
     pub astray: Vec<(SocketAddr, Vec<u8>)>,
+    /// Pairs between which VXLAN does not pass.
+    pub blocked: BTreeSet<(usize, usize)>,
+    /// Frames out of VXLAN that were let in nowhere.
+    pub foreign: u64,
     /// Folds every datagram and every frame that arrived.
     trace: DefaultHasher,
     start: Instant,
@@ -115,6 +127,8 @@ impl World {
             secret,
             search_plaintext: false,
             astray: Vec::new(),
+            blocked: BTreeSet::new(),
+            foreign: 0,
             trace: DefaultHasher::new(),
             start,
             queue: EventQueue::new(),
@@ -175,6 +189,12 @@ impl World {
                 source,
                 datagram,
             } => self.arrive(to, source, datagram),
+            Happening::Tunnelled {
+                host,
+                source,
+                index,
+                datagram,
+            } => self.come_out(host, source, index, datagram),
             Happening::Control { host, life, upcall } if self.lives(host, life) => {
                 self.control(host, |router, now| router.handle_upcall(upcall, now));
             }
@@ -313,12 +333,19 @@ impl World {
         while let Some(transmit) = peer.router.poll_transmit() {
             transmits.push(transmit);
         }
+        let mut tunnelled = Vec::new();
+        while let Some(frame) = peer.router.poll_tunnel() {
+            tunnelled.push(frame);
+        }
         let mut events = Vec::new();
         while let Some(event) = peer.router.poll_event() {
             events.push(event);
         }
         for transmit in transmits {
             self.transmit(host, transmit.to, transmit.datagram);
+        }
+        for frame in tunnelled {
+            self.go_in(host, frame);
         }
         for event in events {
             self.act(host, event);
@@ -378,6 +405,49 @@ impl World {
         for (delay, datagram) in self.net.carry(&mut self.rng, (host, there), datagram) {
             self.inject_after(delay, to, source, datagram);
         }
+    }
+
+    /// What the kernel does with a probe: it puts address and identifier to it.
+    fn go_in(&mut self, host: usize, frame: Tunnelled) {
+        let Some(running) = &self.nodes[host].running else {
+            return;
+        };
+        let way = running.snapshot.fast.get(&frame.index);
+        let Some((to, Some(index))) = way.map(|way| (way.address, way.vni)) else {
+            self.fail("a probe for a fast path that is not there");
+        };
+        let there = self.net.host_at(SocketAddr::new(to, PORT));
+        let Some(there) = there.filter(|there| !self.blocked.contains(&(host, *there))) else {
+            return;
+        };
+        let source = self.nodes[host].address;
+        let carried = self.net.carry(&mut self.rng, (host, there), frame.datagram);
+        for (delay, datagram) in carried {
+            let tunnelled = Happening::Tunnelled {
+                host: there,
+                source,
+                index,
+                datagram,
+            };
+            self.queue.push(self.now + delay, tunnelled);
+        }
+    }
+
+    /// What the kernel lets in: identifier and source have to belong together.
+    fn come_out(&mut self, host: usize, source: SocketAddr, index: u32, mut datagram: Vec<u8>) {
+        let now = self.now;
+        let Some(peer) = &mut self.nodes[host].running else {
+            return;
+        };
+        let known = peer.snapshot.fast.get(&index);
+        if known.is_none_or(|way| way.source != Some(source.ip())) {
+            self.foreign += 1;
+            return;
+        }
+        let mut sink = Sink::default();
+        peer.ingress
+            .handle_tunnelled(&peer.snapshot, &mut datagram, index, now, &mut sink);
+        self.carry_out(host, sink);
     }
 
     /// A datagram from anywhere comes to an address after a while.

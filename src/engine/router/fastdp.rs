@@ -1,0 +1,352 @@
+//! Fast paths: with whom, what is said about them, and their probes.
+
+use std::{collections::BTreeSet, net::IpAddr, sync::Arc, time::Instant};
+
+use ipnet::IpNet;
+use proto::{
+    PeerId, content,
+    datagram::Protection,
+    message::{CAN_FASTDP, Decline, Message, PathMessage, VxlanOffer},
+};
+use rand::Rng;
+
+use super::{
+    super::{
+        fastdp::{Bar, Probe},
+        output::{Origin, Output, Upcall},
+        peers::Peer,
+        seal::send_content,
+        snapshot::{FastPeer, FastTable, Path, Route},
+    },
+    Router,
+    paths::padding,
+};
+
+/// Bytes that VXLAN adds to an IP packet of the overlay: the inner Ethernet
+/// header, VXLAN, UDP, and IPv4 or IPv6.
+const VXLAN_OVER_IPV4: usize = 14 + 8 + 8 + 20;
+const VXLAN_OVER_IPV6: usize = 14 + 8 + 8 + 40;
+/// Identifiers have 24 bits.
+const VNIS: std::ops::Range<u32> = 1..1 << 24;
+
+/// What this host has for the fast path.
+#[derive(Clone, Debug)]
+pub struct FastSetup {
+    /// The kernel is ready, or why it is not.
+    pub state: Result<(), Bar>,
+    /// The UDP port of VXLAN.
+    pub port: u16,
+    /// Underlay networks in which frames may travel in clear.
+    pub trusted: Vec<IpNet>,
+}
+
+impl Default for FastSetup {
+    fn default() -> Self {
+        Self {
+            state: Err(Bar::Host {
+                why: "the kernel fast path is not set up".to_owned(),
+                disabled: false,
+            }),
+            port: 6784,
+            trusted: Vec::new(),
+        }
+    }
+}
+
+/// A datagram to send through the tunnel, as a frame of its own kind.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Tunnelled {
+    /// The index of the fast path.
+    pub index: u32,
+    /// The sealed datagram.
+    pub datagram: Vec<u8>,
+}
+
+impl Router {
+    /// The kernel is ready for fast paths, or is not any more.
+    pub fn set_fastdp(&mut self, setup: FastSetup, now: Instant) {
+        self.fast = setup;
+        let ids: Vec<PeerId> = self.peers.keys().copied().collect();
+        for id in ids {
+            self.tend_fast(id, now);
+        }
+        self.drain(now);
+    }
+
+    /// The next datagram for the tunnel.
+    pub fn poll_tunnel(&mut self) -> Option<Tunnelled> {
+        self.tunnelled.pop_front()
+    }
+
+    /// Looks after the fast path to one peer.
+    pub(super) fn tend_fast(&mut self, id: PeerId, now: Instant) {
+        let Some(peer) = self.peers.get(&id) else {
+            return;
+        };
+        let before = peer.fast.entry();
+        let wanted = self.wants_fast(peer);
+        // A fresh identifier for each agreement: no frame of an old one gets in.
+        let fresh = match &wanted {
+            Ok(address) if !peer.fast.leads_to(*address) => self.fresh_vni(),
+            Ok(_) | Err(_) => None,
+        };
+        let Some(peer) = self.peers.get_mut(&id) else {
+            return;
+        };
+        match (wanted, fresh) {
+            (Ok(address), Some(vni)) => {
+                peer.fast.bar(Bar::Indirect);
+                peer.fast.allow(vni, address, now);
+            }
+            (Ok(_), None) => {}
+            (Err(bar), _) => peer.fast.bar(bar),
+        }
+        let active = peer.is_active(now);
+        let chores = peer.fast.tick(active, now);
+        let after = peer.fast.entry();
+        if before.map(|e| e.up) != after.map(|e| e.up) {
+            tracing::debug!(peer = %id.short(), up = peer.fast.is_up(), "fast path");
+        }
+        self.dirty.fast |= before != after;
+        if chores.offer {
+            self.send_offer(id);
+        }
+        if let Some(probe) = chores.probe {
+            self.send_fast_probe(id, probe, now);
+        }
+    }
+
+    /// Where a fast path to the peer would lead, if this end wants it. Frames
+    /// in clear are agreed on by the session, or by both ends' operators for
+    /// the networks they trust: each looks at the other's address, and the
+    /// offer tells its consent.
+    fn wants_fast(&self, peer: &Peer) -> Result<IpAddr, Bar> {
+        self.fast.state.clone()?;
+        let (Some(direct), Some(held)) = (&peer.direct, peer.sending()) else {
+            return Err(Bar::Indirect);
+        };
+        if peer.capabilities & CAN_FASTDP == 0 {
+            return Err(Bar::Old);
+        }
+        let address = direct.address.ip();
+        let trusted = || self.fast.trusted.iter().any(|net| net.contains(&address));
+        if held.protection == Protection::Clear || trusted() {
+            Ok(address)
+        } else {
+            Err(Bar::Encrypted)
+        }
+    }
+
+    fn fresh_vni(&mut self) -> Option<u32> {
+        let used: BTreeSet<u32> = self.peers.values().filter_map(|p| p.fast.index()).collect();
+        (0..64)
+            .map(|_| self.rng.random_range(VNIS))
+            .find(|vni| !used.contains(vni))
+    }
+
+    fn send_offer(&mut self, id: PeerId) {
+        let Some(vni) = self.peers.get(&id).and_then(|peer| peer.fast.index()) else {
+            return;
+        };
+        let offer = VxlanOffer {
+            vni,
+            port: self.fast.port,
+            room: u16::try_from(self.config.mtu).unwrap_or(u16::MAX),
+        };
+        self.send_path_message(id, None, None, &PathMessage::Offer(offer));
+    }
+
+    /// The peer offers a fast path.
+    pub(super) fn handle_offer(
+        &mut self,
+        id: PeerId,
+        offer: VxlanOffer,
+        origin: Origin,
+        now: Instant,
+    ) {
+        // A leftover of a path that just changed.
+        let Origin::Direct(from) = origin else { return };
+        // It may be heard before this end has looked at the session.
+        self.tend_fast(id, now);
+        let port = self.fast.port;
+        let Some(peer) = self.peers.get_mut(&id) else {
+            return;
+        };
+        let refusal = match peer.fast.refusal() {
+            None if offer.port == port && VNIS.contains(&offer.vni) => None,
+            None => Some(Decline::Other),
+            Some(decline) => Some(decline),
+        };
+        if let Some(decline) = refusal {
+            let message = PathMessage::Decline(decline as u8);
+            return self.send_path_message(id, None, None, &message);
+        }
+        if peer.fast.offered(offer, from.ip(), now) {
+            self.dirty.fast = true;
+            if u32::from(offer.room) < self.config.mtu.min(u32::from(u16::MAX)) {
+                let name = self.nickname(id);
+                self.warn(format!(
+                    "{} ({name}) takes packets of {} bytes and this host sends {}: \
+                     give all hosts the same --mtu",
+                    id.short(),
+                    offer.room,
+                    self.config.mtu
+                ));
+            }
+            self.send_offer(id);
+            self.tend_fast(id, now);
+        }
+    }
+
+    /// The peer refuses.
+    pub(super) fn handle_decline(&mut self, id: PeerId, code: u8, now: Instant) {
+        if let Some(peer) = self.peers.get_mut(&id) {
+            peer.fast.declined(Decline::from_code(code), now);
+            self.dirty.fast = true;
+        }
+    }
+
+    /// Whether something that came through the tunnel came as its sender's
+    /// own: with the identifier that was given to it.
+    pub(super) fn is_tunnel_of(&self, id: PeerId, index: u32) -> bool {
+        let peer = self.peers.get(&id);
+        peer.is_some_and(|peer| peer.fast.index() == Some(index))
+    }
+
+    /// A probe or an answer came through the tunnel.
+    pub(super) fn handle_tunnelled(&mut self, id: PeerId, message: PathMessage, now: Instant) {
+        let Some(peer) = self.peers.get_mut(&id) else {
+            return;
+        };
+        peer.fast.heard();
+        match message {
+            PathMessage::Probe { token, .. } => {
+                if peer.fast.can_send() {
+                    let ack = PathMessage::Ack {
+                        token,
+                        observed: None,
+                    };
+                    self.send_tunnelled(id, &ack);
+                }
+            }
+            PathMessage::Ack { token, .. } => {
+                let before = peer.fast.is_up();
+                peer.fast.answered(token, now);
+                self.dirty.fast |= before != peer.fast.is_up();
+            }
+            PathMessage::Confirm
+            | PathMessage::Close
+            | PathMessage::Offer(_)
+            | PathMessage::Decline(_) => {}
+        }
+    }
+
+    fn send_fast_probe(&mut self, id: PeerId, probe: Probe, now: Instant) {
+        let token = self.rng.random();
+        let size = match probe {
+            Probe::Full => usize::try_from(self.config.mtu).unwrap_or(0),
+            Probe::Small => 0,
+        };
+        let message = PathMessage::Probe {
+            token,
+            padding: padding(token, size),
+        };
+        if let Some(peer) = self.peers.get_mut(&id) {
+            peer.fast.probed(token, now);
+            self.send_tunnelled(id, &message);
+        }
+    }
+
+    /// Seals a message as for the direct path, and puts it into the tunnel.
+    fn send_tunnelled(&mut self, id: PeerId, message: &PathMessage) {
+        let Some(index) = self.peers.get(&id).and_then(|peer| peer.fast.index()) else {
+            return;
+        };
+        self.publish();
+        let snapshot = Arc::clone(&self.snapshot);
+        let Some(path) = snapshot.paths.get(&id) else {
+            return;
+        };
+        let Route::Direct { address, .. } = path.route else {
+            return;
+        };
+        let path = Path {
+            // A probe is as large as what it proves, so nothing is cut here.
+            route: Route::Direct {
+                address,
+                datagram: usize::from(u16::MAX),
+            },
+            ..Path::clone(path)
+        };
+        let mut sealed = Sealed(Vec::new());
+        let body = Message::Path(message.clone()).encode();
+        let sent = send_content(
+            &snapshot,
+            (id, &path),
+            Protection::Sealed,
+            (&content::CONTROL, &body),
+            &mut sealed,
+        );
+        match sent {
+            Ok(()) => {
+                let datagram = sealed.0;
+                self.control_tx += datagram.len() as u64;
+                self.tunnelled.push_back(Tunnelled { index, datagram });
+            }
+            Err(reason) => snapshot.shared.counters.count(reason),
+        }
+    }
+
+    /// What the kernel has to know.
+    pub(super) fn fast_table(&self) -> FastTable {
+        let entries = self.peers.iter().filter_map(|(id, peer)| {
+            let entry = peer.fast.entry()?;
+            let fast = FastPeer {
+                peer: *id,
+                address: entry.address,
+                source: entry.source,
+                vni: entry.vni,
+                up: entry.up,
+                counters: Arc::clone(&peer.counters),
+            };
+            Some((entry.index, fast))
+        });
+        entries.collect()
+    }
+
+    /// Why frames do not take the fast path; none while they do.
+    pub(super) fn fast_reason(&self, peer: &Peer) -> Option<String> {
+        let Some(direct) = &peer.direct else {
+            return peer.fast.reason(0, 0);
+        };
+        let (headers, vxlan) = if direct.address.is_ipv6() {
+            (48, VXLAN_OVER_IPV6)
+        } else {
+            (28, VXLAN_OVER_IPV4)
+        };
+        let mtu = usize::try_from(self.config.mtu).unwrap_or(0);
+        peer.fast
+            .reason(direct.pmtu.datagram() + headers, mtu + vxlan)
+    }
+}
+
+/// Keeps the one datagram that a message becomes.
+struct Sealed(Vec<u8>);
+
+impl Output for Sealed {
+    fn datagram(
+        &mut self,
+        _to: std::net::SocketAddr,
+        len: usize,
+        fill: impl FnOnce(&mut [u8]) -> bool,
+    ) {
+        self.0 = vec![0; len];
+        if !fill(&mut self.0) {
+            self.0.clear();
+        }
+    }
+
+    fn frame(&mut self, _frame: &[u8]) {}
+
+    fn upcall(&mut self, _upcall: Upcall) {}
+}

@@ -1,0 +1,244 @@
+//! The fast path of this host: made at launch, put right, fed and read.
+//!
+//! What goes wrong here is a reason in `status`, never the end of the daemon:
+//! sleeve carries everything.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result};
+
+use super::Daemon;
+use crate::{
+    engine::{FastSetup, Upcall, fastdp::Bar},
+    shell::{
+        fastdp::FastDp,
+        host::{Tunnel, TunnelConfig},
+        tunnel::TunnelSocket,
+    },
+};
+
+/// How often the kernel's counters are read while it is in use: a path that
+/// carries frames is probed more often.
+const COUNT: Duration = Duration::from_millis(100);
+/// How often stations that only the kernel sees are reported; far less than
+/// the time after which they would be forgotten.
+const AWAKE: Duration = Duration::from_secs(30);
+/// Pause before a fast path that could not be made is tried again.
+const RETRY: Duration = Duration::from_secs(5);
+
+/// The fast path, or why there is none.
+pub(super) struct Fast {
+    config: TunnelConfig,
+    state: State,
+    count_at: Instant,
+    awake_at: Instant,
+}
+
+enum State {
+    /// The operator does not want it.
+    Off,
+    /// It could not be made.
+    Failed {
+        why: String,
+        retry_at: Instant,
+    },
+    Ready(Box<Ready>),
+}
+
+struct Ready {
+    kernel: FastDp,
+    tunnel: Tunnel,
+    socket: Arc<TunnelSocket>,
+}
+
+impl Fast {
+    /// Not made yet.
+    pub(super) fn new(config: TunnelConfig, wanted: bool, now: Instant) -> Self {
+        let state = if wanted {
+            State::Failed {
+                why: "the kernel fast path is being set up".to_owned(),
+                retry_at: now,
+            }
+        } else {
+            State::Off
+        };
+        Self {
+            config,
+            state,
+            count_at: now,
+            awake_at: now + AWAKE,
+        }
+    }
+}
+
+impl Daemon {
+    /// Makes the fast path, or finds out why not, and tells the router.
+    pub(super) async fn make_fast(&mut self) {
+        if matches!(self.fast.state, State::Off) {
+            // One that an earlier launch left, with the option the other way.
+            self.remove_fast().await;
+            return self.tell_fast();
+        }
+        let now = Instant::now();
+        let before = std::mem::replace(
+            &mut self.fast.state,
+            State::Failed {
+                why: String::new(),
+                retry_at: now + RETRY,
+            },
+        );
+        let (kernel, told) = match before {
+            State::Ready(ready) => (Some(ready.kernel), String::new()),
+            State::Failed { why, .. } => (None, why),
+            State::Off => return,
+        };
+        self.fast.state = match self.try_fast(kernel).await {
+            Ok(ready) => {
+                self.plane.listen_to(Some(Arc::clone(&ready.socket)));
+                State::Ready(Box::new(ready))
+            }
+            Err(error) => {
+                self.plane.listen_to(None);
+                let why = format!("{error:#}").replace('\n', " ");
+                if why != told {
+                    tracing::warn!("no kernel fast path, frames go by sleeve: {why}");
+                }
+                State::Failed {
+                    why,
+                    retry_at: now + RETRY,
+                }
+            }
+        };
+        self.tell_fast();
+    }
+
+    async fn try_fast(&self, kernel: Option<FastDp>) -> Result<Ready> {
+        let config = &self.fast.config;
+        let mut kernel = match kernel {
+            Some(kernel) => kernel,
+            None => FastDp::load(self.config.host).context("the kernel refuses BPF")?,
+        };
+        let made = self.host.make_tunnel(config).await;
+        let tunnel = made.context("the kernel refuses VXLAN")?;
+        kernel
+            .attach(config, tunnel)
+            .context("the kernel refuses BPF")?;
+        self.host.raise_tunnel(config).await?;
+        let socket = TunnelSocket::open(tunnel.device)
+            .context("no packet socket: wove needs CAP_NET_RAW")?;
+        kernel.apply(&self.router.snapshot());
+        Ok(Ready {
+            kernel,
+            tunnel,
+            socket: Arc::new(socket),
+        })
+    }
+
+    fn tell_fast(&mut self) {
+        let state = match &self.fast.state {
+            State::Ready(_) => Ok(()),
+            State::Off => Err(Bar::Host {
+                why: "--no-fastdp given".to_owned(),
+                disabled: true,
+            }),
+            State::Failed { why, .. } => Err(Bar::Host {
+                why: why.clone(),
+                disabled: false,
+            }),
+        };
+        let setup = FastSetup {
+            state,
+            port: self.fast.config.port,
+            trusted: self.config.trusted_subnets.clone(),
+        };
+        self.router.set_fastdp(setup, Instant::now());
+    }
+
+    /// The kernel reports a change: is everything still there?
+    pub(super) async fn check_fast(&mut self) {
+        let State::Ready(ready) = &self.fast.state else {
+            return;
+        };
+        let fault = self
+            .host
+            .tunnel_fault(&self.fast.config, ready.tunnel)
+            .await;
+        match fault {
+            Ok(None) => {}
+            Ok(Some(what)) => {
+                self.make_fast().await;
+                if let State::Ready(_) = self.fast.state {
+                    tracing::warn!("repaired: {what}: made again");
+                }
+            }
+            Err(error) => tracing::debug!("the fast path cannot be looked at: {error:#}"),
+        }
+    }
+
+    /// What has to be done now and then.
+    pub(super) async fn care_for_fast(&mut self) {
+        let now = Instant::now();
+        match &self.fast.state {
+            State::Failed { retry_at, .. } if now >= *retry_at => self.make_fast().await,
+            State::Failed { .. } | State::Off => {}
+            State::Ready(_) => self.report_awake(now),
+        }
+    }
+
+    /// Stations whose frames all go through the kernel are seen by nobody else.
+    fn report_awake(&mut self, now: Instant) {
+        let State::Ready(ready) = &mut self.fast.state else {
+            return;
+        };
+        if now < self.fast.awake_at {
+            return;
+        }
+        self.fast.awake_at = now + AWAKE;
+        for mac in ready.kernel.awake() {
+            let ips = Vec::new();
+            self.router.handle_upcall(Upcall::Station { mac, ips }, now);
+        }
+    }
+
+    /// Reads the kernel's counters, so that the router sees what flows.
+    pub(super) fn count_fast(&mut self) {
+        let State::Ready(ready) = &mut self.fast.state else {
+            return;
+        };
+        let now = Instant::now();
+        if ready.kernel.in_use() && now >= self.fast.count_at {
+            self.fast.count_at = now + COUNT;
+            ready.kernel.count(&self.router.snapshot());
+        }
+    }
+
+    /// Puts the router's newest view into the kernel.
+    pub(super) fn apply_fast(&mut self) {
+        if let State::Ready(ready) = &mut self.fast.state {
+            ready.kernel.apply(&self.router.snapshot());
+        }
+    }
+
+    /// Sends what the router has for the tunnel. What cannot be sent is as
+    /// good as lost on the way.
+    pub(super) fn send_tunnelled(&mut self) {
+        while let Some(tunnelled) = self.router.poll_tunnel() {
+            if let State::Ready(ready) = &self.fast.state
+                && let Err(error) = ready.socket.send(tunnelled.index, &tunnelled.datagram)
+            {
+                tracing::trace!(%error, "a probe did not leave");
+            }
+        }
+    }
+
+    /// Takes everything off the host again.
+    pub(super) async fn remove_fast(&mut self) {
+        self.plane.listen_to(None);
+        if let Err(error) = self.host.remove_tunnel(&self.fast.config).await {
+            tracing::warn!("the fast path's device stays: {error:#}");
+        }
+    }
+}

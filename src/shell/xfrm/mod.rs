@@ -180,8 +180,9 @@ impl Xfrm {
         Ok(found)
     }
 
-    /// Removes all of ours: associations first, so that until the last moment
-    /// traffic is dropped rather than sent in clear.
+    /// Removes all of ours, the policies last. The VXLAN device must be gone by
+    /// then, that of an earlier launch included: without the policies it would
+    /// send in clear.
     ///
     /// # Errors
     /// All that went wrong, in one; what could be removed is.

@@ -216,6 +216,16 @@ impl Session {
     /// A key for other use, of what this end sends: the other end gets the
     /// same from [`Self::export_receive`] with the same label. Says nothing of
     /// the session's own keys. (The kernel's ESP takes such keys.)
+    ///
+    /// Keyed BLAKE2s-256 (RFC 7693) as a pseudo-random function, twice, in
+    /// place of HKDF's expansion: what Noise splits is uniform already. `s` is
+    /// the key that Noise split for the direction, `c` one byte for the cipher
+    /// (1 AES-256-GCM, 2 ChaCha20-Poly1305), a label is preceded by its length:
+    ///
+    /// ```text
+    /// exporter = BLAKE2s(key = s, 16 "wove v1 exporter" handshake-hash c)
+    /// exported = BLAKE2s(key = exporter, 14 "wove v1 export" label)
+    /// ```
     pub fn export_send(&self, label: &[u8]) -> Zeroizing<[u8; 32]> {
         self.send.export(label)
     }

@@ -13,6 +13,7 @@ pub mod command;
 pub mod counters;
 pub mod dedup;
 pub mod egress;
+pub mod esp;
 pub mod fastdp;
 pub mod fragment;
 pub mod handshakes;

@@ -21,6 +21,7 @@ pub mod udp;
 pub mod view;
 pub mod wait;
 pub mod web;
+pub mod xfrm;
 
 pub use config::Config;
 pub use reset::reset_host;

@@ -1,6 +1,7 @@
 //! Real daemons across network namespaces: `cargo netns`, as root.
 //!
-//! Needs no program but the one under test. Namespaces are anonymous and
+//! Needs no program but the one under test; `esp` starts a virtual machine where
+//! the kernel has no ESP (`tests/vm/run`). Namespaces are anonymous and
 //! daemons die with this process, so nothing is left behind however it ends.
 
 #![expect(
@@ -10,6 +11,7 @@
 
 mod basics;
 mod broadcast;
+mod esp;
 mod fastdp;
 mod faults;
 mod hostile;

@@ -39,12 +39,12 @@ const SEEDS: RangeInclusive<usize> = 1..=10;
 const FACTOR: f64 = 1.5;
 /// How long a mesh is left alone before it counts as idle: forty launches at
 /// once leave links to be pruned, and round-trip times that belie themselves.
-const REST: Duration = secs(70);
+const REST: Duration = Duration::from_secs(70);
 /// How long it is measured.
-const MEASURED: Duration = secs(35);
+const MEASURED: Duration = Duration::from_secs(35);
 const MIB: f64 = (1 << 20) as f64;
 /// How long forty daemons may take on a busy machine to find each other.
-const PATIENCE: Duration = secs(120);
+const PATIENCE: Duration = Duration::from_secs(120);
 /// Flows between containers while daemons die.
 const FLOWS: usize = 8;
 /// Between two pings of a flow.

@@ -203,6 +203,30 @@ fn both_ends_export_the_same_keys_and_no_two_are_alike() {
 }
 
 #[test]
+fn exported_keys_are_those_that_python_derives() {
+    // import hashlib
+    // def prf(key, label, *parts):
+    //     text = bytes([len(label)]) + label + b"".join(parts)
+    //     return hashlib.blake2s(text, key=key).digest()
+    // exporter = prf(b"\x01" * 32, b"wove v1 exporter", b"hash", bytes([cipher]))
+    // prf(exporter, b"wove v1 export", b"esp").hex()
+    for (cipher, expected) in [
+        (
+            Cipher::Aes256Gcm,
+            "2446eecc4cc1b42030ac0e140f0dc307a71dd424fcce6dbfb836003161a68e98",
+        ),
+        (
+            Cipher::ChaCha20Poly1305,
+            "52cd476babd95eca7cbe12ef22a4ec064ff31d46422a51b3f827583efd2a138b",
+        ),
+    ] {
+        let (a, _) = pair(cipher, true);
+        let hex = a.export_send(b"esp").map(|byte| format!("{byte:02x}"));
+        assert_eq!(hex.concat(), expected);
+    }
+}
+
+#[test]
 fn transcript_and_cipher_separate_keys() {
     let key = |transcript: &[u8], cipher| {
         let material = Material {

@@ -96,7 +96,9 @@ impl Netlink {
         };
         // Spanning tree would block ports for 30 s; a peer that snoops would
         // keep multicast from containers whose reports it cannot see.
-        let quiet = LinkMessageBuilder::<LinkBridge>::new(name)
+        // By index alone: before Linux 6.2, naming a device that is up is an
+        // attempt to rename it, and refused (EBUSY).
+        let quiet = LinkMessageBuilder::<LinkBridge>::new_with_info_kind(InfoKind::Bridge)
             .stp_state(BridgeStpState::Disabled)
             .mcast_snooping(false)
             .index(link.index)

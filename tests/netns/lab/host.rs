@@ -29,8 +29,8 @@ const BINARY: &str = env!("CARGO_BIN_EXE_wove");
 
 /// Bytes of an Ethernet header.
 const ETHERNET: u64 = 14;
-/// How long a client command may take.
-const COMMAND: Duration = secs(30);
+/// How long a client command may take, in seconds.
+const COMMAND: u64 = 30;
 
 /// A host.
 pub(crate) struct Host {
@@ -162,7 +162,7 @@ impl Host {
 
     /// Runs a launch that is expected to end, as root or another user.
     pub(crate) fn failing_launch(&self, arguments: &[&str], user: Option<u32>) -> Output {
-        run_to_end(self.launch_command(arguments, user), COMMAND)
+        run_to_end(self.launch_command(arguments, user), secs(COMMAND))
     }
 
     /// Kills the daemon: SIGKILL.
@@ -198,14 +198,14 @@ impl Host {
     pub(crate) fn cli(&self, arguments: &[&str]) -> Output {
         let mut command = self.command_as(None);
         command.args(arguments);
-        run_to_end(command, COMMAND)
+        run_to_end(command, secs(COMMAND))
     }
 
     /// Runs a client command as another user.
     pub(crate) fn cli_as(&self, user: u32, arguments: &[&str]) -> Output {
         let mut command = self.command_as(Some(user));
         command.args(arguments);
-        run_to_end(command, COMMAND)
+        run_to_end(command, secs(COMMAND))
     }
 
     /// Runs a client command that must succeed; returns what it printed.

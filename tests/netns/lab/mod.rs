@@ -9,6 +9,7 @@ mod netns;
 pub(crate) mod probe;
 mod sys;
 mod underlay;
+mod vm;
 mod wait;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

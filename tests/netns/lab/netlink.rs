@@ -9,7 +9,7 @@ use futures_util::TryStreamExt;
 use netlink_packet_route::address::AddressAttribute;
 use netlink_packet_route::link::{LinkAttribute, LinkMessage};
 use netlink_packet_route::tc::TcHandle;
-use rtnetlink::{Error, Handle, LinkBridge, LinkMessageBuilder, LinkUnspec, LinkVeth};
+use rtnetlink::{Error, Handle, LinkBridge, LinkMessageBuilder, LinkUnspec, LinkVeth, LinkVxlan};
 
 use super::netns::Netns;
 
@@ -90,6 +90,23 @@ impl Netns {
     pub(crate) fn add_veth(&self, name: &str, peer: &str) {
         let link = LinkVeth::new(name, peer).build();
         self.netlink("add a veth", async move |h| {
+            h.link().add(link).execute().await
+        });
+    }
+
+    /// Makes a VXLAN device from one address to another, on a UDP port.
+    pub(crate) fn add_vxlan(&self, name: &str, (local, remote): (IpAddr, IpAddr), port: u16) {
+        let link = LinkVxlan::new(name, 42).port(port);
+        let link = match local {
+            IpAddr::V4(local) => link.local(local),
+            IpAddr::V6(local) => link.local6(local),
+        };
+        let link = match remote {
+            IpAddr::V4(remote) => link.remote(remote),
+            IpAddr::V6(remote) => link.remote6(remote),
+        };
+        let link = link.build();
+        self.netlink("add a VXLAN device", async move |h| {
             h.link().add(link).execute().await
         });
     }

@@ -1,6 +1,7 @@
 //! Waiting for what must come true, with a generous limit, and saying what was
 //! missing together with the daemons' last words.
 
+use std::sync::LazyLock;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -8,6 +9,13 @@ use super::log;
 
 /// How often a condition is tried.
 const PAUSE: Duration = Duration::from_millis(50);
+
+static PATIENCE: LazyLock<u32> = LazyLock::new(|| {
+    let Ok(text) = std::env::var("WOVE_PATIENCE") else {
+        return 1;
+    };
+    text.parse().expect("WOVE_PATIENCE is a whole number")
+});
 
 /// Tries until `attempt` is Ok; after `limit` panics with its last error and
 /// the tail of every log.
@@ -45,7 +53,8 @@ pub(crate) fn ensure(holds: bool, what: impl std::fmt::Display) {
     assert!(holds, "{what}\n{}", log::tails());
 }
 
-/// Seconds, for limits that read well.
-pub(crate) const fn secs(seconds: u64) -> Duration {
-    Duration::from_secs(seconds)
+/// Seconds, for limits that read well: `WOVE_PATIENCE` times as many where all
+/// is slower, as in a virtual machine.
+pub(crate) fn secs(seconds: u64) -> Duration {
+    Duration::from_secs(seconds) * *PATIENCE
 }

@@ -113,7 +113,8 @@ pub struct ConnectionStatus {
     pub rx_frames: u64,
     /// Frames sent.
     pub tx_frames: u64,
-    /// What of all that the kernel carried.
+    /// What of all that the kernel carried; a daemon of an older version does not say.
+    #[serde(default)]
     pub fastdp: KernelTraffic,
     /// Seconds since the keys were agreed.
     pub key_age_s: u64,

@@ -60,7 +60,8 @@ pub struct Config {
     pub batch_delay: Duration,
     /// A mesh of so many peers is large, and always something happens: rounds of
     /// anti-entropy, which then always find something on its way, are six times
-    /// as rare, and what replaces a lost link is told together with the loss.
+    /// as rare, what replaces a lost link is told together with the loss, and
+    /// news have longer before they are named and asked for.
     pub large_from: usize,
     /// Changes of links wait so long before they are published.
     pub links_delay: Duration,

@@ -13,7 +13,7 @@ use rand_chacha::ChaCha8Rng;
 use crate::{backoff::Backoff, config::Config, event::DialId, target::Target};
 
 /// A link that lasted longer than this was a good one: its loss is no failure of the target.
-const GOOD_LINK: Duration = Duration::from_secs(10);
+pub(crate) const GOOD_LINK: Duration = Duration::from_secs(10);
 
 /// Where a target stands.
 ///

@@ -152,7 +152,7 @@ struct Session {
     missed_most: bool,
     /// Their fingerprint and ours, if they differed at the last beat.
     differed: Option<([u8; 2], [u8; 2])>,
-    /// The other end said it has no other way into the mesh.
+    /// The other end said it has hardly another way into the mesh.
     needy: bool,
     /// Signatures checked on its account.
     checks: TokenBucket,

@@ -30,8 +30,8 @@ pub enum GossipMessage {
     Ping {
         /// Echoed in the pong.
         token: u8,
-        /// The sender has no other way into the mesh than this link, so the
-        /// receiver should refuse it only at its hard limit.
+        /// The sender has at most one other way into the mesh than this link, so
+        /// the receiver should refuse it only at its hard limit.
         needy: bool,
         /// The smoothed round-trip time, if the ping before was answered: the
         /// receiver then knows that it is heard.

@@ -17,6 +17,7 @@ use super::{Dialling, Mesh, Session, situation, turn};
 use crate::{
     bucket::TokenBucket,
     config::{Authority, SessionInfo},
+    dialer::GOOD_LINK,
     event::{DownReason, Event},
     limits::LINK_PARTS,
     link::{Link, LinkState},
@@ -292,8 +293,10 @@ impl<A: Authority> Mesh<A> {
         let concerned = self
             .dialer
             .link_down(peer, &text, lasted, patience, &mut turn!(self, now));
-        // The last way into the mesh: whoever was full may take us in now.
-        let cut_off = up_since.is_some() && self.linked().next().is_none();
+        // The last way into the mesh: whoever was full may take us in now. A link
+        // that did not last must not keep us dialling without a pause.
+        let lost = lasted.is_some_and(|lasted| lasted > GOOD_LINK);
+        let cut_off = lost && self.linked().next().is_none();
         if cut_off {
             self.dialer.hurry(&mut turn!(self, now));
         }

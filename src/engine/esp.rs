@@ -37,6 +37,7 @@ use std::{
 };
 
 pub use key::EspKey;
+pub use proto::message::EspNotice as Notice;
 
 /// Indexes that a receiver may choose (RFC 4303, section 2.1).
 pub const SPIS: Range<u32> = 256..u32::MAX;
@@ -102,17 +103,6 @@ pub enum Action {
         /// What.
         notice: Notice,
     },
-}
-
-/// What two ends tell each other.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Notice {
-    /// I can receive under this index.
-    Offer(u32),
-    /// I send under it.
-    Taken(u32),
-    /// I cannot send under it, or not any more.
-    Lost(u32),
 }
 
 /// How far an association has come.

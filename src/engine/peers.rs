@@ -47,6 +47,10 @@ pub struct Peer {
     pub direct: Option<Direct>,
     /// The kernel's way to it.
     pub fast: FastPath,
+    /// Whether it takes no frames in clear that this end would send so.
+    pub insists: bool,
+    /// Why the kernel refused ESP with it, and until when that counts.
+    pub esp_refused: Option<(String, Instant)>,
     /// Parts of the protocol it has, from its greeting.
     pub capabilities: u64,
     /// Whether there is a link (gossip's word).
@@ -117,6 +121,8 @@ impl Peer {
             current: None,
             direct: None,
             fast: FastPath::new(now),
+            insists: false,
+            esp_refused: None,
             capabilities: 0,
             link: false,
             announced: false,
@@ -235,6 +241,7 @@ impl Peer {
         self.current = None;
         self.direct = None;
         self.fast.bar(Bar::Indirect);
+        self.insists = false;
         self.announced = false;
         self.sessions.drain(..).map(|h| h.session.local()).collect()
     }

@@ -31,5 +31,7 @@ pub const IDLE: Duration = Duration::from_secs(300);
 pub const PENDING_AGE: Duration = Duration::from_secs(5);
 /// Direct attempts towards a peer whose frames are relayed.
 pub const DIRECT_RETRY: Duration = Duration::from_secs(3);
+/// Pause before ESP is tried again with a peer for whom the kernel refused it.
+pub const ESP_RETRY: Duration = Duration::from_secs(5);
 /// Two handshakes that cross within this time count as one meeting.
 pub const CROSSING: Duration = Duration::from_secs(5);

@@ -44,6 +44,7 @@ mod veth;
 mod watch;
 
 pub use bridge::Repair;
+pub use names::device_name;
 pub use tunnel::{Tunnel, TunnelConfig};
 pub use veth::Attached;
 pub use watch::{Change, Watch};

@@ -245,14 +245,12 @@ impl Esp {
     pub fn told(&mut self, session: u32, notice: Notice, now: Instant) {
         match notice {
             Notice::Offer(spi) => self.offered(session, spi, now),
-            Notice::Taken(spi) => {
-                if self
-                    .find(Direction::In, spi)
-                    .is_some_and(|a| a.session == session)
-                {
-                    self.used(Direction::In, spi, now);
-                }
-            }
+            Notice::Taken(spi) => match self.find(Direction::In, spi).map(|a| a.session) {
+                Some(of) if of == session => self.used(Direction::In, spi, now),
+                Some(_) => {}
+                // An offer of before this began, which came late: it needs another.
+                None => self.renew(session),
+            },
             Notice::Lost(spi) => {
                 let Some(lost) = self.find(Direction::In, spi) else {
                     return;
@@ -263,6 +261,27 @@ impl Esp {
                     self.renew(session);
                 }
             }
+        }
+    }
+
+    /// Nothing that is sent seems to arrive: tells the peer again by which key
+    /// that is, for it may not have it.
+    pub fn remind(&mut self) {
+        let used = self.outbound.iter().find(|a| a.phase == Phase::Used);
+        if let Some(&Association { session, spi, .. }) = used {
+            self.tell(session, Notice::Taken(spi));
+        }
+    }
+
+    /// The peer begins anew, and has none of the keys by which it sent: it needs
+    /// others. It tells by itself what it can receive.
+    pub fn renew_inbound(&mut self, now: Instant) {
+        for association in &mut self.inbound {
+            // Not gone at once: packets may be under way.
+            association.step(Input::Superseded, now);
+        }
+        if let Some(session) = self.sessions.back().map(|known| known.session) {
+            self.renew(session);
         }
     }
 

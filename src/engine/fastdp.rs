@@ -261,7 +261,7 @@ impl FastPath {
 
     /// Whether something can be sent through the tunnel.
     pub fn can_send(&self) -> bool {
-        self.ours.is_some() && self.theirs.is_some()
+        self.ours.is_some() && self.is_offered()
     }
 
     /// This end does not want the path: what was agreed is over.
@@ -292,6 +292,16 @@ impl FastPath {
         self.step(Input::Offer, now);
         self.offer_at = now + OFFER;
         true
+    }
+
+    /// How often it failed since it was agreed on.
+    pub fn failures(&self) -> u32 {
+        self.rests
+    }
+
+    /// Whether the peer's offer is known.
+    pub fn is_offered(&self) -> bool {
+        self.theirs.is_some()
     }
 
     /// The peer does not want the path.

@@ -12,7 +12,7 @@
 //! of path, and every session that is held can receive.
 
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     net::SocketAddr,
     sync::Arc,
     time::{Duration, Instant},
@@ -51,6 +51,8 @@ pub struct Peer {
     pub insists: bool,
     /// Why the kernel refused ESP with it, and until when that counts.
     pub esp_refused: Option<(String, Instant)>,
+    /// Indexes of ESP that were sent under, each with its session.
+    pub esp_used: BTreeSet<(SessionIndex, u32)>,
     /// Parts of the protocol it has, from its greeting.
     pub capabilities: u64,
     /// Whether there is a link (gossip's word).
@@ -123,6 +125,7 @@ impl Peer {
             fast: FastPath::new(now),
             insists: false,
             esp_refused: None,
+            esp_used: BTreeSet::new(),
             capabilities: 0,
             link: false,
             announced: false,

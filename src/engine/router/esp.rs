@@ -6,7 +6,7 @@
 //! carried out in order and after the snapshot that was taken before it; what
 //! came of it comes back by [`Router::handle_esp`].
 
-use std::{net::IpAddr, time::Instant};
+use std::{collections::BTreeSet, net::IpAddr, time::Instant};
 
 use proto::{
     PeerId,
@@ -25,6 +25,10 @@ use super::{
     },
     Router,
 };
+
+/// Indexes of one peer's sessions that are remembered; with more, who asks for
+/// them has to wait for the next session.
+const MOST_USED: usize = 256;
 
 /// Something for the kernel's XFRM.
 #[derive(Debug)]
@@ -103,8 +107,10 @@ pub enum EspOutcome {
 pub(super) struct Protection {
     wish: Wish,
     esp: Esp,
-    /// The session begun last.
-    begun: Option<SessionIndex>,
+    /// Sessions begun with.
+    begun: BTreeSet<SessionIndex>,
+    /// Failures of the path that the peer was reminded of.
+    failures: u32,
 }
 
 impl Router {
@@ -186,7 +192,6 @@ impl Router {
     pub(super) fn tend_esp(&mut self, id: PeerId, now: Instant) {
         let peer = self.peers.get(&id);
         let wish = peer.and_then(|peer| peer.fast.wish()).filter(|w| w.esp);
-        let current = peer.and_then(|peer| peer.current);
         if let Some(mut old) = self.esp.remove(&id) {
             if wish == Some(old.wish) {
                 self.esp.insert(id, old);
@@ -199,20 +204,48 @@ impl Router {
         let mut protection = self.esp.remove(&id).unwrap_or_else(|| Protection {
             wish,
             esp: Esp::new(),
-            begun: None,
+            begun: BTreeSet::new(),
+            failures: 0,
         });
-        if let Some(session) = current.filter(|_| protection.begun != current) {
-            protection.begun = current;
-            protection
-                .esp
-                .begin(session, self.rng.random_range(SPIS), now);
+        let fresh = self.confirmed_sessions(id, &mut protection.begun);
+        for session in fresh {
+            let spi = self.rng.random_range(SPIS);
+            protection.esp.begin(session, spi, now);
         }
+        let failures = self.peers.get(&id).map_or(0, |peer| peer.fast.failures());
+        if failures > protection.failures {
+            protection.esp.remind();
+        }
+        protection.failures = failures;
         protection.esp.tick(now);
         self.carry_out(id, &mut protection, now);
         let is_up = protection.esp.is_up();
         self.esp.insert(id, protection);
         if let Some(peer) = self.peers.get_mut(&id).filter(|_| !is_up) {
             peer.fast.unprotected(now);
+        }
+    }
+
+    /// Sessions that both ends have, and that are not among `begun` yet; they are
+    /// by then. Not only the one to send with: where handshakes crossed, the
+    /// other end may prefer another for a while.
+    fn confirmed_sessions(
+        &self,
+        id: PeerId,
+        begun: &mut BTreeSet<SessionIndex>,
+    ) -> Vec<SessionIndex> {
+        let held = self.peers.get(&id).map(|peer| &peer.sessions);
+        let confirmed = held.into_iter().flatten().filter(|held| held.confirmed);
+        let all: Vec<SessionIndex> = confirmed.map(|held| held.session.local()).collect();
+        begun.retain(|session| all.contains(session));
+        let fresh = all.into_iter().filter(|session| begun.insert(*session));
+        fresh.collect()
+    }
+
+    /// The peer began anew with its fast path, and has none of the keys of before.
+    pub(super) fn renew_esp(&mut self, id: PeerId, now: Instant) {
+        if let Some(protection) = self.esp.get_mut(&id) {
+            protection.esp.renew_inbound(now);
         }
     }
 
@@ -256,6 +289,29 @@ impl Router {
         }
     }
 
+    /// The key of an index. One is sent under only once, whatever became of the
+    /// path in between, for the kernel numbers packets from the start each time.
+    fn esp_key(
+        &mut self,
+        id: PeerId,
+        direction: Direction,
+        index: SessionIndex,
+        spi: u32,
+    ) -> Result<EspKey, &'static str> {
+        let session = self.session(id, index).ok_or("the session is over")?;
+        if direction == Direction::In {
+            return Ok(EspKey::inbound(&session, spi));
+        }
+        let peer = self.peers.get_mut(&id).ok_or("the peer is gone")?;
+        let sessions = &peer.sessions;
+        let is_held = |of: SessionIndex| sessions.iter().any(|h| h.session.local() == of);
+        peer.esp_used.retain(|(of, _)| is_held(*of));
+        if peer.esp_used.len() >= MOST_USED || !peer.esp_used.insert((index, spi)) {
+            return Err("the index was used before");
+        }
+        Ok(EspKey::outbound(&session, spi))
+    }
+
     /// Passes on what is due: orders to the kernel, words to the peer.
     fn carry_out(&mut self, id: PeerId, protection: &mut Protection, now: Instant) {
         let Wish { address, index, .. } = protection.wish;
@@ -266,20 +322,17 @@ impl Router {
                     direction,
                     session,
                     spi,
-                } => {
-                    let Some(session) = self.session(id, session) else {
-                        continue;
-                    };
-                    let key = match direction {
-                        Direction::In => EspKey::inbound(&session, spi),
-                        Direction::Out => EspKey::outbound(&session, spi),
-                    };
-                    EspStep::Install {
+                } => match self.esp_key(id, direction, session, spi) {
+                    Ok(key) => EspStep::Install {
                         direction,
                         spi,
                         key,
+                    },
+                    Err(why) => {
+                        protection.esp.failed(direction, spi, why.to_owned(), now);
+                        continue;
                     }
-                }
+                },
                 Action::Direct { spi } => EspStep::Direct { spi },
                 Action::Block => EspStep::Block,
                 Action::Remove { direction, spi } => EspStep::Remove { direction, spi },

@@ -208,9 +208,11 @@ impl Router {
             return;
         };
         let refusal = match peer.fast.refusal() {
-            None if peer.fast.wish().is_some_and(|wish| wish.esp != esp) => {
-                Some(Decline::Encrypted)
+            // Trust of one end is not enough: the other is told what is wanted.
+            None if peer.fast.wish().is_some_and(|wish| wish.esp && !esp) => {
+                return self.send_offer(id);
             }
+            None if peer.fast.wish().is_some_and(|wish| wish.esp != esp) => Some(Decline::Other),
             None if offer.port == port && VNIS.contains(&offer.vni) => None,
             None => Some(Decline::Other),
             Some(decline) => Some(decline),
@@ -219,8 +221,12 @@ impl Router {
             let message = PathMessage::Decline(decline as u8);
             return self.send_path_message(id, None, None, &message);
         }
+        let known = peer.fast.is_offered();
         if peer.fast.offered(offer, from.ip(), now) {
             self.dirty.fast = true;
+            if known {
+                self.renew_esp(id, now);
+            }
             if u32::from(offer.room) < self.config.mtu.min(u32::from(u16::MAX)) {
                 let name = self.nickname(id);
                 self.warn(format!(
@@ -241,13 +247,8 @@ impl Router {
         let Some(peer) = self.peers.get_mut(&id) else {
             return;
         };
-        let decline = Decline::from_code(code);
-        if decline == Decline::Encrypted && peer.fast.wish().is_some_and(|wish| !wish.esp) {
-            peer.insists = true;
-        }
-        peer.fast.declined(decline, now);
+        peer.fast.declined(Decline::from_code(code), now);
         self.dirty.fast = true;
-        self.tend_fast(id, now);
     }
 
     /// Whether something that came through the tunnel came as its sender's
@@ -370,7 +371,8 @@ impl Router {
         let Some(direct) = &peer.direct else {
             return peer.fast.reason(0, 0);
         };
-        if !peer.fast.is_up()
+        if peer.fast.is_offered()
+            && !peer.fast.is_up()
             && let Some(reason) = self.esp_reason(peer)
         {
             return Some(reason);

@@ -128,6 +128,11 @@ impl Barrier {
     }
 }
 
+/// Whether the table is there, and wove's.
+pub fn is_raised(table: &str) -> Result<bool> {
+    Ok(owner(&mut connect()?, table)? == Owner::Wove)
+}
+
 /// Removes the table, if it is there and wove's. The VXLAN device must be gone.
 pub fn remove(table: &str) -> Result<()> {
     let Ok(mut connection) = connect() else {

@@ -139,7 +139,7 @@ impl Daemon {
         let tunnel = made.context("the kernel refuses VXLAN")?;
         if self.fast.esp.is_err() {
             self.fast.esp = KernelEsp::raise(config, self.config.host).map(Box::new);
-            self.fast.esp_at = Instant::now() + ESP_RETRY;
+            self.fast.esp_at = Instant::now() + CHECK;
         }
         kernel
             .attach(config, tunnel)

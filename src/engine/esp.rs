@@ -28,6 +28,7 @@
 //! It sends nothing and knows no kernel: the caller does what
 //! [`Esp::poll_action`] says, and tells what came of it.
 
+mod association;
 mod key;
 
 use std::{
@@ -36,6 +37,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use association::{Association, Input, Phase};
 pub use key::EspKey;
 pub use proto::message::EspNotice as Notice;
 
@@ -44,13 +46,10 @@ pub const SPIS: Range<u32> = 256..u32::MAX;
 /// How long a key is kept that a later one has replaced: packets under it wait
 /// in queues, here and on the way.
 pub const LINGER: Duration = Duration::from_secs(10);
-/// An offer that is not taken is repeated after this long, then ever later.
-const OFFER: Duration = Duration::from_millis(300);
-const OFFER_MOST: Duration = Duration::from_secs(5);
 /// Sessions whose keys are known at once: a rekey has two.
 const SESSIONS: usize = 4;
 /// Indexes of one session and direction: replacing more is up to the next rekey.
-const INDEXES: u32 = 8;
+const INDEXES: u32 = 64;
 
 /// Which way packets go, seen from here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -103,85 +102,6 @@ pub enum Action {
         /// What.
         notice: Notice,
     },
-}
-
-/// How far an association has come.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Phase {
-    Installing,
-    Waiting,
-    Used,
-    Retiring,
-    Gone,
-}
-
-/// What can happen to it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Input {
-    /// The kernel has it.
-    Installed,
-    /// The sender sends under it.
-    Taken,
-    /// The sender sends under a later one.
-    Superseded,
-    /// Nothing can be under way any more.
-    Lingered,
-    /// The kernel does not have it.
-    Lost,
-}
-
-impl Phase {
-    fn next(self, input: Input) -> Self {
-        match (self, input) {
-            (Self::Installing, Input::Installed) => Self::Waiting,
-            (Self::Waiting, Input::Taken) => Self::Used,
-            // While installing too: the kernel may have it by now.
-            (Self::Installing | Self::Waiting | Self::Used, Input::Superseded) => Self::Retiring,
-            (Self::Retiring, Input::Lingered) => Self::Gone,
-            (Self::Installing | Self::Waiting | Self::Used | Self::Retiring, Input::Lost) => {
-                Self::Gone
-            }
-            // Repeated, late, or of no concern to this phase.
-            (Self::Installing, Input::Taken | Input::Lingered)
-            | (Self::Waiting, Input::Installed | Input::Lingered)
-            | (Self::Used, Input::Installed | Input::Taken | Input::Lingered)
-            | (Self::Retiring, Input::Installed | Input::Taken | Input::Superseded)
-            | (
-                Self::Gone,
-                Input::Installed | Input::Taken | Input::Superseded | Input::Lingered | Input::Lost,
-            ) => self,
-        }
-    }
-}
-
-/// One key in the kernel.
-#[derive(Debug)]
-struct Association {
-    session: u32,
-    spi: u32,
-    phase: Phase,
-    since: Instant,
-    offers: u32,
-    offer_at: Instant,
-}
-
-impl Association {
-    fn step(&mut self, input: Input, now: Instant) {
-        let before = self.phase;
-        self.phase = before.next(input);
-        if self.phase != before {
-            self.since = now;
-        }
-    }
-
-    fn offer_due(&mut self, now: Instant) -> bool {
-        if self.phase != Phase::Waiting || now < self.offer_at {
-            return false;
-        }
-        self.offer_at = now + (OFFER * (1 << self.offers.min(6))).min(OFFER_MOST);
-        self.offers += 1;
-        true
-    }
 }
 
 /// A session whose keys may be used.
@@ -416,14 +336,8 @@ impl Esp {
             return;
         }
         *begun += 1;
-        self.associations(direction).push(Association {
-            session,
-            spi,
-            phase: Phase::Installing,
-            since: now,
-            offers: 0,
-            offer_at: now,
-        });
+        self.associations(direction)
+            .push(Association::new(session, spi, now));
         self.actions.push_back(Action::Install {
             direction,
             session,
@@ -447,7 +361,11 @@ impl Esp {
 
     fn renew(&mut self, session: u32) {
         let known = self.sessions.iter().find(|known| known.session == session);
-        if known.is_some_and(|known| known.begun[0] < INDEXES) {
+        let on_its_way = self.inbound.iter().any(|association| {
+            association.session == session
+                && matches!(association.phase, Phase::Installing | Phase::Waiting)
+        });
+        if !on_its_way && known.is_some_and(|known| known.begun[0] < INDEXES) {
             self.actions.push_back(Action::Renew { session });
         }
     }

@@ -2,8 +2,8 @@
 //! whatever happens to daemons, keys, policies and the way between.
 
 use std::net::{Ipv4Addr, SocketAddrV4};
-use std::thread;
 use std::time::{Duration, Instant};
+use std::{fs, thread};
 
 use serde_json::Value;
 use wove::shell::barrier;
@@ -49,6 +49,12 @@ impl Seen {
 fn found(host: &Host) -> Found {
     let mut xfrm = host.netns.run(Xfrm::open).expect("XFRM");
     xfrm.found().expect("a list")
+}
+
+/// Packets that the XFRM of a host refused, by reason: each counter is of an error.
+fn errors(host: &Host) -> String {
+    let read = || fs::read_to_string("/proc/thread-self/net/xfrm_stat");
+    host.netns.run(read).expect("a kernel that counts")
 }
 
 /// Waits until frames go by the kernel and encrypted, both ways.
@@ -174,12 +180,15 @@ fn fresh_keys_lose_nothing() {
     if lab.ran_with_esp() {
         return;
     }
+    let seen = Seen::new(&lab);
     let (hosts, containers) = lab.network(2, &[]);
     let [a, b] = [&hosts[0], &hosts[1]];
     fast(a, b);
     ping_within(secs(5), &containers[0].netns, containers[1].v4);
     let interval = Duration::from_millis(50);
     let flow = PingFlow::start(&containers[0].netns, containers[1].v4, interval);
+    flow.wait_answer(secs(5));
+    let (errors, esp) = ([a, b].map(errors), seen.esp.hits());
     for (near, far) in [(a, b), (b, a)] {
         rekey(&lab, near, far);
         fast(a, b);
@@ -192,9 +201,14 @@ fn fresh_keys_lose_nothing() {
                 .ok_or_else(|| format!("{sas:?}"))
         });
     }
+    // What is lost because the guest is slow is no matter of keys.
+    assert_eq!([a, b].map(self::errors), errors);
+    flow.wait_answer(secs(5));
     let report = flow.stop();
-    ensure(report.is_clean(), format_args!("{report:?}"));
-    fast(a, b);
+    println!("{} pings, {} lost", report.sent, report.lost);
+    ensure(seen.esp.hits() >= esp + report.sent, "by the kernel");
+    ensure(report.lost * 4 <= report.sent, report.lost);
+    seen.nothing_in_clear("fresh keys");
 }
 
 #[test]
@@ -274,38 +288,49 @@ fn vxlan_of_strangers_delivers_nothing() {
     let (hosts, containers) = lab.network(2, &[]);
     let [a, b] = [&hosts[0], &hosts[1]];
     fast(a, b);
-    // What nobody outside can see: the identifier that frames to `a` have to bear.
     let device = PacketSocket::open(&a.netns, DEVICE);
-    let vni = device.find(secs(5), |frame| match *frame {
-        [2, 0x77, 0x76, x, y, z, ..] if frame[12..14] == [0x88, 0xb5] => Some([x, y, z]),
-        _ => None,
-    });
-    let vni = vni.expect("probes leave");
     let mac = containers[0].netns.link_mac("wove0").expect("attached");
-    let frame = [&mac[..], &[2, 0, 0, 0, 0, 9, 8, 0], CANARY, &[0; 40]].concat();
-    let datagram = [&[8, 0, 0, 0][..], &vni, &[0], &frame].concat();
     let listener = PacketSocket::open(&containers[0].netns, "wove0");
     let stranger = lab.underlay.fake(0, 7);
     let member = SocketAddrV4::new(b.v4(), 50_000);
-    let attempt = |what: &str| {
+    let frame = [&mac[..], &[2, 0, 0, 0, 0, 9, 8, 0], CANARY, &[0; 40]].concat();
+    let is_delivered = || {
+        // What nobody outside can see: the identifier that frames to `a` have to bear.
+        let vni = device.find(secs(5), |frame| match *frame {
+            [2, 0x77, 0x76, x, y, z, ..] if frame[12..14] == [0x88, 0xb5] => Some([x, y, z]),
+            _ => None,
+        });
+        let vni = vni.expect("probes leave");
+        let datagram = [&[8, 0, 0, 0][..], &vni, &[0], &frame].concat();
         for _ in 0..20 {
             stranger.send_from(member, SocketAddrV4::new(a.v4(), VXLAN), &datagram);
         }
         let heard = listener.find(Duration::from_millis(500), |frame| {
-            frame
-                .windows(CANARY.len())
-                .any(|w| w == CANARY)
-                .then_some(())
+            let heard = frame.windows(CANARY.len()).any(|w| w == CANARY);
+            heard.then_some(())
         });
-        assert_eq!(heard, None, "{what}");
+        heard.is_some()
     };
-    attempt("as it is");
-    let removed = a.netns.run(|| barrier::remove(DEVICE));
-    removed.expect("it is there");
-    attempt("without the table: the policy holds");
-    fast(a, b);
-    Foreign::new(a).flush_policies();
-    attempt("without the policies: the table holds");
+    let lower = || {
+        let removed = a.netns.run(|| barrier::remove(DEVICE));
+        removed.expect("nftables answers");
+    };
+    let policies = Foreign::new(a);
+    assert!(!is_delivered(), "as it is");
+    lower();
+    assert!(!is_delivered(), "the policy holds without the table");
+    until(secs(5), "the table is put back", || {
+        let raised = a.netns.run(|| barrier::is_raised(DEVICE));
+        raised.expect("nftables answers")
+    });
+    policies.flush_policies();
+    assert!(!is_delivered(), "the table holds without the policy");
+    // That is what they are for: without both, until they are put back, it is let in.
+    until(secs(20), "it would be delivered", || {
+        policies.flush_policies();
+        lower();
+        is_delivered()
+    });
     fast(a, b);
 }
 
@@ -367,14 +392,9 @@ fn what_is_of_others_stays_and_what_is_ours_goes() {
     fast(a, b);
     // Another wove of the host, which has not the device, touches nothing.
     let ours = found(a);
-    a.ok(&[
-        "reset",
-        "--force",
-        "--bridge",
-        "other",
-        "--state-dir",
-        "/run/other",
-    ]);
+    let other = ["--bridge", "other", "--state-dir", "/run/other"];
+    let nobody = ["--socket", "/run/other/wove.sock"];
+    a.ok(&[&["reset", "--force"][..], &other, &nobody].concat());
     let ids = |found: &Found| found.sas.iter().map(|sa| sa.id).collect::<Vec<_>>();
     let now = found(a);
     assert_eq!((ids(&now), &now.policies), (ids(&ours), &ours.policies));

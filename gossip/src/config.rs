@@ -4,7 +4,7 @@ use std::{net::SocketAddr, time::Duration};
 
 use proto::{PeerId, PublicKeys};
 
-use crate::event::DialId;
+use crate::{event::DialId, sums::Scope};
 
 /// Signs and verifies records, so that this crate needs no crypto.
 pub trait Authority {
@@ -176,4 +176,6 @@ pub struct SessionInfo {
     pub outbound: bool,
     /// The dial that led to it, if one did.
     pub dial: Option<DialId>,
+    /// What the other end can read.
+    pub scope: Scope,
 }

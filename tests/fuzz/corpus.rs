@@ -20,7 +20,8 @@ use proto::{
     },
     ndp::{Advertisement, NdpRepr, multicast_mac, solicited_node},
     record::{
-        Body, LinkTo, Links, Node, Record, RecordKey, RttCode, Station, Stations, Topic, Version,
+        Body, LinkTo, Links, Name, Names, Node, Record, RecordKey, RttCode, Station, Stations,
+        Topic, Version,
     },
 };
 
@@ -95,7 +96,7 @@ pub(crate) fn contents() -> Vec<Vec<u8>> {
 pub(crate) fn messages() -> Vec<Vec<u8>> {
     let key = RecordKey {
         owner: PEER,
-        topic: Topic::Stations(300),
+        topic: Topic::Names(300),
     };
     let version = Version {
         epoch: 3,
@@ -221,10 +222,18 @@ pub(crate) fn bodies() -> Vec<Vec<u8>> {
     let stations = Stations {
         stations: vec![station; 5],
     };
+    let name = Name {
+        name: "web.api".into(),
+        addresses: vec![Ipv4Addr::new(10, 32, 0, 1).into(), IP6.into()],
+    };
+    let names = Names {
+        names: vec![name; 5],
+    };
     [
         Body::Node(node),
         Body::Links(links),
         Body::Stations(stations),
+        Body::Names(names),
     ]
     .map(|b| b.encode())
     .into()

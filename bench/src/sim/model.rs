@@ -3,7 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-use gossip::{Config, Event as MeshEvent, LocalPeer, Mesh, SessionInfo, Target, Warning};
+use gossip::{Config, Event as MeshEvent, LocalPeer, Mesh, Scope, SessionInfo, Target, Warning};
 use proto::{PeerId, message::GossipMessage};
 use rand::RngCore;
 
@@ -63,6 +63,7 @@ impl Host {
             address: address(peer),
             outbound: (session >> 32) as u32 == self.number,
             dial: None,
+            scope: Scope::ALL,
         };
         if let Some(mesh) = &mut self.mesh {
             mesh.session_opened(id(peer), info, net.instant());

@@ -3,7 +3,7 @@
 use std::{net::SocketAddr, time::Instant};
 
 use crypto::{Established, Rekey};
-use gossip::{DialId, DialTarget, SessionInfo};
+use gossip::{DialId, DialTarget, Scope, SessionInfo};
 use proto::{
     PeerId,
     datagram::{self, Datagram, Protection, SessionIndex},
@@ -287,6 +287,7 @@ impl Router {
             address: direct.address,
             outbound: direct.outbound,
             dial,
+            scope: Scope::of(peer.capabilities),
         };
         self.mesh.session_opened(id, info, now);
     }

@@ -194,6 +194,17 @@ impl Directory {
         })
     }
 
+    /// One in which a single owner, who can be reached, gives these names; with all of
+    /// them as changed. For tests and benchmarks of what reads it.
+    pub fn sample<'a>(pairs: impl IntoIterator<Item = (&'a str, IpAddr)>) -> (Self, Changed) {
+        let mut directory = Self::default();
+        for (name, address) in pairs {
+            directory.give(PeerId::default(), &(name.into(), address));
+        }
+        let changed = directory.take_changed();
+        (directory, changed)
+    }
+
     /// Whether [`Directory::take_changed`] has something; once for each time.
     pub(crate) fn has_changed(&mut self) -> bool {
         !self.changed.names.is_empty() && !std::mem::replace(&mut self.told, true)

@@ -149,6 +149,7 @@ struct Dirty {
     stations: bool,
     trees: bool,
     fast: bool,
+    names: bool,
 }
 
 /// Warnings kept for the status.
@@ -200,6 +201,7 @@ impl Router {
                 stations: true,
                 trees: true,
                 fast: true,
+                names: false,
             },
             unpublished: true,
             wanted_trees: BTreeSet::new(),
@@ -327,6 +329,12 @@ impl Router {
     /// A container of this host gave up an address.
     pub fn detach_address(&mut self, mac: MacAddr, ip: IpAddr, now: Instant) {
         self.mesh.forget_station_ip(mac, ip, now);
+        self.drain(now);
+    }
+
+    /// Makes these the names of this host and their addresses, in place of those before.
+    pub fn set_names(&mut self, names: impl IntoIterator<Item = (String, IpAddr)>, now: Instant) {
+        self.mesh.set_names(names, now);
         self.drain(now);
     }
 

@@ -12,9 +12,13 @@
 )]
 
 mod commands;
+mod dress;
 mod fast;
+mod names;
 mod network;
 mod work;
+
+pub(super) use names::restore_from;
 
 use std::{
     collections::BTreeSet,
@@ -45,6 +49,7 @@ use super::{
 };
 use crate::engine::{Attachment, Event, Router, RouterConfig, Upcall};
 use fast::Fast;
+use names::{Names, VIGIL};
 use network::Network;
 use proto::MacAddr;
 use work::Done;
@@ -101,6 +106,10 @@ struct Daemon {
     fast: Fast,
     upcalls: Upcalls,
     attachments: Vec<Attachment>,
+    names: Names,
+    /// It is being looked which attached containers are gone.
+    looking: bool,
+    look_again: bool,
     requests: mpsc::Receiver<Request>,
     done: mpsc::Receiver<Done>,
     done_tx: mpsc::Sender<Done>,
@@ -153,6 +162,7 @@ impl Daemon {
         let snapshot = router
             .take_snapshot()
             .context("the router has no first snapshot")?;
+        let names = Names::new(config.dns.clone(), &store, Arc::clone(&snapshot))?;
         let (plane, upcalls) = DataPlane::start(tap, Arc::clone(&udp), snapshot)?;
         let (done_tx, done) = mpsc::channel(64);
         let tunnel = TunnelConfig {
@@ -176,6 +186,9 @@ impl Daemon {
             fast,
             upcalls,
             attachments: Vec::new(),
+            names,
+            looking: false,
+            look_again: false,
             requests,
             done,
             done_tx,
@@ -196,6 +209,7 @@ impl Daemon {
         self.make_fast().await;
         self.restore_attachments().await?;
         self.update_endpoints().await;
+        self.restore_names().await;
         // Read in any case, so that a damaged file is said before it is replaced.
         let saved = self.store.targets()?;
         let peers = if self.config.resume {
@@ -228,6 +242,8 @@ impl Daemon {
         let mut signals = Signals::new()?;
         let changes = self.host.watch()?;
         let mut care = tokio::time::interval(CARE);
+        let mut vigil = tokio::time::interval(VIGIL);
+        vigil.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         while self.ending.is_none() {
             let wake = self
                 .router
@@ -247,6 +263,7 @@ impl Daemon {
                 Some(request) = self.requests.recv() => self.handle_request(request),
                 Some(done) = self.done.recv() => self.handle_done(done),
                 _ = changes.changed() => self.care_for_host().await,
+                _ = vigil.tick(), if self.names.has_doors() => self.keep_vigil(),
                 _ = care.tick() => self.care().await?,
             }
             self.drain();
@@ -272,6 +289,7 @@ impl Daemon {
     /// datagram leaves before its answer can be received.
     fn drain(&mut self) {
         if let Some(snapshot) = self.router.take_snapshot() {
+            self.names.publish(&snapshot);
             self.plane.publish(snapshot);
             self.apply_fast();
         }
@@ -349,6 +367,7 @@ impl Daemon {
     /// The kernel reports a change of links or addresses.
     async fn care_for_host(&mut self) {
         self.update_endpoints().await;
+        self.look_for_vanished();
         self.check_fast().await;
         if !std::mem::replace(&mut self.repairing, true) {
             self.repair();
@@ -377,6 +396,7 @@ impl Daemon {
             .collect();
         self.endpoints = addresses;
         self.router.set_endpoints(endpoints, Instant::now());
+        self.tell_names();
     }
 
     fn nickname(&self) -> &str {
@@ -402,7 +422,10 @@ impl Daemon {
         self.plane.stop();
         let result = match ending {
             Ending::Stop => Ok(()),
-            Ending::Reset => self.host.tear_down(&self.config.bridge).await,
+            Ending::Reset => {
+                self.restore_files();
+                self.host.tear_down(&self.config.bridge).await
+            }
         };
         let result = match (ending, result) {
             (Ending::Reset, Ok(())) => Arc::into_inner(self.store)

@@ -18,6 +18,7 @@ mod hostile;
 mod lab;
 mod laboratory;
 mod mtu;
+mod names;
 mod prediction;
 mod relay;
 mod repair;

@@ -296,7 +296,7 @@ fn odd_queries_get_the_right_errors() {
         "cut"
     );
     assert_eq!(
-        code_of(&|b| b[27] = 3),
+        code_of(&|b| b[29] = 3),
         Some(ResponseCode::Refused),
         "class CHAOS"
     );

@@ -19,6 +19,7 @@ mod lab;
 mod laboratory;
 mod mtu;
 mod names;
+mod names_load;
 mod prediction;
 mod relay;
 mod repair;

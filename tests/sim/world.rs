@@ -494,6 +494,7 @@ impl World {
             | Event::LinkDown { .. }
             | Event::RoutesChanged
             | Event::StationsChanged
+            | Event::NamesChanged
             | Event::PeerAppeared(_)
             | Event::PeerRestarted { .. }
             | Event::TargetsChanged => {}

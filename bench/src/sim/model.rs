@@ -171,6 +171,12 @@ impl Host {
             }
             MeshEvent::RoutesChanged => self.observe_routes(net),
             MeshEvent::StationsChanged => self.observe_stations(net),
+            MeshEvent::NamesChanged => {
+                if let Some(mesh) = &mut self.mesh {
+                    mesh.take_changed_names();
+                }
+                self.observe_names(net);
+            }
             MeshEvent::PeerAppeared(_)
             | MeshEvent::PeerRestarted { .. }
             | MeshEvent::TargetsChanged => {}

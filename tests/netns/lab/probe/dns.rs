@@ -35,7 +35,8 @@ impl<'a> Ask<'a> {
         }
     }
 
-    fn message(&self) -> Vec<u8> {
+    /// The query's bytes.
+    pub(crate) fn message(&self) -> Vec<u8> {
         let mut message = Message::new(rand::random(), MessageType::Query, OpCode::Query);
         message.metadata.recursion_desired = true;
         let name = Name::from_ascii(self.name).expect("tests ask for names");

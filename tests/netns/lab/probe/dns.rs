@@ -2,6 +2,7 @@
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream, UdpSocket};
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Duration;
 
 use hickory_proto::op::{Edns, Message, MessageType, OpCode, Query, ResponseCode};
@@ -13,6 +14,9 @@ use crate::lab::Netns;
 pub(crate) const INSIDE: &str = "127.0.0.83:53";
 /// How long one answer may take before it counts as none.
 const PATIENCE: Duration = Duration::from_secs(6);
+
+/// The number of the next query.
+static NEXT: AtomicU16 = AtomicU16::new(1);
 
 /// What is asked, and how.
 #[derive(Clone, Copy, Debug)]
@@ -37,7 +41,11 @@ impl<'a> Ask<'a> {
 
     /// The query's bytes.
     pub(crate) fn message(&self) -> Vec<u8> {
-        let mut message = Message::new(rand::random(), MessageType::Query, OpCode::Query);
+        let mut message = Message::new(
+            NEXT.fetch_add(1, Ordering::Relaxed),
+            MessageType::Query,
+            OpCode::Query,
+        );
         message.metadata.recursion_desired = true;
         let name = Name::from_ascii(self.name).expect("tests ask for names");
         message.add_query(Query::query(name, self.kind));

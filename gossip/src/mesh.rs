@@ -185,6 +185,9 @@ struct Timers {
     /// When new links were published last.
     links_done: Option<Instant>,
     stations: Option<Instant>,
+    names: Option<Instant>,
+    /// When names were published last.
+    names_done: Option<Instant>,
     routes: Option<Instant>,
     routes_done: Instant,
     /// Sums go to all neighbours, because much came in from one.
@@ -239,6 +242,8 @@ impl<A: Authority> Mesh<A> {
             links: None,
             links_done: None,
             stations: None,
+            names: None,
+            names_done: None,
             routes: None,
             routes_done: now,
             wave: None,

@@ -75,6 +75,11 @@ impl LocalNames {
         fits
     }
 
+    /// Whether there is something to take.
+    pub fn has_changed(&self) -> bool {
+        self.parts.is_dirty()
+    }
+
     /// The parts that have changed since they were last taken.
     pub fn take_changed(&mut self) -> Vec<(u16, Names)> {
         let dirty = self.parts.take_dirty();

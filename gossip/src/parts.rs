@@ -84,6 +84,11 @@ impl<K: Ord + Clone> Parts<K> {
         self.dirty.extend(0..self.parts.len().max(count));
     }
 
+    /// Whether any part has changed.
+    pub(crate) fn is_dirty(&self) -> bool {
+        !self.dirty.is_empty()
+    }
+
     /// The parts that changed since the last call.
     pub(crate) fn take_dirty(&mut self) -> BTreeSet<usize> {
         std::mem::take(&mut self.dirty)

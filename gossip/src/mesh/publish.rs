@@ -28,6 +28,10 @@ use crate::{
 /// less would hardly change a way, as each hop costs as much.
 const RTT_TOLERANCE_US: u32 = HOP_PENALTY_US;
 
+/// Names are published no oftener: a host on which a hundred containers start must
+/// not use up what others let it say.
+const NAMES_SPACING: Duration = Duration::from_millis(250);
+
 /// Cuts what we say about ourselves to what a record may hold.
 pub(super) fn clip(local: &mut LocalPeer) {
     clip_text(&mut local.nickname, NODE_NICKNAME);
@@ -163,11 +167,16 @@ impl<A: Authority> Mesh<A> {
             let limit = NAMES_PER_PEER;
             self.warn(self.local.id, "names", Warning::TooManyNames { limit });
         }
-        self.publish_names(now);
-        self.tell_changes();
+        if self.names.has_changed() {
+            let spaced = self.timers.names_done.map(|done| done + NAMES_SPACING);
+            let soon = now + self.config.push_delay;
+            let at = spaced.map_or(soon, |spaced| spaced.max(soon));
+            self.timers.names.get_or_insert(at);
+        }
     }
 
-    fn publish_names(&mut self, now: Instant) {
+    pub(super) fn publish_names(&mut self, now: Instant) {
+        (self.timers.names, self.timers.names_done) = (None, Some(now));
         for (part, names) in self.names.take_changed() {
             self.publish(Topic::Names(part), Body::Names(names), now);
         }

@@ -31,6 +31,7 @@ impl<A: Authority> Mesh<A> {
             (timers.flush, "push"),
             (timers.links, "links record"),
             (timers.stations, "stations record"),
+            (timers.names, "names record"),
             (timers.routes, "routes"),
             (timers.wave, "comparison with all"),
             (Some(timers.anti_entropy), "anti-entropy"),
@@ -67,6 +68,9 @@ impl<A: Authority> Mesh<A> {
         }
         if is_due(self.timers.stations) {
             self.publish_stations(now);
+        }
+        if is_due(self.timers.names) {
+            self.publish_names(now);
         }
         if now >= self.timers.upkeep {
             self.upkeep(now);

@@ -14,11 +14,12 @@
 mod commands;
 mod dress;
 mod fast;
+mod kept;
 mod names;
 mod network;
 mod work;
 
-pub(super) use names::restore_from;
+pub(super) use kept::restore_from;
 
 use std::{
     collections::BTreeSet,

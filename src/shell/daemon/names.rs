@@ -11,11 +11,11 @@ use std::{
 
 use anyhow::{Context, Result, bail, ensure};
 use ipnet::IpNet;
-use serde::{Deserialize, Serialize};
 
 use super::{
     Daemon,
     dress::{Dressed, Dressing},
+    kept::{Kept, Key, restore},
     work::{Answer, Done, failure},
 };
 use crate::{
@@ -23,8 +23,8 @@ use crate::{
     shell::{
         config::{DnsConfig, check_name},
         dns::{Door, Resolver, Settings, Surroundings},
-        etc::{self, Changed, Place},
-        netns::{Identity, Namespace},
+        etc::{self, Place},
+        netns::{self, Identity, Namespace},
         store::Store,
     },
 };
@@ -36,13 +36,8 @@ pub(super) const RESOLV_CONF: &str = "/etc/resolv.conf";
 pub(super) const VIGIL: Duration = Duration::from_millis(200);
 /// The key of this host's own door.
 const HOST_DOOR: &str = "host";
-/// The document of the state directory.
-const DOCUMENT: &str = "names";
 /// Addresses of one name that an operator may add.
 const BY_HAND: usize = 1024;
-
-/// Which interface: the namespace's path, and the interface's name.
-type Key = (String, String);
 
 /// Names on this host.
 pub(super) struct Names {
@@ -51,39 +46,6 @@ pub(super) struct Names {
     kept: Kept,
     /// Containers in which names are answered.
     doors: BTreeMap<Key, Identity>,
-}
-
-/// What is kept over a restart.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-struct Kept {
-    /// Added with `wove dns add`.
-    by_hand: BTreeMap<String, BTreeSet<IpAddr>>,
-    /// What was changed in containers' files.
-    files: Vec<(Key, Vec<Changed>)>,
-}
-
-impl Kept {
-    fn load(store: &Store) -> Result<Self> {
-        let Some(bytes) = store.load(DOCUMENT)? else {
-            return Ok(Self::default());
-        };
-        Ok(serde_json::from_slice(&bytes).map_err(|_| store.damaged(DOCUMENT, "content"))?)
-    }
-
-    fn save(&self, store: &Store) -> Result<()> {
-        Ok(store.save(DOCUMENT, &serde_json::to_vec(self)?)?)
-    }
-
-    fn files_of(&self, key: &Key) -> Vec<Changed> {
-        let found = self.files.iter().find(|(of, _)| of == key);
-        found.map(|(_, files)| files.clone()).unwrap_or_default()
-    }
-
-    fn take_files(&mut self, key: &Key) -> Vec<Changed> {
-        let files = self.files_of(key);
-        self.files.retain(|(of, _)| of != key);
-        files
-    }
 }
 
 impl Names {
@@ -253,7 +215,7 @@ impl Daemon {
             netns,
             naming: naming.clone(),
             domain: self.names.domain().to_owned(),
-            known: self.names.kept.files_of(&key),
+            known: self.names.kept.files_of(&key, naming.container.as_deref()),
             has_door: self.names.doors.contains_key(&key),
         }
     }
@@ -261,10 +223,8 @@ impl Daemon {
     /// Keeps what a container was given.
     pub(super) fn keep_dressed(&mut self, attachment: &Attachment, dressed: Dressed) {
         let key = key_of(attachment);
-        self.names.kept.take_files(&key);
-        if !dressed.files.is_empty() {
-            self.names.kept.files.push((key.clone(), dressed.files));
-        }
+        let container = attachment.naming.container.as_deref();
+        self.names.kept.keep_files(&key, container, dressed.files);
         if let (Some((door, identity)), Some(resolver)) = (dressed.door, &self.names.resolver) {
             resolver.open(door_of(&key), door);
             self.names.doors.insert(key, identity);
@@ -308,7 +268,7 @@ impl Daemon {
                 let opened = open_door(Path::new(&attachment.netns)).await;
                 match opened {
                     Ok(door) => {
-                        let files = self.names.kept.files_of(&key_of(attachment));
+                        let files = self.names.kept.files_of(&key_of(attachment), None);
                         let door = Some(door);
                         self.keep_dressed(attachment, Dressed { files, door });
                     }
@@ -319,40 +279,29 @@ impl Daemon {
                 }
             }
         }
-        let gone: Vec<Key> = self
-            .names
+        // Whatever of `ip netns` is gone has left its files; a process has none left.
+        let lost = |(netns, ifname): &Key| {
+            let is_it = |a: &Attachment| a.netns == *netns && a.ifname == *ifname;
+            !attached.iter().any(is_it)
+        };
+        let is_named = |place: &Place| matches!(place, Place::Named(_));
+        self.names
             .kept
-            .files
-            .iter()
-            .map(|(key, _)| key.clone())
-            .collect();
-        for (netns, ifname) in gone {
-            if !attached
-                .iter()
-                .any(|a| a.netns == netns && a.ifname == ifname)
-            {
-                let lost = Attachment {
-                    netns,
-                    ifname,
-                    mac: proto::MacAddr::default(),
-                    addresses: Vec::new(),
-                    naming: Naming::default(),
-                };
-                self.undress(&lost);
-            }
-        }
+            .restore(|key, place| lost(key) && is_named(place));
+        self.names.kept.put_aside(lost);
+        self.save_names();
         self.tell_names();
     }
 
     /// Puts back all files; for the end of everything.
     pub(super) fn restore_files(&mut self) {
-        restore_all(&self.names.kept);
+        self.names.kept.restore(|_, _| true);
     }
 
     /// Closes the doors of namespaces that are gone, lest they stay for our sockets.
     pub(super) fn keep_vigil(&mut self) {
         let is_there = |(netns, _): &Key, identity: &Identity| {
-            Namespace::open(Path::new(netns)).is_ok_and(|found| found.identity() == *identity)
+            netns::identity_of(Path::new(netns)) == Some(*identity)
         };
         let gone: Vec<Key> = self
             .names
@@ -399,6 +348,11 @@ impl Daemon {
                         ifname = attachment.ifname,
                         "an attached container is gone"
                     );
+                    if attachment.naming.container.is_some() {
+                        let key = key_of(&attachment);
+                        self.names.kept.put_aside(|gone| *gone == key);
+                        self.save_names();
+                    }
                     let gone = attachment.addresses.clone();
                     let empty = Attachment {
                         addresses: Vec::new(),
@@ -538,33 +492,4 @@ fn default_name(netns: &Path) -> Option<String> {
         );
     }
     canonical
-}
-
-/// Puts back what was in containers' files, as far as they are there.
-fn restore(place: &Place, files: &[Changed]) {
-    for file in files {
-        if let Err(error) = etc::restore(place, file) {
-            tracing::debug!(
-                ?place,
-                file = file.file,
-                "a container's file stays: {error:#}"
-            );
-        }
-    }
-}
-
-fn restore_all(kept: &Kept) {
-    for ((netns, _), files) in &kept.files {
-        if let Some(place) = Place::of(Path::new(netns)) {
-            restore(&place, files);
-        }
-    }
-}
-
-/// Puts back all files that a daemon changed that is gone.
-pub(in crate::shell) fn restore_from(store: &Store) {
-    match Kept::load(store) {
-        Ok(kept) => restore_all(&kept),
-        Err(error) => tracing::warn!("containers' files stay as they are: {error:#}"),
-    }
 }

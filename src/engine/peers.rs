@@ -13,18 +13,21 @@
 
 use std::{
     collections::{BTreeMap, VecDeque},
-    net::SocketAddr,
     sync::Arc,
     time::{Duration, Instant},
 };
 
 use crypto::{Cipher, Rekey, Session};
-use proto::datagram::{Protection, SessionIndex};
+use proto::{
+    Endpoint,
+    datagram::{Protection, SessionIndex},
+};
 
 use super::{
     counters::PeerCounters,
     fastdp::{Bar, FastPath},
     pmtu::Pmtu,
+    scout::Scout,
     timing::{ACTIVE, CROSSING, OVERLAP, PATH_DEAD, PATH_FRESH, PATH_STALE, PENDING_AGE},
 };
 
@@ -45,6 +48,8 @@ pub struct Peer {
     pub current: Option<SessionIndex>,
     /// The direct path, if one is proven.
     pub direct: Option<Direct>,
+    /// Looking for another way to it than `direct`.
+    pub scout: Scout,
     /// The kernel's way to it.
     pub fast: FastPath,
     /// Parts of the protocol it has, from its greeting.
@@ -90,7 +95,7 @@ pub struct Held {
 /// A proven direct path.
 pub struct Direct {
     /// The peer's address.
-    pub address: SocketAddr,
+    pub address: Endpoint,
     /// Whether this peer dialled.
     pub outbound: bool,
     /// When the path last proved to work both ways.
@@ -104,7 +109,7 @@ pub struct Direct {
     /// When to probe next.
     pub probe_at: Instant,
     /// Probes under way: token, when, where to.
-    pub probes: BTreeMap<u64, (Instant, SocketAddr)>,
+    pub probes: BTreeMap<u64, (Instant, Endpoint)>,
 }
 
 impl Peer {
@@ -116,6 +121,7 @@ impl Peer {
             sessions: Vec::new(),
             current: None,
             direct: None,
+            scout: Scout::default(),
             fast: FastPath::new(now),
             capabilities: 0,
             link: false,
@@ -286,13 +292,19 @@ impl Peer {
 
 impl Direct {
     /// A path that just proved to work.
-    pub fn new(address: SocketAddr, outbound: bool, limit: usize, now: Instant) -> Self {
+    /// `limit` is the largest UDP payload that the local underlay carries.
+    pub fn new(address: Endpoint, outbound: bool, limit: usize, now: Instant) -> Self {
+        let pmtu = if address.is_tcp() {
+            Pmtu::given(limit, now)
+        } else {
+            Pmtu::new(limit, now)
+        };
         Self {
             address,
             outbound,
             answered_at: now,
             rtt: Duration::ZERO,
-            pmtu: Pmtu::new(limit, now),
+            pmtu,
             unanswered_since: None,
             probe_at: now,
             probes: BTreeMap::new(),

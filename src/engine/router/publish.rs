@@ -6,7 +6,7 @@ use proto::{PeerId, datagram::Protection};
 
 use super::{
     super::{
-        peers::Peer,
+        peers::{Direct, Peer},
         snapshot::{Incoming, Path, Route, Snapshot, StationMap},
         timing::DOUBT,
     },
@@ -114,10 +114,14 @@ impl Router {
         let relay = self.relay(id);
         let route = match &peer.direct {
             // Until keys are confirmed, what others send through here goes on as before.
-            Some(direct) if held.is_some() || relay == Route::None => Route::Direct {
-                address: direct.address,
-                datagram: direct.pmtu.datagram(),
-            },
+            Some(direct)
+                if relay == Route::None || held.is_some() && !self.is_bypassed(id, direct) =>
+            {
+                Route::Direct {
+                    address: direct.address,
+                    datagram: direct.pmtu.datagram(),
+                }
+            }
             Some(_) | None => relay,
         };
         Path {
@@ -126,6 +130,12 @@ impl Router {
             route,
             counters: Arc::clone(&peer.counters),
         }
+    }
+
+    /// Whether frames are relayed to a peer although it is reached by TCP: what
+    /// a relay carries waits for no lost segment.
+    pub(super) fn is_bypassed(&self, id: PeerId, direct: &Direct) -> bool {
+        direct.address.is_tcp() && self.relay(id) != Route::None
     }
 
     fn relay(&self, id: PeerId) -> Route {

@@ -81,6 +81,14 @@ impl Host {
         self.plugs[0].v4
     }
 
+    /// Its IPv4 address on a segment.
+    pub(crate) fn v4_on(&self, segment: usize) -> Ipv4Addr {
+        let ifname = format!("eth{segment}");
+        let mut plugs = self.plugs.iter();
+        let plug = plugs.find(|plug| plug.ifname == ifname);
+        plug.expect("it is plugged in there").v4
+    }
+
     /// Its first IPv6 address on the underlay.
     pub(crate) fn v6(&self) -> Ipv6Addr {
         self.plugs[0].v6

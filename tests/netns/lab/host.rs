@@ -110,6 +110,9 @@ impl Host {
     pub(crate) fn readdress(&mut self, to: Ipv4Addr) {
         let plug = &mut self.plugs[0];
         let old = std::mem::replace(&mut plug.v4, to);
+        // Else the second address of a network goes with the first.
+        let promote = format!("net/ipv4/conf/{}/promote_secondaries", plug.ifname);
+        self.netns.sysctl(&promote, "1");
         self.netns.add_address(&plug.ifname, IpAddr::V4(to), 16);
         self.netns.delete_address(&plug.ifname, IpAddr::V4(old));
     }

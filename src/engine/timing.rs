@@ -38,9 +38,17 @@ pub const ROUNDS: [Duration; 3] = [
     Duration::from_millis(300),
     Duration::from_millis(900),
 ];
+/// Frames go out and none come in for this long: the path is asked whether it works.
+pub const HUSH: Duration = Duration::from_millis(200);
+/// A path that owes an answer for this long is asked again; a multiple of its
+/// round-trip time if that is more.
+pub const ASK_AGAIN: Duration = Duration::from_millis(100);
+/// A path that owes an answer for this long is gone round, if there is a way, but
+/// not given up yet; a multiple of its round-trip time if that is more.
+pub const SUSPECT: Duration = Duration::from_millis(200);
 /// How long the path of a peer that was heard elsewhere has to show that it still
 /// works; a multiple of its round-trip time if that is more.
-pub const GRACE: Duration = Duration::from_millis(200);
+pub const GRACE: Duration = Duration::from_millis(150);
 /// How long an address that a peer did not move to is not looked at again.
 pub const HOLD: Duration = Duration::from_secs(3);
 /// A neighbour whose UDP is silent for this long is tried over TCP: a little

@@ -70,6 +70,7 @@ impl Router {
             && direct.address == address
             && is_answer(&message)
         {
+            self.dirty.paths |= direct.suspect;
             direct.answered(now);
         }
         self.announce(id, None, now);
@@ -171,8 +172,11 @@ impl Router {
     pub(super) fn send_gossip(&mut self, peer: PeerId, message: GossipMessage) {
         // It is about this link, however frames travel.
         let direct = self.peers.get(&peer).and_then(|p| p.direct.as_ref());
-        let address = direct.map(|d| d.address).filter(|a| a.is_tcp());
-        self.send_message(peer, None, address, &Message::Gossip(message));
+        let way = direct.map(|d| Route::Direct {
+            address: d.address,
+            datagram: d.pmtu.datagram(),
+        });
+        self.send_message(peer, None, way, &Message::Gossip(message));
     }
 
     /// Sends a message about the path: with a given session or the current one,
@@ -184,14 +188,19 @@ impl Router {
         address: Option<Endpoint>,
         message: &PathMessage,
     ) {
-        self.send_message(peer, session, address, &Message::Path(message.clone()));
+        // A probe is as large as what it proves, so nothing is cut here.
+        let way = address.map(|address| Route::Direct {
+            address,
+            datagram: usize::from(u16::MAX),
+        });
+        self.send_message(peer, session, way, &Message::Path(message.clone()));
     }
 
     fn send_message(
         &mut self,
         id: PeerId,
         session: Option<Arc<Session>>,
-        address: Option<Endpoint>,
+        way: Option<Route>,
         message: &Message,
     ) {
         self.publish();
@@ -203,19 +212,15 @@ impl Router {
         if session.is_some() {
             path.session = session;
         }
-        if let Some(address) = address {
-            // A probe is as large as what it proves, so nothing is cut here.
-            path.route = Route::Direct {
-                address,
-                datagram: usize::from(u16::MAX),
-            };
+        if let Some(way) = way {
+            path.route = way;
         }
         // A probe may be the first datagram on a way by TCP.
         let probe = matches!(message, Message::Path(PathMessage::Probe { .. }));
         let mut queue = Queue {
             transmits: &mut self.transmits,
             bytes: &mut self.control_tx,
-            connect: probe && address.is_some(),
+            connect: probe && way.is_some(),
         };
         let body = message.encode();
         let sent = send_content(

@@ -1,7 +1,11 @@
 //! Keeping the way to each peer: probes, path MTU, rekeying, and finding a
 //! direct path where frames are relayed.
 
-use std::{net::SocketAddr, sync::Arc, time::Instant};
+use std::{
+    net::SocketAddr,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use crypto::Session;
 use proto::{
@@ -17,7 +21,7 @@ use super::{
         handshakes::Purpose,
         output::Origin,
         peers::{Direct, Peer},
-        timing::{DIRECT_RETRY, IDLE, PROBE},
+        timing::{DIRECT_RETRY, HUSH, IDLE, PROBE},
     },
     OBSERVED_AGE, Router,
 };
@@ -29,6 +33,9 @@ struct Chores {
     probes: Vec<(Endpoint, usize)>,
     rekey: bool,
     dead: bool,
+    /// The path broke, or may have: the way round it is to be ready.
+    warm: bool,
+    suspect: bool,
     stale: bool,
     seek_direct: bool,
     idle: bool,
@@ -61,6 +68,10 @@ impl Router {
         }
         for (address, size) in chores.probes {
             self.send_probe(id, address, size, now);
+        }
+        self.dirty.paths |= chores.suspect;
+        if chores.warm {
+            self.warm_detour(id, now);
         }
         if chores.dead
             || (chores.stale
@@ -154,6 +165,7 @@ impl Router {
             if address != from || from != direct.address {
                 return;
             }
+            self.dirty.paths |= direct.suspect;
             direct.answered(now);
             direct.measure(now.duration_since(sent));
             if direct.pmtu.acked(token, now) {
@@ -235,12 +247,16 @@ impl Peer {
             .is_some_and(|h| h.rekey.due(now, h.session.sent()));
         chores.rekey = rekey && (self.link || active);
         let (link, wanted) = (self.link, active && self.current.is_some());
-        match &mut self.direct {
-            Some(direct) => direct.chores(link, active, self.current.is_some(), now, &mut chores),
-            None => {}
+        let hushed = self.is_hushed(now) && !self.fast.is_up();
+        let ready = self.current.is_some();
+        if let Some(direct) = self.direct.as_mut().filter(|_| ready) {
+            direct.chores(link, active, now, &mut chores);
+            if link || active {
+                direct.watch(hushed, now, &mut chores);
+            }
         }
         let better = match &self.direct {
-            Some(direct) => direct.address.is_tcp() && self.current.is_some() && (link || active),
+            Some(direct) => (direct.address.is_tcp() || direct.suspect) && ready && (link || active),
             None => wanted,
         };
         if better && now >= self.direct_retry_at {
@@ -256,11 +272,8 @@ impl Peer {
 }
 
 impl Direct {
-    fn chores(&mut self, link: bool, active: bool, ready: bool, now: Instant, chores: &mut Chores) {
+    fn chores(&mut self, link: bool, active: bool, now: Instant, chores: &mut Chores) {
         self.forget_probes(now);
-        if !ready {
-            return;
-        }
         let address = self.address;
         // Most sessions end as they began, as those with a target that is full: only
         // a path that is used is worth the search.
@@ -276,6 +289,25 @@ impl Direct {
         // Gossip watches over links; other paths are watched here.
         chores.dead = !link && self.is_dead(now);
         chores.stale = !link && !active && self.is_stale(now);
+    }
+}
+
+impl Direct {
+    /// Sees at once that a path breaks while it is used. A datagram that got
+    /// lost is no reason to leave it: it is asked several times.
+    fn watch(&mut self, hushed: bool, now: Instant, chores: &mut Chores) {
+        let silent = now.duration_since(self.answered_at) >= HUSH;
+        let ask = match self.unanswered_since {
+            None => hushed && silent,
+            Some(_) => self.is_to_be_asked_again(now),
+        };
+        if ask {
+            chores.probes.push((self.address, 0));
+            chores.warm = self.unanswered_since.is_some();
+        }
+        if !self.suspect && self.is_late(now, Duration::ZERO) {
+            (self.suspect, chores.suspect) = (true, true);
+        }
     }
 }
 

@@ -90,7 +90,8 @@ impl Router {
 
     fn connection(&self, id: PeerId, peer: &Peer, now: Instant) -> ConnectionStatus {
         let held = peer.sending();
-        let direct = peer.direct.as_ref().filter(|d| !self.is_bypassed(id, d));
+        let direct = peer.direct.as_ref();
+        let direct = direct.filter(|_| !self.is_bypassed(id, peer));
         let (path, address, mtu) = match (direct, self.mesh.routes().next_hop(&id)) {
             (Some(direct), _) => {
                 let kind = match direct.address {

@@ -63,10 +63,7 @@ impl Router {
         let Some(peer) = self.peers.get_mut(&id).filter(|_| discovery) else {
             return;
         };
-        let by_udp = |d: &Direct| !d.address.is_tcp();
-        if peer.direct.as_ref().is_some_and(by_udp)
-            || peer.scout.met_until.is_some_and(|until| now < until)
-        {
+        if peer.scout.met_until.is_some_and(|until| now < until) {
             return;
         }
         peer.scout.met_until = Some(now + DIRECT_RETRY / 2);
@@ -156,13 +153,17 @@ impl Router {
         let Some(peer) = self.peers.get_mut(&id) else {
             return;
         };
-        let silent = |d: &Direct| now.duration_since(d.answered_at) >= TCP_SUSPECT;
+        if let Some(direct) = peer.direct.as_mut().filter(|d| d.address == from) {
+            self.dirty.paths |= direct.suspect;
+            return direct.answered(now);
+        }
+        let silent = |d: &Direct| d.suspect || now.duration_since(d.answered_at) >= TCP_SUSPECT;
         let take = match &peer.direct {
             None => true,
             Some(direct) => match (direct.address.is_tcp(), from.is_tcp()) {
                 (true, false) => true,
                 (false, true) => silent(direct),
-                (false, false) | (true, true) => false,
+                (false, false) | (true, true) => direct.suspect,
             },
         };
         if take {
@@ -232,28 +233,30 @@ impl Router {
 
     /// A neighbour whose UDP has fallen silent is tried over TCP.
     fn leave_udp(&mut self, id: PeerId, now: Instant) {
-        let suspect = TCP_SUSPECT
-            + if self.local < id {
-                Duration::ZERO
-            } else {
-                TCP_COURTESY
-            };
-        let Some(peer) = self.peers.get_mut(&id) else {
+        let courtesy = if self.local < id {
+            Duration::ZERO
+        } else {
+            TCP_COURTESY
+        };
+        let Some(peer) = self.peers.get(&id).filter(|p| p.link) else {
             return;
         };
-        let Some(direct) = peer.direct.as_ref().filter(|_| peer.link) else {
+        let Some(direct) = peer.direct.as_ref().filter(|d| !d.address.is_tcp()) else {
             return;
         };
-        let silent = now.duration_since(direct.answered_at) >= suspect;
+        let silent = now.duration_since(direct.answered_at) >= TCP_SUSPECT + courtesy
+            || direct.suspect && direct.is_late(now, courtesy);
         if !silent
-            || direct.address.is_tcp()
             || peer.sending().is_none()
             || peer.scout.tcp_at.is_some_and(|at| now < at)
+            || self.is_bypassed(id, peer)
         {
             return;
         }
-        peer.scout.tcp_at = Some(now + TCP_RETRY);
         let mut ways = vec![direct.address.address()];
+        if let Some(peer) = self.peers.get_mut(&id) {
+            peer.scout.tcp_at = Some(now + TCP_RETRY);
+        }
         for address in self.addresses_of(id) {
             if !ways.contains(&address) {
                 ways.push(address);
@@ -262,6 +265,18 @@ impl Router {
         ways.truncate(MAX_TCP);
         for address in ways {
             self.send_scout(id, Endpoint::Tcp(address), now);
+        }
+    }
+
+    /// The path may have broken. If this host's own address changed, as others see
+    /// it, the neighbour that the way round leads over is to know by then.
+    pub(super) fn warm_detour(&mut self, id: PeerId, now: Instant) {
+        let Some(hop) = self.mesh.routes().detour(&id) else {
+            return;
+        };
+        let next = self.peers.get(&hop.next);
+        if let Some(address) = next.and_then(|p| p.direct.as_ref()).map(|d| d.address) {
+            self.send_probe(hop.next, address, 0, now);
         }
     }
 

@@ -216,4 +216,7 @@ pub struct SessionInfo {
     pub outbound: bool,
     /// The dial that led to it, if one did.
     pub dial: Option<DialId>,
+    /// Added to the round-trip time that a link over it is published with, so
+    /// that it is taken only where there is no other way.
+    pub handicap: Duration,
 }

@@ -111,6 +111,26 @@ impl<A: Authority> Mesh<A> {
         }
     }
 
+    /// A session goes on over another path. The link stays, and what it costs is
+    /// told anew.
+    pub fn session_moved(
+        &mut self,
+        peer: PeerId,
+        address: SocketAddr,
+        handicap: Duration,
+        now: Instant,
+    ) {
+        let Some(session) = self.sessions.get_mut(&peer) else {
+            return;
+        };
+        session.info.address = address;
+        let before = std::mem::replace(&mut session.info.handicap, handicap);
+        if before != handicap && session.link.is_some() {
+            let at = now + self.config.links_delay;
+            self.timers.links = Some(self.timers.links.map_or(at, |links| links.min(at)));
+        }
+    }
+
     /// The session is gone.
     pub fn session_closed(&mut self, peer: PeerId, now: Instant) {
         self.end_link(peer, DownReason::SessionClosed, now);

@@ -91,10 +91,10 @@ fn queries_are_answered_while_the_mesh_is_busy() {
             "--name",
             name,
         ]);
+    }
+    eventually(secs(15), "the name is known", || {
         resolve(&ca.netns, "there.wove.local.", A)
     });
-    let traffic = Transfer::start(&cb.netns, &ca.netns, ca.v4, 64 << 20, b"busy");
-    let traffic = traffic.expect("the containers reach each other");
     let pid = a.daemon(|daemon| daemon.id());
     for rate in [RATE, 0] {
         let traffic = Transfer::start(&cb.netns, &ca.netns, ca.v4, 64 << 20, b"busy");

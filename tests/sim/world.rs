@@ -401,6 +401,7 @@ impl World {
             outbound: dial.is_some(),
             dial,
             scope: self.scope(here, there),
+            handicap: Duration::ZERO,
         };
         self.with(here, |mesh, now| {
             mesh.session_opened(id(there), info, now);

@@ -334,6 +334,7 @@ impl Host {
             outbound,
             dial,
             scope: Scope::ALL,
+            handicap: Duration::ZERO,
         };
         let Some(mesh) = &mut self.mesh else { return };
         if restarted {

@@ -64,6 +64,7 @@ impl Host {
             outbound: (session >> 32) as u32 == self.number,
             dial: None,
             scope: Scope::ALL,
+            handicap: Duration::ZERO,
         };
         if let Some(mesh) = &mut self.mesh {
             mesh.session_opened(id(peer), info, net.instant());
@@ -197,6 +198,7 @@ fn is_of_lies(warning: &Warning) -> bool {
         Warning::ClonedIdentity { .. }
         | Warning::NicknameClash { .. }
         | Warning::DuplicateStation { .. }
-        | Warning::TooManyStations { .. } => false,
+        | Warning::TooManyStations { .. }
+        | Warning::TooManyNames { .. } => false,
     }
 }

@@ -53,6 +53,7 @@ pub(crate) fn bytes_per_peer(world: &World) -> Option<f64> {
         outbound: false,
         dial: None,
         scope: Scope::ALL,
+        handicap: Duration::ZERO,
     };
     mesh.session_opened(id(neighbour), info, now);
     for chunk in encoded.chunks(CHUNK) {

@@ -41,7 +41,7 @@ fn ask(sockets: &[PathBuf], name: &str) -> Result<Container, Failure> {
 
 fn refusal(status: &str, body: &str) -> String {
     let (_directory, path, thread) = engine(status, body);
-    let error = ask(&[path], "web1").unwrap_err().to_string();
+    let error = ask(&[path], "web1").unwrap_err().line().unwrap();
     thread.join().unwrap();
     error
 }
@@ -112,7 +112,8 @@ fn what_cannot_be_attached_is_said_with_the_cause() {
     }
     let error = ask(&["/nowhere.sock".into()], "web1")
         .unwrap_err()
-        .to_string();
+        .line()
+        .unwrap();
     assert!(
         error.contains("no container engine answers at /nowhere.sock"),
         "{error}"

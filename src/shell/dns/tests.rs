@@ -94,7 +94,7 @@ fn ask_by_stream(to: SocketAddr, name: &str) -> Message {
 }
 
 /// A server that answers every query with this code, or, without one, not at all.
-fn server(at: &str, code: Option<u8>) -> std::thread::JoinHandle<u32> {
+fn server(at: &str, code: Option<u8>) -> JoinHandle<u32> {
     let socket = UdpSocket::bind(at).unwrap();
     socket
         .set_read_timeout(Some(Duration::from_secs(8)))

@@ -12,5 +12,5 @@ mod tcp;
 pub(crate) use dns::{Ask, INSIDE, ask_at, data, resolve};
 pub(crate) use flood::{Receivers, send_broadcasts, send_multicasts};
 pub(crate) use packet::PacketSocket;
-pub(crate) use ping::{PingFlow, PingOptions, ping, ping_within};
+pub(crate) use ping::{PingFlow, PingOptions, PingReport, ping, ping_within};
 pub(crate) use tcp::Transfer;

@@ -121,7 +121,8 @@ fn a_taken_port_is_said_and_no_hindrance() {
     let taken = a.netns.run(|| TcpListener::bind(("::", PORT)));
     let _taken = taken.expect("the port is free");
     a.launch(&[]);
-    a.log.wait_for(secs(5), "TCP port 6783 cannot be listened on");
+    a.log
+        .wait_for(secs(5), "TCP port 6783 cannot be listened on");
     b.join(&a.token(), &[&a], &[]);
     let (ca, cb) = (a.container(), b.container());
     ping_within(secs(10), &ca.netns, cb.v4);

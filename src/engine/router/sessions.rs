@@ -3,7 +3,7 @@
 use std::{net::SocketAddr, time::Instant};
 
 use crypto::{Established, Rekey};
-use gossip::{DialId, DialTarget, SessionInfo, Target};
+use gossip::{DialId, DialTarget, Scope, SessionInfo, Target};
 use proto::{
     Endpoint, PeerId,
     datagram::{self, Datagram, Protection, SessionIndex},
@@ -150,12 +150,7 @@ impl Router {
 
     /// Dials what a target's name stands for: by TCP alone if the operator said
     /// so, else by TCP too if UDP stays silent.
-    pub(super) fn dial_target(
-        &mut self,
-        dial: DialId,
-        addresses: Vec<SocketAddr>,
-        now: Instant,
-    ) {
+    pub(super) fn dial_target(&mut self, dial: DialId, addresses: Vec<SocketAddr>, now: Instant) {
         let tcp = self.dials.get(&dial).is_some_and(Target::is_tcp);
         let by_tcp = ways(&addresses, Endpoint::Tcp);
         let purpose = Purpose::Dial(dial);
@@ -329,6 +324,7 @@ impl Router {
             address: direct.address.address(),
             outbound: direct.outbound,
             dial,
+            scope: Scope::of(peer.capabilities),
             handicap: handicap(direct.address),
         };
         self.mesh.session_opened(id, info, now);

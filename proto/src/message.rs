@@ -166,6 +166,13 @@ pub enum PathMessage {
     Offer(VxlanOffer),
     /// Answers an offer: the sender wants no fast path, by [`Decline`]'s code.
     Decline(u8),
+    /// The sender probes the receiver's endpoints now, in search of a direct
+    /// path: the receiver is to probe these at the same time, so that the NATs
+    /// of both ends let the probes in. Needs [`CAN_MEET`].
+    Meet {
+        /// Where the sender may be reached, by UDP. At most 16 are heeded.
+        endpoints: Vec<SocketAddr>,
+    },
     /// Lets the receiver send frames by VXLAN inside ESP, and never otherwise.
     /// Needs [`CAN_ESP`].
     OfferEsp(VxlanOffer),
@@ -173,6 +180,9 @@ pub enum PathMessage {
     /// Needs [`CAN_ESP`].
     Esp(EspNotice),
 }
+
+/// The bit of a greeting's capabilities: [`PathMessage::Meet`] is understood.
+pub const CAN_MEET: u64 = 1 << 2;
 
 /// The bit of a greeting's capabilities: offers of a fast path are understood.
 pub const CAN_FASTDP: u64 = 1;
@@ -190,6 +200,10 @@ pub enum EspNotice {
     /// I cannot send under it, or not any more.
     Lost(u32),
 }
+
+/// The bit of a greeting's capabilities: records of names are understood. Whoever
+/// lacks it could not read a message that holds one, or its key.
+pub const KNOWS_NAMES: u64 = 1 << 5;
 
 /// How a peer takes frames by VXLAN from one other peer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

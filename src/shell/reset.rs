@@ -5,13 +5,13 @@ use std::path::Path;
 use anyhow::{Context, Result};
 
 use super::{
-    esp,
+    daemon, esp,
     host::{Host, TunnelConfig},
     store::Store,
 };
 
-/// Removes the fast path and wove's devices of `bridge` from this host, then the
-/// state directory.
+/// Removes the fast path and wove's devices of `bridge` from this host, puts back
+/// what was changed in containers' files, then removes the state directory.
 ///
 /// # Errors
 /// A daemon holds the state directory, or the kernel refuses.
@@ -26,6 +26,7 @@ pub fn reset_host(state_dir: &Path, bridge: &str) -> Result<()> {
         esp::take_down(&host, &TunnelConfig::new(bridge, 0)).await?;
         host.tear_down(bridge).await
     })?;
+    daemon::restore_from(&store);
     store.erase()?;
     Ok(())
 }

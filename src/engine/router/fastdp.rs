@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, net::IpAddr, sync::Arc, time::Instant};
 
 use ipnet::IpNet;
 use proto::{
-    PeerId, content,
+    Endpoint, PeerId, content,
     datagram::Protection,
     message::{CAN_FASTDP, Decline, Message, PathMessage, VxlanOffer},
 };
@@ -139,7 +139,8 @@ impl Router {
     /// address, and the offer tells its consent.
     fn wants_fast(&self, id: PeerId, peer: &Peer, now: Instant) -> Result<(IpAddr, bool), Bar> {
         self.fast.state.clone()?;
-        let (Some(direct), Some(held)) = (&peer.direct, peer.sending()) else {
+        let direct = peer.direct.as_ref().filter(|d| !d.address.is_tcp());
+        let (Some(direct), Some(held)) = (direct, peer.sending()) else {
             return Err(Bar::Indirect);
         };
         if peer.capabilities & CAN_FASTDP == 0 {
@@ -284,7 +285,8 @@ impl Router {
             | PathMessage::Offer(_)
             | PathMessage::OfferEsp(_)
             | PathMessage::Esp(_)
-            | PathMessage::Decline(_) => {}
+            | PathMessage::Decline(_)
+            | PathMessage::Meet { .. } => {}
         }
     }
 
@@ -377,10 +379,10 @@ impl Router {
         {
             return Some(reason);
         }
-        let ip = if direct.address.is_ipv6() { IPV6 } else { IPV4 };
+        let is_ipv6 = direct.address.ip().is_ipv6();
         let esp = peer.fast.wish().is_some_and(|wish| wish.esp);
-        let path = direct.pmtu.datagram() + 8 + ip;
-        let needed = ip + carried(self.config.mtu, esp);
+        let path = direct.pmtu.datagram() + direct.address.headers();
+        let needed = if is_ipv6 { IPV6 } else { IPV4 } + carried(self.config.mtu, esp);
         peer.fast.reason(path, needed)
     }
 
@@ -408,12 +410,7 @@ fn carried(mtu: u32, esp: bool) -> usize {
 struct Sealed(Vec<u8>);
 
 impl Output for Sealed {
-    fn datagram(
-        &mut self,
-        _to: std::net::SocketAddr,
-        len: usize,
-        fill: impl FnOnce(&mut [u8]) -> bool,
-    ) {
+    fn datagram(&mut self, _to: Endpoint, len: usize, fill: impl FnOnce(&mut [u8]) -> bool) {
         self.0 = vec![0; len];
         if !fill(&mut self.0) {
             self.0.clear();

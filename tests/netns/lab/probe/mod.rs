@@ -4,13 +4,15 @@
 //! namespace it was made in. Must not know daemons.
 
 mod canary;
+mod dns;
 mod flood;
 mod packet;
 mod ping;
 mod tcp;
 
 pub(crate) use canary::Canaries;
+pub(crate) use dns::{Ask, INSIDE, ask_at, data, resolve};
 pub(crate) use flood::{Receivers, send_broadcasts, send_multicasts};
 pub(crate) use packet::PacketSocket;
-pub(crate) use ping::{PingFlow, PingOptions, ping, ping_within};
+pub(crate) use ping::{PingFlow, PingOptions, PingReport, ping, ping_within};
 pub(crate) use tcp::Transfer;

@@ -15,8 +15,8 @@ use proto::{
     ethernet::{EthernetRepr, ethertype},
     ip::{Ipv6Repr, protocol},
     message::{
-        Beat, ByeReason, GossipMessage, Held, Message, Padding, PathMessage, RangeSummary,
-        VxlanOffer,
+        Beat, ByeReason, EspNotice, GossipMessage, Held, Message, Padding, PathMessage,
+        RangeSummary, VxlanOffer,
     },
     ndp::{Advertisement, NdpRepr, multicast_mac, solicited_node},
     record::{
@@ -217,6 +217,14 @@ pub(crate) fn messages() -> Vec<Vec<u8>> {
             room: 1400,
         }),
         PathMessage::Decline(1),
+        PathMessage::OfferEsp(VxlanOffer {
+            vni: 1,
+            port: 6784,
+            room: u16::MAX,
+        }),
+        PathMessage::Esp(EspNotice::Offer(0x1234_5678)),
+        PathMessage::Esp(EspNotice::Taken(256)),
+        PathMessage::Esp(EspNotice::Lost(u32::MAX)),
         PathMessage::Meet {
             endpoints: vec![observed; 3],
         },

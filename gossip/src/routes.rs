@@ -461,7 +461,13 @@ mod tests {
     #[test]
     fn a_detour_leads_over_the_nearest_common_neighbour() {
         let mut mesh = Mesh::new(5);
-        for (a, b, rtt) in [(0, 1, 100), (0, 2, 1000), (2, 1, 1000), (0, 3, 9000), (3, 1, 10)] {
+        for (a, b, rtt) in [
+            (0, 1, 100),
+            (0, 2, 1000),
+            (2, 1, 1000),
+            (0, 3, 9000),
+            (3, 1, 10),
+        ] {
             mesh.link(a, b, rtt);
         }
         mesh.update();

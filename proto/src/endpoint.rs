@@ -72,10 +72,7 @@ mod tests {
     fn people_see_what_carries_it() {
         let address = SocketAddr::from(([192, 0, 2, 1], 443));
         assert_eq!(Endpoint::from(address).to_string(), "192.0.2.1:443");
-        assert_eq!(
-            Endpoint::Tcp(address).to_string(),
-            "tcp://192.0.2.1:443"
-        );
+        assert_eq!(Endpoint::Tcp(address).to_string(), "tcp://192.0.2.1:443");
         assert_ne!(Endpoint::Udp(address), Endpoint::Tcp(address));
         assert_eq!(Endpoint::Tcp(address).udp(), None);
     }

@@ -84,7 +84,11 @@ mod tests {
 
     #[test]
     fn other_protocols_and_lengths_are_refused() {
-        for (bytes, limit) in [(&b"GET / HTTP/1.1"[..], 2048), (&[0, 0], 10), (&[0, 11], 10)] {
+        for (bytes, limit) in [
+            (&b"GET / HTTP/1.1"[..], 2048),
+            (&[0, 0], 10),
+            (&[0, 11], 10),
+        ] {
             let mut deframer = Deframer::new();
             deframer.extend(bytes);
             assert_eq!(deframer.next(limit), Err(DecodeError::Limit));

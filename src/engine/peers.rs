@@ -270,10 +270,7 @@ impl Peer {
     /// Notes whether frames flowed since the last call.
     pub fn observe(&mut self, now: Instant) {
         let totals = self.counters.totals();
-        let before = std::mem::replace(
-            &mut self.frames_seen,
-            (totals.rx_frames, totals.tx_frames),
-        );
+        let before = std::mem::replace(&mut self.frames_seen, (totals.rx_frames, totals.tx_frames));
         if before.0 != totals.rx_frames {
             self.received_at = Some(now);
         }

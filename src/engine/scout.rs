@@ -256,7 +256,10 @@ mod tests {
         let (mut scout, start) = (Scout::default(), Instant::now());
         asked(&mut scout, start);
         scout.answered(7, at(2));
-        assert_eq!(scout.judge(start + TICK, start + GRACE), Verdict::Both(at(2)));
+        assert_eq!(
+            scout.judge(start + TICK, start + GRACE),
+            Verdict::Both(at(2))
+        );
         assert!(!scout.sighted(at(2), Duration::ZERO, start + GRACE));
     }
 

@@ -272,10 +272,7 @@ mod tests {
         ];
         for text in table {
             let refused = parse_peer(text);
-            assert!(
-                refused.is_err(),
-                "{text:?}: {refused:?}"
-            );
+            assert!(refused.is_err(), "{text:?}: {refused:?}");
         }
         assert!(parse_peer(&"a".repeat(254)).is_err());
     }

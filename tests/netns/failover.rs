@@ -31,7 +31,11 @@ impl Row {
 
     fn take(&mut self, report: &PingReport) {
         let lost = report.lost > 0;
-        let gap = if lost { report.longest_gap } else { Duration::ZERO };
+        let gap = if lost {
+            report.longest_gap
+        } else {
+            Duration::ZERO
+        };
         self.gaps.push(gap);
         self.lost.push(report.lost);
     }
@@ -144,7 +148,10 @@ fn the_direct_path_is_cut() {
     let (a, c) = (&hosts[0], &hosts[2]);
     let ends = (&containers[0], &containers[2]);
     ping_within(secs(10), &ends.0.netns, ends.1.v4);
-    let names = ["the direct path is cut: `sleeve` to `relay`", "passes again"];
+    let names = [
+        "the direct path is cut: `sleeve` to `relay`",
+        "passes again",
+    ];
     let block = |lab: &Lab, drop: bool| if drop { lab.cut(a, c) } else { lab.heal(a, c) };
     let paths = ["sleeve", "relay"];
     there_and_back(&lab, (a, c), ends, names, block, paths);

@@ -95,7 +95,10 @@ fn a_broken_link_is_gone_round_before_it_is_given_up() {
     world.cut(0, 2).run_for(secs(5));
     assert_outage_below(&mut world, mark, secs(1));
     let mark = world.mark();
-    world.heal(0, 2).run_for(secs(8)).assert_delivered_since(mark);
+    world
+        .heal(0, 2)
+        .run_for(secs(8))
+        .assert_delivered_since(mark);
     world.assert_path(0, 2, PathKind::Sleeve);
 }
 
@@ -143,7 +146,10 @@ fn a_copy_from_elsewhere_does_not_steal_the_path() {
     let mark = world.mark();
     world.net.rule = None;
     world.run_for(secs(5)).assert_delivered_since(mark);
-    let stolen = world.astray.iter().filter(|(to, _)| IpAddr::from(to.ip()) == thief.ip());
+    let stolen = world
+        .astray
+        .iter()
+        .filter(|(to, _)| IpAddr::from(to.ip()) == thief.ip());
     let longest = stolen.map(|(_, datagram)| datagram.len()).max();
     assert!(longest < Some(150), "frames went to the thief: {longest:?}");
 }

@@ -327,8 +327,10 @@ impl Router {
             VXLAN_OVER_IPV4
         };
         let mtu = usize::try_from(self.config.mtu).unwrap_or(0);
-        peer.fast
-            .reason(direct.pmtu.datagram() + direct.address.headers(), mtu + vxlan)
+        peer.fast.reason(
+            direct.pmtu.datagram() + direct.address.headers(),
+            mtu + vxlan,
+        )
     }
 }
 
@@ -336,12 +338,7 @@ impl Router {
 struct Sealed(Vec<u8>);
 
 impl Output for Sealed {
-    fn datagram(
-        &mut self,
-        _to: Endpoint,
-        len: usize,
-        fill: impl FnOnce(&mut [u8]) -> bool,
-    ) {
+    fn datagram(&mut self, _to: Endpoint, len: usize, fill: impl FnOnce(&mut [u8]) -> bool) {
         self.0 = vec![0; len];
         if !fill(&mut self.0) {
             self.0.clear();

@@ -346,7 +346,10 @@ impl Router {
     /// The kernel refused a datagram to `address` as too large.
     pub fn handle_too_large(&mut self, address: SocketAddr, size: usize, now: Instant) {
         for peer in self.peers.values_mut() {
-            if let Some(direct) = peer.direct.as_mut().filter(|d| d.address == Endpoint::Udp(address))
+            if let Some(direct) = peer
+                .direct
+                .as_mut()
+                .filter(|d| d.address == Endpoint::Udp(address))
                 && direct.pmtu.refused(size, now)
             {
                 self.dirty.paths = true;

@@ -117,13 +117,7 @@ impl Router {
     }
 
     /// Sends a probe whose UDP payload is `size` bytes.
-    pub(super) fn send_probe(
-        &mut self,
-        id: PeerId,
-        address: Endpoint,
-        size: usize,
-        now: Instant,
-    ) {
+    pub(super) fn send_probe(&mut self, id: PeerId, address: Endpoint, size: usize, now: Instant) {
         let token = self.rng.random();
         let Some(peer) = self.peers.get_mut(&id) else {
             return;
@@ -256,7 +250,9 @@ impl Peer {
             }
         }
         let better = match &self.direct {
-            Some(direct) => (direct.address.is_tcp() || direct.suspect) && ready && (link || active),
+            Some(direct) => {
+                (direct.address.is_tcp() || direct.suspect) && ready && (link || active)
+            }
             None => wanted,
         };
         if better && now >= self.direct_retry_at {

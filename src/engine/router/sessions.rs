@@ -150,12 +150,7 @@ impl Router {
 
     /// Dials what a target's name stands for: by TCP alone if the operator said
     /// so, else by TCP too if UDP stays silent.
-    pub(super) fn dial_target(
-        &mut self,
-        dial: DialId,
-        addresses: Vec<SocketAddr>,
-        now: Instant,
-    ) {
+    pub(super) fn dial_target(&mut self, dial: DialId, addresses: Vec<SocketAddr>, now: Instant) {
         let tcp = self.dials.get(&dial).is_some_and(Target::is_tcp);
         let by_tcp = ways(&addresses, Endpoint::Tcp);
         let purpose = Purpose::Dial(dial);

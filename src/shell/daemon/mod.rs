@@ -158,7 +158,8 @@ impl Daemon {
         let snapshot = router
             .take_snapshot()
             .context("the router has no first snapshot")?;
-        let (plane, upcalls) = DataPlane::start(tap, Arc::clone(&udp), Arc::clone(&streams), snapshot)?;
+        let (plane, upcalls) =
+            DataPlane::start(tap, Arc::clone(&udp), Arc::clone(&streams), snapshot)?;
         let (done_tx, done) = mpsc::channel(64);
         let tunnel = TunnelConfig {
             bridge: config.bridge.clone(),

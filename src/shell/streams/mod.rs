@@ -206,7 +206,9 @@ impl Streams {
         let (shared, host) = (Arc::clone(&self.shared), self.host);
         self.runtime.spawn(async move {
             match connection::open(host, to).await {
-                Ok(socket) => connection::run(socket, Arc::clone(&state), queue, None, &shared).await,
+                Ok(socket) => {
+                    connection::run(socket, Arc::clone(&state), queue, None, &shared).await
+                }
                 Err(error) => tracing::debug!(%to, %error, "no TCP connection"),
             }
             shared.leave(&state).await;
@@ -332,12 +334,11 @@ fn welcome(socket: TcpStream, from: SocketAddr, shared: &Arc<Shared>) {
 fn listen(host: Option<IpAddr>, port: u16) -> io::Result<std::net::TcpListener> {
     match host {
         Some(host) => bind(host, port),
-        None => bind(Ipv6Addr::UNSPECIFIED.into(), port)
-            .or_else(|error| match error.kind() {
-                io::ErrorKind::AddrInUse => Err(error),
-                // No IPv6 on this host.
-                _ => bind(Ipv4Addr::UNSPECIFIED.into(), port),
-            }),
+        None => bind(Ipv6Addr::UNSPECIFIED.into(), port).or_else(|error| match error.kind() {
+            io::ErrorKind::AddrInUse => Err(error),
+            // No IPv6 on this host.
+            _ => bind(Ipv4Addr::UNSPECIFIED.into(), port),
+        }),
     }
 }
 

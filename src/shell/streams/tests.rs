@@ -50,7 +50,10 @@ fn datagrams_go_there_and_back_on_one_connection() {
     assert_eq!(came[0].datagram, b"ping");
     assert!(far.streams.send(came[0].from, b"pong", false));
     let back = near.receive();
-    assert_eq!((back[0].from, &back[0].datagram[..]), (far.address, &b"pong"[..]));
+    assert_eq!(
+        (back[0].from, &back[0].datagram[..]),
+        (far.address, &b"pong"[..])
+    );
     near.streams.trust(far.address);
     far.streams.hang_up(came[0].from);
     assert_eq!(near.ended.blocking_recv(), Some(far.address));

@@ -116,5 +116,8 @@ fn install() {
     let installed = runs(Command::new("apt-get").args(["install", "-y", "nftables"]))
         || runs(Command::new("apt-get").arg("update"))
             && runs(Command::new("apt-get").args(["install", "-y", "nftables"]));
-    assert!(installed, "the tests of NAT need nft: apt-get install nftables");
+    assert!(
+        installed,
+        "the tests of NAT need nft: apt-get install nftables"
+    );
 }

@@ -388,10 +388,13 @@ impl World {
         if self.search_plaintext && frames::has_canary(&datagram) {
             self.fail("plaintext on the underlay");
         }
-        let (size, to) = (datagram.len(), match to {
-            Endpoint::Udp(to) => to,
-            Endpoint::Tcp(to) => return self.stream(host, to, &datagram),
-        });
+        let (size, to) = (
+            datagram.len(),
+            match to {
+                Endpoint::Udp(to) => to,
+                Endpoint::Tcp(to) => return self.stream(host, to, &datagram),
+            },
+        );
         if size > self.nodes[host].datagram_limit {
             let life = self.nodes[host].life;
             let refused = Happening::TooLarge {

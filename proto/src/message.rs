@@ -181,6 +181,10 @@ pub const CAN_MEET: u64 = 1 << 2;
 /// The bit of a greeting's capabilities: offers of a fast path are understood.
 pub const CAN_FASTDP: u64 = 1;
 
+/// The bit of a greeting's capabilities: records of names are understood. Whoever
+/// lacks it could not read a message that holds one, or its key.
+pub const KNOWS_NAMES: u64 = 1 << 5;
+
 /// How a peer takes frames by VXLAN from one other peer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct VxlanOffer {

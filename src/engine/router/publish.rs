@@ -145,11 +145,12 @@ impl Router {
     }
 
     /// The relay to a peer. The routes know none while they believe in the link;
-    /// if its path owes an answer, a common neighbour is the way.
+    /// if its path owes an answer or has just been given up, a common neighbour
+    /// is the way.
     fn way_round(&self, id: PeerId, peer: &Peer) -> Route {
         let relay = self.relay(id);
-        let suspect = peer.direct.as_ref().is_some_and(|d| d.suspect);
-        if !suspect || relay != Route::None {
+        let sound = peer.direct.as_ref().is_some_and(|d| !d.suspect);
+        if sound || relay != Route::None {
             return relay;
         }
         match self.mesh.routes().detour(&id) {

@@ -124,6 +124,7 @@ fn snapshot(
             address,
             datagram: DATAGRAM,
         },
+        shares: true,
         counters: Arc::default(),
     };
     let mut snapshot = Snapshot::empty(Arc::new(Shared::new(local, 1)));

@@ -170,6 +170,9 @@ pub enum PathMessage {
 
 /// The bit of a greeting's capabilities: offers of a fast path are understood.
 pub const CAN_FASTDP: u64 = 1;
+/// The bit of a greeting's capabilities: frames with the checksum left, and
+/// several frames in one content, are understood.
+pub const CAN_SHARE: u64 = 1 << 3;
 
 /// How a peer takes frames by VXLAN from one other peer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

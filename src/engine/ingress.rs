@@ -19,7 +19,7 @@ use std::{
 use crypto::ReplayWindow;
 use proto::{
     PeerId,
-    content::{BroadcastHeader, Content, FragmentHeader, RelayHeader},
+    content::{BroadcastHeader, Content, FragmentHeader, Frames, RelayHeader},
     datagram::{Datagram, Protection, SessionIndex, TransportHeader},
     ethernet::EthernetFrame,
 };
@@ -29,9 +29,11 @@ use super::{
     dedup::BroadcastFilter,
     egress::send_broadcast,
     fragment::{Limits, Reassembler},
+    layers::Layers,
     neighbour,
     output::{Origin, Output, Upcall},
     seal::send_relay,
+    segment::Sum,
     snapshot::{Incoming, Route, Snapshot},
 };
 
@@ -224,7 +226,9 @@ impl Ingress {
         match Content::parse(plaintext).map_err(|_| DropReason::Malformed)? {
             Content::Control(message) => control(arrival, message, out),
             _ if matches!(arrival.origin, Origin::Tunnel(_)) => Err(DropReason::Malformed),
-            Content::Frame(frame) => deliver(incoming, frame, out),
+            Content::Frame(frame) => deliver(incoming, frame, Sum::Complete, out),
+            Content::Unsummed(frame) => deliver(incoming, frame, Sum::Left, out),
+            Content::Frames(frames) => deliver_all(snapshot, incoming, frames, out),
             Content::Relay(header, inner) => {
                 let len = inner.len();
                 let start = plaintext.len() - len;
@@ -280,7 +284,7 @@ impl Ingress {
             return Err(DropReason::Duplicate);
         }
         doubt(snapshot, frame, out);
-        deliver(incoming, frame, out)?;
+        deliver(incoming, frame, Sum::Complete, out)?;
         header.hops = spend(header.hops, 1)?;
         send_broadcast(snapshot, header, frame, Some(arrival.peer), out);
         Ok(())
@@ -353,12 +357,44 @@ fn control(arrival: Arrival, message: &[u8], out: &mut impl Output) -> Result<()
     Ok(())
 }
 
-fn deliver(incoming: &Incoming, frame: &[u8], out: &mut impl Output) -> Result<(), DropReason> {
+/// Delivers frames that shared a datagram; a bad one costs only itself.
+fn deliver_all(
+    snapshot: &Snapshot,
+    incoming: &Incoming,
+    frames: Frames<'_>,
+    out: &mut impl Output,
+) -> Result<(), DropReason> {
+    for frame in frames {
+        let frame = frame.map_err(|_| DropReason::Malformed)?;
+        let sum = if frame.unsummed {
+            Sum::Left
+        } else {
+            Sum::Complete
+        };
+        if let Err(reason) = deliver(incoming, frame.bytes, sum, out) {
+            snapshot.shared.counters.count(reason);
+        }
+    }
+    Ok(())
+}
+
+fn deliver(
+    incoming: &Incoming,
+    frame: &[u8],
+    sum: Sum,
+    out: &mut impl Output,
+) -> Result<(), DropReason> {
     let header = EthernetFrame::new_checked(frame).map_err(|_| DropReason::Malformed)?;
     if header.source().is_multicast() {
         return Err(DropReason::Malformed);
     }
+    match sum {
+        Sum::Complete => out.frame(frame),
+        Sum::Left => {
+            let layers = Layers::find(frame).ok_or(DropReason::Malformed)?;
+            out.unsummed_frame(frame, &layers);
+        }
+    }
     incoming.counters.received(frame.len());
-    out.frame(frame);
     Ok(())
 }

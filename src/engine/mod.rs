@@ -9,6 +9,7 @@
 //! | [`Ingress`] | a datagram to a frame, a relay, or the control machine |
 //! | [`Status`], [`Command`] | what operators see and ask |
 
+pub mod coalesce;
 pub mod command;
 pub mod counters;
 pub mod dedup;
@@ -19,6 +20,7 @@ pub mod fragment;
 pub mod handshakes;
 pub mod ingress;
 pub mod keyring;
+pub mod layers;
 pub mod limiter;
 pub mod mss;
 pub mod neighbour;
@@ -27,11 +29,14 @@ pub mod peers;
 pub mod pmtu;
 pub mod router;
 pub mod seal;
+pub mod segment;
+pub mod sender;
 pub mod snapshot;
 pub mod status;
 pub mod text;
 pub mod timing;
 
+pub use coalesce::Coalescer;
 pub use command::{Attachment, Command, Failure, Reply, TokenCommand};
 pub use counters::DropReason;
 pub use egress::Egress;

@@ -27,27 +27,28 @@ use std::{
 
 use anyhow::{Context, Result};
 use arc_swap::{ArcSwap, ArcSwapOption};
+use proto::vnet::VnetHeader;
 use tokio::sync::mpsc;
 
 use super::{
-    tap::{FrameBatch, Tap},
+    tap::{FrameBatch, Offloads, Tap},
     tunnel::TunnelSocket,
-    udp::{RecvBatch, SendBatch, UdpSocket},
+    udp::{GSO_BYTES, RecvBatch, SendBatch, UdpSocket},
     wait::{Ready, Waker, wait},
 };
-use crate::engine::{DropReason, Egress, Ingress, Output, Snapshot, Upcall};
+use crate::engine::{
+    Coalescer, DropReason, Egress, Ingress, Output, Snapshot, Upcall, coalesce::Joins,
+    layers::Layers, segment::Sum,
+};
 
-/// Frames read from the TAP before the datagrams leave.
+/// Frames read from the TAP before the datagrams leave: so many, or so many
+/// bytes and one frame more.
 const FRAMES: usize = 64;
-/// The largest frame without offloads: the largest MTU and an Ethernet header
-/// with two VLAN tags.
-const FRAME: usize = 65_535 + 22;
+const FRAME_BYTES: usize = 64 << 10;
 /// The longest probe of the fast path, and how many are read before datagrams
 /// get their turn.
 const PROBE: usize = 65_535 + 18;
 const PROBES: usize = 64;
-/// Datagrams are sent before a batch grows beyond this, in bytes.
-const FLUSH: usize = 256 << 10;
 /// How many control messages wait for the control thread.
 const CONTROL_QUEUE: usize = 4096;
 /// How many handshakes wait; a flood of them must not displace control.
@@ -193,18 +194,20 @@ struct Carrier {
 impl Carrier {
     fn carry_frames(&self, waker: &Waker) -> std::io::Result<()> {
         let mut egress = Egress::new();
-        let mut frames = FrameBatch::new(FRAMES, 0, FRAME, 0);
+        let mut frames = FrameBatch::new(FRAMES, FRAME_BYTES);
         let mut sink = Sink::new(self);
         while self.wait(self.tap.as_fd(), waker)? {
             loop {
-                frames.clear();
                 if self.tap.recv_batch(&mut frames)? == 0 {
                     break;
                 }
                 let (snapshot, now) = (self.snapshot.load(), Instant::now());
-                for slot in frames.frames() {
-                    egress.handle_frame(&snapshot, &mut slot.buffer[slot.frame], now, &mut sink);
+                for (header, frame) in frames.frames() {
+                    egress.handle_offloaded(&snapshot, &header, frame, now, &mut sink);
                 }
+                egress.flush(&snapshot, &mut sink);
+                let counters = &snapshot.shared.counters;
+                counters.add(DropReason::Malformed, frames.take_refused());
                 sink.flush(&snapshot);
             }
         }
@@ -287,6 +290,7 @@ impl Carrier {
 struct Sink<'a> {
     carrier: &'a Carrier,
     batch: SendBatch,
+    coalescer: Coalescer,
     lost: u64,
     undelivered: u64,
 }
@@ -296,6 +300,7 @@ impl<'a> Sink<'a> {
         Self {
             carrier,
             batch: SendBatch::new(),
+            coalescer: Coalescer::new(joins(carrier.tap.offloads())),
             lost: 0,
             undelivered: 0,
         }
@@ -316,6 +321,8 @@ impl<'a> Sink<'a> {
 
     fn flush(&mut self, snapshot: &Snapshot) {
         self.send();
+        self.coalescer
+            .flush(deliver(&self.carrier.tap, &mut self.undelivered));
         let counters = &snapshot.shared.counters;
         counters.add(DropReason::QueueFull, std::mem::take(&mut self.lost));
         counters.add(DropReason::Device, std::mem::take(&mut self.undelivered));
@@ -324,18 +331,24 @@ impl<'a> Sink<'a> {
 
 impl Output for Sink<'_> {
     fn datagram(&mut self, to: SocketAddr, len: usize, fill: impl FnOnce(&mut [u8]) -> bool) {
+        // No more than what one call takes: the socket works while the next
+        // are sealed, and the memory stays close.
+        if self.batch.size() + len > GSO_BYTES {
+            self.send();
+        }
         if !fill(self.batch.reserve(to, len)) {
             self.batch.take_back();
-        }
-        if self.batch.size() >= FLUSH {
-            self.send();
         }
     }
 
     fn frame(&mut self, frame: &[u8]) {
-        if self.carrier.tap.send(frame).is_err() {
-            self.undelivered += 1;
-        }
+        let deliver = deliver(&self.carrier.tap, &mut self.undelivered);
+        self.coalescer.push(frame, None, Sum::Complete, deliver);
+    }
+
+    fn unsummed_frame(&mut self, frame: &[u8], layers: &Layers) {
+        let deliver = deliver(&self.carrier.tap, &mut self.undelivered);
+        self.coalescer.push(frame, Some(layers), Sum::Left, deliver);
     }
 
     fn upcall(&mut self, upcall: Upcall) {
@@ -351,6 +364,21 @@ impl Output for Sink<'_> {
         };
         if queue.try_send(upcall).is_err() {
             self.lost += 1;
+        }
+    }
+}
+
+fn joins(offloads: Offloads) -> Joins {
+    Joins {
+        tcp: offloads != Offloads::None,
+        udp: offloads == Offloads::TcpAndUdp,
+    }
+}
+
+fn deliver(tap: &Tap, undelivered: &mut u64) -> impl FnMut(&VnetHeader, &[u8]) {
+    move |header, frame| {
+        if tap.send(header, frame).is_err() {
+            *undelivered += 1;
         }
     }
 }

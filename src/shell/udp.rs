@@ -21,7 +21,7 @@ use socket2::{Domain, Socket, Type};
 mod batch;
 
 use batch::Run;
-pub use batch::{Received, RecvBatch, SendBatch};
+pub use batch::{GSO_BYTES, Received, RecvBatch, SendBatch};
 
 /// Bytes asked for each socket buffer.
 const BUFFER: usize = 8 << 20;

@@ -25,7 +25,11 @@ use std::{
 
 use crypto::{Hello, Identity, Secret};
 use gossip::{DialId, Mesh, Target};
-use proto::{MacAddr, PeerId, datagram::SessionIndex, message::CAN_FASTDP};
+use proto::{
+    MacAddr, PeerId,
+    datagram::SessionIndex,
+    message::{CAN_FASTDP, CAN_SHARE},
+};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
@@ -162,7 +166,7 @@ impl Router {
         // The nickname travels by gossip: whoever knocks could read it here.
         let mut hello = Hello::new(config.epoch, instance, "");
         hello.encrypt = config.encrypt;
-        hello.capabilities = CAN_FASTDP;
+        hello.capabilities = CAN_FASTDP | CAN_SHARE;
         let peer = gossip::LocalPeer {
             id: local,
             keys: identity.public(),

@@ -39,7 +39,7 @@ use super::{
     host::{Host, HostConfig, TunnelConfig},
     logging::{self, LogControl},
     store::Store,
-    tap::{Tap, TapOptions},
+    tap::Tap,
     udp::{SendBatch, UdpSocket},
     web,
 };
@@ -140,7 +140,7 @@ impl Daemon {
             tap: device_name(&config.bridge, "tap"),
             mtu,
         };
-        let tap = Arc::new(Tap::open(&host_config.tap, TapOptions::default())?);
+        let tap = Arc::new(Tap::open(&host_config.tap)?);
         let interfaces = host.set_up(host_config.clone()).await?;
         let router = Router::new(
             router_config(&config, epoch, underlay, mtu)?,
@@ -337,7 +337,7 @@ impl Daemon {
             tap = self.host_config.tap,
             "the TAP device was removed; making it again"
         );
-        let tap = Arc::new(Tap::open(&self.host_config.tap, TapOptions::default())?);
+        let tap = Arc::new(Tap::open(&self.host_config.tap)?);
         self.bridge_mac = self.host.set_up(self.host_config.clone()).await?.mac;
         let (plane, upcalls) =
             DataPlane::start(tap, Arc::clone(&self.udp), self.router.snapshot())?;

@@ -12,7 +12,7 @@ use quinn_udp::{BATCH_SIZE, RecvMeta};
 const SLOT: usize = 1 << 16;
 
 /// The most payload that one send may carry over either IP version (65535 - 40 - 8).
-const GSO_BYTES: usize = 65_487;
+pub const GSO_BYTES: usize = 65_487;
 
 /// Received datagrams. Memory: 64 KiB per slot, touched only when used.
 #[derive(Debug)]

@@ -11,7 +11,10 @@
 //! write anew: lengths, IPv4 identification, sequence number, PSH of the last,
 //! checksums. All carry as much as the first, save the last.
 
-use proto::vnet::{SegmentKind, Segments, VnetHeader};
+use proto::{
+    ip::Checksum,
+    vnet::{SegmentKind, Segments, VnetHeader},
+};
 
 use super::{
     layers::{Layers, Protocol, Version, bytes_at, put, word},
@@ -143,6 +146,10 @@ impl Coalescer {
             && layers.is_plain()
             && layers.end == frame.len()
             && layers.payload < layers.end
+            && (layers.version == Version::V6
+                || Checksum::new()
+                    .bytes(&frame[layers.network..layers.transport])
+                    .is_valid())
             && (sum == Sum::Left || is_intact(frame, layers))
     }
 }
@@ -288,7 +295,7 @@ impl Flow {
             Version::V4 => {
                 put(ip, 2, low(packet));
                 put(ip, 10, 0);
-                let sum = proto::ip::Checksum::new().bytes(ip).finish();
+                let sum = Checksum::new().bytes(ip).finish();
                 put(ip, 10, sum);
             }
             Version::V6 => put(ip, 4, low(transport)),

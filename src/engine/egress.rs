@@ -109,6 +109,11 @@ impl Egress {
         }
     }
 
+    /// The queue in front of here stands: a flow shall slow down.
+    pub fn congested(&mut self) {
+        self.sender.congested();
+    }
+
     /// Ends a burst: what waits for the next frame leaves.
     pub fn flush(&mut self, snapshot: &Snapshot, out: &mut impl Output) {
         self.sender.flush(snapshot, out);

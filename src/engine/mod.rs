@@ -24,6 +24,8 @@ pub mod layers;
 pub mod limiter;
 pub mod mss;
 pub mod neighbour;
+#[cfg(test)]
+mod offload_testing;
 pub mod output;
 pub mod peers;
 pub mod pmtu;
@@ -32,6 +34,7 @@ pub mod seal;
 pub mod segment;
 pub mod sender;
 pub mod snapshot;
+pub mod standing;
 pub mod status;
 pub mod text;
 pub mod timing;

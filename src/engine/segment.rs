@@ -169,6 +169,27 @@ impl SuperFrame {
         }
     }
 
+    /// Tells the flow that its path is congested, if it understands that from
+    /// a mark (RFC 3168). Otherwise false: then it has to miss a segment.
+    pub fn mark(&self, frame: &mut [u8]) -> bool {
+        const CE: u8 = 3;
+        let ip = &mut frame[self.layers.network..];
+        let (at, shift) = match self.layers.version {
+            Version::V4 => (1, 0),
+            Version::V6 => (1, 4),
+        };
+        let capable = (ip[at] >> shift) & CE != 0;
+        if capable {
+            ip[at] |= CE << shift;
+        }
+        capable
+    }
+
+    /// Whether it is of TCP.
+    pub fn is_tcp(&self) -> bool {
+        self.layers.protocol == Protocol::Tcp
+    }
+
     /// Calls `each` with the headers and the payload of every segment, in order.
     pub fn cut<E>(
         &self,

@@ -35,6 +35,8 @@ pub struct Sender {
     /// A content of [`Frames`].
     waiting: Vec<u8>,
     count: usize,
+    /// The next flow of TCP shall slow down.
+    congested: bool,
 }
 
 impl Sender {
@@ -51,7 +53,7 @@ impl Sender {
         let sum = match load {
             Load::Super(parts) => {
                 self.flush(snapshot, out);
-                return send_super(snapshot, (peer, path), parts, frame, out);
+                return self.send_super(snapshot, (peer, path), parts, frame, out);
             }
             Load::Frame(sum) => sum,
         };
@@ -75,6 +77,11 @@ impl Sender {
         }
         self.flush(snapshot, out);
         send_one(snapshot, (peer, path), frame, out)
+    }
+
+    /// The queue in front of here stands: the next flow of TCP is told.
+    pub fn congested(&mut self) {
+        self.congested = true;
     }
 
     /// Sends what waits.
@@ -136,6 +143,37 @@ impl Sender {
         each.for_each(|frame| to.1.counters.sent(frame.bytes.len()));
         Ok(())
     }
+
+    fn send_super(
+        &mut self,
+        snapshot: &Snapshot,
+        to: (PeerId, &Path),
+        mut parts: SuperFrame,
+        frame: &mut [u8],
+        out: &mut impl Output,
+    ) -> Result<(), DropReason> {
+        let lane = Lane::find(snapshot, to, to.1.protection)?;
+        parts.keep_within(lane.room().saturating_sub(content::FRAME_HEADER));
+        let (tag, sum) = if to.1.shares {
+            (&content::UNSUMMED, Sum::Left)
+        } else {
+            (&content::FRAME, Sum::Complete)
+        };
+        let mut miss = self.congested && parts.is_tcp();
+        if miss {
+            self.congested = false;
+            miss = !parts.mark(frame);
+        }
+        parts.cut(frame, sum, |headers, payload| {
+            if std::mem::take(&mut miss) {
+                snapshot.shared.counters.count(DropReason::Congestion);
+                return Ok(());
+            }
+            lane.send(snapshot, [tag, headers, payload], out)?;
+            to.1.counters.sent(headers.len() + payload.len());
+            Ok(())
+        })
+    }
 }
 
 fn send_one(
@@ -153,25 +191,4 @@ fn send_one(
     lane.send(snapshot, [tag, frame.bytes, &[]], out)?;
     to.1.counters.sent(frame.bytes.len());
     Ok(())
-}
-
-fn send_super(
-    snapshot: &Snapshot,
-    to: (PeerId, &Path),
-    mut parts: SuperFrame,
-    frame: &[u8],
-    out: &mut impl Output,
-) -> Result<(), DropReason> {
-    let lane = Lane::find(snapshot, to, to.1.protection)?;
-    parts.keep_within(lane.room().saturating_sub(content::FRAME_HEADER));
-    let (tag, sum) = if to.1.shares {
-        (&content::UNSUMMED, Sum::Left)
-    } else {
-        (&content::FRAME, Sum::Complete)
-    };
-    parts.cut(frame, sum, |headers, payload| {
-        lane.send(snapshot, [tag, headers, payload], out)?;
-        to.1.counters.sent(headers.len() + payload.len());
-        Ok(())
-    })
 }

@@ -37,14 +37,19 @@ use super::{
     wait::{Ready, Waker, wait},
 };
 use crate::engine::{
-    Coalescer, DropReason, Egress, Ingress, Output, Snapshot, Upcall, coalesce::Joins,
-    layers::Layers, segment::Sum,
+    Coalescer, DropReason, Egress, Ingress, Output, Snapshot, Upcall,
+    coalesce::Joins,
+    layers::{Layers, Protocol},
+    segment::Sum,
+    standing::Standing,
 };
 
 /// Frames read from the TAP before the datagrams leave: so many, or so many
 /// bytes and one frame more.
 const FRAMES: usize = 64;
 const FRAME_BYTES: usize = 64 << 10;
+/// A segment of TCP longer than this is one of a flow that can slow down.
+const BULK: usize = 1000;
 /// The longest probe of the fast path, and how many are read before datagrams
 /// get their turn.
 const PROBE: usize = 65_535 + 18;
@@ -196,12 +201,17 @@ impl Carrier {
         let mut egress = Egress::new();
         let mut frames = FrameBatch::new(FRAMES, FRAME_BYTES);
         let mut sink = Sink::new(self);
+        let mut standing = Standing::default();
         while self.wait(self.tap.as_fd(), waker)? {
+            standing.emptied();
             loop {
                 if self.tap.recv_batch(&mut frames)? == 0 {
                     break;
                 }
                 let (snapshot, now) = (self.snapshot.load(), Instant::now());
+                if standing.read(now) {
+                    egress.congested();
+                }
                 for (header, frame) in frames.frames() {
                     egress.handle_offloaded(&snapshot, &header, frame, now, &mut sink);
                 }
@@ -218,9 +228,11 @@ impl Carrier {
         let (mut ingress, mut probe) = (Ingress::new(), vec![0; PROBE]);
         let mut datagrams = RecvBatch::new(quinn_udp::BATCH_SIZE);
         let mut sink = Sink::new(self);
+        let mut standing = Standing::default();
         loop {
             let tunnel = self.tunnel.load_full();
             let ready = self.wait_for_datagrams(tunnel.as_deref(), waker)?;
+            standing.emptied();
             if self.stop.load(Ordering::Relaxed) {
                 return Ok(());
             }
@@ -229,6 +241,7 @@ impl Carrier {
             }
             while self.udp.recv_batch(&mut datagrams)? > 0 {
                 let (snapshot, now) = (self.snapshot.load(), Instant::now());
+                sink.congested |= standing.read(now);
                 for received in datagrams.datagrams() {
                     ingress.handle_datagram(
                         &snapshot,
@@ -291,6 +304,9 @@ struct Sink<'a> {
     carrier: &'a Carrier,
     batch: SendBatch,
     coalescer: Coalescer,
+    /// The next long segment of TCP shall be missed.
+    congested: bool,
+    missed: u64,
     lost: u64,
     undelivered: u64,
 }
@@ -301,6 +317,8 @@ impl<'a> Sink<'a> {
             carrier,
             batch: SendBatch::new(),
             coalescer: Coalescer::new(joins(carrier.tap.offloads())),
+            congested: false,
+            missed: 0,
             lost: 0,
             undelivered: 0,
         }
@@ -325,6 +343,7 @@ impl<'a> Sink<'a> {
             .flush(deliver(&self.carrier.tap, &mut self.undelivered));
         let counters = &snapshot.shared.counters;
         counters.add(DropReason::QueueFull, std::mem::take(&mut self.lost));
+        counters.add(DropReason::Congestion, std::mem::take(&mut self.missed));
         counters.add(DropReason::Device, std::mem::take(&mut self.undelivered));
     }
 }
@@ -347,6 +366,11 @@ impl Output for Sink<'_> {
     }
 
     fn unsummed_frame(&mut self, frame: &[u8], layers: &Layers) {
+        if self.congested && layers.protocol == Protocol::Tcp && frame.len() > BULK {
+            self.congested = false;
+            self.missed += 1;
+            return;
+        }
         let deliver = deliver(&self.carrier.tap, &mut self.undelivered);
         self.coalescer.push(frame, Some(layers), Sum::Left, deliver);
     }

@@ -24,4 +24,5 @@ mod repair;
 mod roaming;
 mod scale;
 mod secrets;
+mod sleeve;
 mod targets;

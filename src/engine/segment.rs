@@ -71,10 +71,9 @@ pub struct SuperFrame {
 /// than [`MAX_SEGMENTS`] segments or [`MAX_HEADERS`] bytes of headers.
 pub fn examine(header: &VnetHeader, frame: &mut [u8]) -> Result<Load, DropReason> {
     let Some(left) = header.checksum else {
-        // A segment is never without.
         return match header.segments {
             None => Ok(Load::Frame(Sum::Complete)),
-            Some(_) => Err(DropReason::Malformed),
+            Some(segments) => leave_sum(segments, frame).ok_or(DropReason::Malformed),
         };
     };
     let (start, at) = position(left, frame.len()).ok_or(DropReason::Malformed)?;
@@ -91,6 +90,16 @@ pub fn examine(header: &VnetHeader, frame: &mut [u8]) -> Result<Load, DropReason
             Ok(Load::Frame(Sum::Complete))
         }
     }
+}
+
+/// A super-frame whose checksum nobody left: it is of the whole, and no segment
+/// has that.
+fn leave_sum(segments: Segments, frame: &mut [u8]) -> Option<Load> {
+    let layers = Layers::find(frame)?;
+    let parts = SuperFrame::new(segments, layers)?;
+    let left = layers.pseudo(frame, layers.end - layers.transport);
+    put(frame, layers.checksum(), left.partial());
+    Some(Load::Super(parts))
 }
 
 /// Where the covered bytes start and the field is, if that is in the frame.

@@ -79,9 +79,10 @@ impl Sender {
         send_one(snapshot, (peer, path), frame, out)
     }
 
-    /// The queue in front of here stands: the next flow of TCP is told.
-    pub fn congested(&mut self) {
-        self.congested = true;
+    /// Whether the queue in front of here stands, and the next flow of TCP
+    /// shall be told.
+    pub fn set_congested(&mut self, congested: bool) {
+        self.congested = congested;
     }
 
     /// Sends what waits.

@@ -1,14 +1,15 @@
 //! The threads that carry frames.
 //!
 //! ```text
-//!  TAP ──read──▶ Egress::handle_frame ──▶ UDP      thread "wove-tap"
-//!  UDP ──read──▶ Ingress::handle_datagram ──▶ TAP  thread "wove-udp"
-//!  probes of the fast path ──┤                         thread "wove-udp", too
+//!  TAP ──read──▶ Egress::handle_offloaded ──▶ UDP                  thread "wove-tap"
+//!  UDP ──read──▶ Ingress::handle_datagram ──▶ Coalescer ──▶ TAP   thread "wove-udp"
+//!  probes of the fast path ──┤                                    thread "wove-udp", too
 //!                            └── control, handshakes ──▶ bounded queues ──▶ control thread
 //! ```
 //!
 //! Each thread blocks on its own descriptor, handles what one read gave to
-//! completion, and takes the newest [`Snapshot`] for each batch.
+//! completion, and takes the newest [`Snapshot`] for each batch. A full socket
+//! makes its thread wait, so that the TAP is not read meanwhile.
 #![expect(
     clippy::disallowed_methods,
     reason = "this is the shell: threads and clocks live here"
@@ -204,13 +205,14 @@ impl Carrier {
         let mut standing = Standing::default();
         while self.wait(self.tap.as_fd(), waker)? {
             standing.emptied();
+            egress.set_congested(false);
             loop {
                 if self.tap.recv_batch(&mut frames)? == 0 {
                     break;
                 }
                 let (snapshot, now) = (self.snapshot.load(), Instant::now());
                 if standing.read(now) {
-                    egress.congested();
+                    egress.set_congested(true);
                 }
                 for (header, frame) in frames.frames() {
                     egress.handle_offloaded(&snapshot, &header, frame, now, &mut sink);
@@ -233,6 +235,7 @@ impl Carrier {
             let tunnel = self.tunnel.load_full();
             let ready = self.wait_for_datagrams(tunnel.as_deref(), waker)?;
             standing.emptied();
+            sink.congested = false;
             if self.stop.load(Ordering::Relaxed) {
                 return Ok(());
             }

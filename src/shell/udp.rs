@@ -11,6 +11,7 @@ use std::{
     io::{self, ErrorKind, IoSliceMut},
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6},
     os::fd::{AsFd, BorrowedFd},
+    sync::atomic::{AtomicBool, Ordering},
     time::Duration,
 };
 
@@ -45,6 +46,8 @@ pub struct UdpSocket {
     socket: Socket,
     state: ArcSwap<UdpSocketState>,
     reach: Reach,
+    /// The device did not move for [`PATIENCE`]: nobody waits for it until it does.
+    stuck: AtomicBool,
 }
 
 /// Which addresses a socket can send to.
@@ -87,6 +90,7 @@ impl UdpSocket {
             socket,
             state: ArcSwap::from_pointee(state),
             reach,
+            stuck: AtomicBool::new(false),
         })
     }
 
@@ -207,15 +211,23 @@ impl UdpSocket {
             segment_size,
             src_ip: None,
         };
+        let patience = if self.stuck.load(Ordering::Relaxed) {
+            0
+        } else {
+            PATIENCE.as_millis()
+        };
         // The device is slower than we are: wait, so that frames queue where
         // their senders notice. Only one that does not move at all loses them.
-        for _ in 0..PATIENCE.as_millis() {
+        for _ in 0..patience {
             match self.state.load().try_send((&self.socket).into(), &transmit) {
                 Err(error) if error.kind() == ErrorKind::WouldBlock => self.wait_for_room(),
                 result => return result,
             }
         }
-        Err(ErrorKind::WouldBlock.into())
+        let last = self.state.load().try_send((&self.socket).into(), &transmit);
+        let blocked = matches!(&last, Err(error) if error.kind() == ErrorKind::WouldBlock);
+        self.stuck.store(blocked, Ordering::Relaxed);
+        last
     }
 
     fn wait_for_room(&self) {

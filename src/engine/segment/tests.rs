@@ -113,7 +113,7 @@ fn frame_and_header_must_agree() {
     let shape = tcp4(5000, 1000);
     let (good, frame) = super_frame(&shape);
     let start = good.checksum.unwrap().start;
-    let mut others = vec![
+    let others = [
         header(SegmentKind::TcpV6, 1000, start, 16),
         header(SegmentKind::Udp, 1000, start, 16),
         header(SegmentKind::TcpV4, 0, start, 16),
@@ -122,14 +122,22 @@ fn frame_and_header_must_agree() {
         header(SegmentKind::TcpV4, 1000, u16::MAX, u16::MAX),
         header(SegmentKind::TcpV4, 1, start, 16),
     ];
-    others.push(VnetHeader {
-        checksum: None,
-        ..good
-    });
     for bad in others {
         let examined = examine(&bad, &mut frame.clone());
         assert_eq!(examined, Err(DropReason::Malformed), "{bad:?}");
     }
+}
+
+#[test]
+fn a_super_frame_with_a_sum_of_the_whole_is_cut_as_well() {
+    let shape = tcp4(5000, 1000);
+    let (good, mut frame) = super_frame(&shape);
+    complete(&mut frame);
+    let summed = VnetHeader {
+        checksum: None,
+        ..good
+    };
+    assert_eq!(cut(&summed, &mut frame, Sum::Complete), reference(&shape));
 }
 
 #[test]

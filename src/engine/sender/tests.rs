@@ -237,7 +237,7 @@ fn a_congested_flow_misses_one_segment_or_is_marked() {
         size: 1000,
         ..Shape::default()
     };
-    egress.congested();
+    egress.set_congested(true);
     let udp = bulk(false, 0);
     let (frames, _) = pair.carry(&mut egress, &[super_frame(&udp)]);
     assert!(frames == reference(&udp), "UDP would not notice");
@@ -247,7 +247,7 @@ fn a_congested_flow_misses_one_segment_or_is_marked() {
     };
     let (frames, _) = pair.carry(&mut egress, &[super_frame(&bulk(true, 2))]);
     assert!(frames == reference(&marked));
-    egress.congested();
+    egress.set_congested(true);
     let deaf = bulk(true, 0);
     let (frames, _) = pair.carry(&mut egress, &[super_frame(&deaf), super_frame(&deaf)]);
     let all = reference(&deaf);

@@ -333,6 +333,19 @@ mod tests {
         );
     }
 
+    #[test]
+    fn full_slots_are_read_few_at_a_time() {
+        let mut batch = RecvBatch::new(32);
+        let mut usable = |len: usize| {
+            let mut meta = RecvMeta::default();
+            (meta.len, meta.stride) = (len, 1400);
+            batch.clear();
+            batch.accept(&[meta; 3]);
+            batch.slots().iter().filter(|s| !s.is_empty()).count()
+        };
+        assert_eq!([1400, 60_000, 1400].map(&mut usable), [32, FULL_SLOTS, 32]);
+    }
+
     proptest! {
         #[test]
         fn runs_cover_every_datagram_once_in_order(

@@ -14,7 +14,7 @@ use clap::{Args, ValueEnum, builder::BoolishValueParser};
 use ipnet::IpNet;
 use wove::shell::{
     Config,
-    config::{self, LogFormat, MTU_RANGE, PeerAddressError, Secrets},
+    config::{self, LogFormat, MTU_RANGE, Secrets},
     logging,
 };
 
@@ -328,10 +328,7 @@ fn read_lines(what: &str, file: &Path) -> Result<Vec<String>, Failure> {
 
 /// The address of a peer as the daemon knows it.
 pub fn peer_address(text: &str) -> Result<String, Failure> {
-    config::parse_peer(text.trim()).map_err(|error| match error {
-        PeerAddressError::Tcp(_) => Failure::Failed(error.to_string()),
-        PeerAddressError::Malformed { .. } => Failure::Usage(error.to_string()),
-    })
+    config::parse_peer(text.trim()).map_err(|error| Failure::Usage(error.to_string()))
 }
 
 /// Refuses when this process may not change the network of the host.

@@ -43,7 +43,7 @@ pub mod target;
 pub mod topology;
 
 pub use claims::Claims;
-pub use config::{Authority, Config, LocalPeer, SessionInfo};
+pub use config::{Authority, Config, LocalPeer, Pace, SessionInfo};
 pub use dialer::TargetState;
 pub use event::{Counters, DialId, DialTarget, DownReason, Event, Warning};
 pub use limits::Refusal;

@@ -32,7 +32,7 @@ use crate::{
     absent::Absent,
     bucket::TokenBucket,
     claims::Claims,
-    config::{Authority, Config, LocalPeer, SessionInfo},
+    config::{Authority, Config, LocalPeer, Pace, SessionInfo},
     dialer::{Dialer, TargetState},
     event::{Counters, DialId, Event, Warning},
     limits::{LINK_PARTS, PART_LINKS},
@@ -238,7 +238,7 @@ impl<A: Authority> Mesh<A> {
             routes: None,
             routes_done: now,
             wave: None,
-            anti_entropy: now + config.anti_entropy,
+            anti_entropy: now + config.pace.anti_entropy,
             refresh_rtt: now,
             upkeep: now,
         };
@@ -525,8 +525,12 @@ impl<A: Authority> Mesh<A> {
             .is_small(self.ways.reached(), self.replica.owner_count())
     }
 
-    fn is_large(&self) -> bool {
-        self.ways.reached() >= self.config.large_from
+    fn pace(&self) -> &Pace {
+        if self.ways.reached() < self.config.large_from {
+            &self.config.pace
+        } else {
+            &self.config.pace_large
+        }
     }
 
     /// How many links to have.

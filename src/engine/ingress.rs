@@ -12,13 +12,12 @@
 
 use std::{
     collections::HashMap,
-    net::SocketAddr,
     time::{Duration, Instant},
 };
 
 use crypto::ReplayWindow;
 use proto::{
-    PeerId,
+    Endpoint, PeerId,
     content::{BroadcastHeader, Content, FragmentHeader, Frames, RelayHeader},
     datagram::{Datagram, Protection, SessionIndex, TransportHeader},
     ethernet::EthernetFrame,
@@ -44,7 +43,7 @@ const MOVED_EVERY: Duration = Duration::from_millis(100);
 pub struct Ingress {
     generation: u64,
     /// The session of the last datagram that came from where its peer is.
-    settled: Option<(SessionIndex, SocketAddr)>,
+    settled: Option<(SessionIndex, Endpoint)>,
     windows: HashMap<SessionIndex, Window>,
     filter: BroadcastFilter,
     reassembler: Reassembler,
@@ -91,7 +90,7 @@ impl Ingress {
         &mut self,
         snapshot: &Snapshot,
         datagram: &mut [u8],
-        from: SocketAddr,
+        from: Endpoint,
         now: Instant,
         out: &mut impl Output,
     ) {
@@ -211,6 +210,10 @@ impl Ingress {
         let Some(window) = self.windows.get_mut(&header.receiver) else {
             return;
         };
+        // A copy that was held back says nothing of where the peer is now.
+        if !window.replay.is_newest(header.counter) {
+            return;
+        }
         if window
             .moved
             .is_none_or(|last| now.duration_since(last) >= MOVED_EVERY)

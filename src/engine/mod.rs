@@ -30,6 +30,7 @@ pub mod output;
 pub mod peers;
 pub mod pmtu;
 pub mod router;
+pub mod scout;
 pub mod seal;
 pub mod segment;
 pub mod sender;

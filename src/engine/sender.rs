@@ -133,7 +133,7 @@ impl Sender {
         out: &mut impl Output,
     ) -> Result<(), DropReason> {
         let frames = Frames::new(&self.waiting[content::FRAMES.len()..]);
-        let mut each = frames.clone().flatten();
+        let mut each = frames.flatten();
         if self.count == 1
             && let Some(frame) = each.next()
         {

@@ -6,7 +6,7 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
-    net::{IpAddr, SocketAddr},
+    net::IpAddr,
     sync::{
         Arc,
         atomic::{AtomicU32, AtomicU64, Ordering},
@@ -15,7 +15,7 @@ use std::{
 
 use crypto::Session;
 use proto::{
-    MacAddr, PeerId,
+    Endpoint, MacAddr, PeerId,
     content::{FRAME_HEADER, RELAY_HEADER},
     datagram::{Protection, SessionIndex, TRANSPORT_OVERHEAD},
     ethernet,
@@ -134,7 +134,7 @@ pub enum Route {
     /// Straight to it.
     Direct {
         /// Its proven address.
-        address: SocketAddr,
+        address: Endpoint,
         /// The largest UDP payload proven to arrive, in bytes.
         datagram: usize,
     },

@@ -14,6 +14,7 @@ pub mod netns;
 pub mod reset;
 pub mod serve;
 pub mod store;
+mod streams;
 mod sys;
 pub mod tap;
 mod tunnel;

@@ -61,6 +61,17 @@ pub(crate) fn datagrams() -> Vec<Vec<u8>> {
     ]
 }
 
+/// Connections that hold datagrams, whole and cut off.
+pub(crate) fn streams() -> Vec<Vec<u8>> {
+    let framed = |datagram: &Vec<u8>| {
+        let prefix = proto::stream::prefix(datagram.len());
+        [&prefix.expect("none is empty")[..], datagram].concat()
+    };
+    let all: Vec<u8> = datagrams().iter().flat_map(framed).collect();
+    let cut = all[..all.len() - 7].to_vec();
+    vec![all, cut]
+}
+
 pub(crate) fn contents() -> Vec<Vec<u8>> {
     let relay = RelayHeader {
         hops: 24,
@@ -186,6 +197,9 @@ pub(crate) fn messages() -> Vec<Vec<u8>> {
             room: 1400,
         }),
         PathMessage::Decline(1),
+        PathMessage::Meet {
+            endpoints: vec![observed; 3],
+        },
     ];
     let gossip = gossip.into_iter().map(Message::Gossip);
     gossip

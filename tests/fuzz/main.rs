@@ -18,6 +18,11 @@ fn datagram() {
 }
 
 #[test]
+fn stream() {
+    hammer("stream", &corpus::streams(), targets::stream);
+}
+
+#[test]
 fn content() {
     hammer("content", &corpus::contents(), targets::content);
 }

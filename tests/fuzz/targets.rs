@@ -16,6 +16,7 @@ use proto::{
     message::Message,
     ndp::NdpRepr,
     record::{Body, Record},
+    stream::{Deframer, prefix},
     vnet::{VNET_HEADER, VnetHeader},
 };
 use wove::engine::{
@@ -27,6 +28,27 @@ use wove::engine::{
     neighbour,
     segment::{Load, MAX_SEGMENTS, Sum, examine},
 };
+
+/// A connection: what comes out is what went in, however it is cut, and bounded.
+pub(crate) fn stream(bytes: &[u8]) {
+    const LIMIT: usize = 2048;
+    let (mut deframer, mut read) = (Deframer::new(), Vec::new());
+    for part in bytes.chunks(97) {
+        deframer.extend(part);
+        loop {
+            match deframer.next(LIMIT) {
+                Ok(Some(datagram)) => {
+                    assert!((1..=LIMIT).contains(&datagram.len()));
+                    read.extend(prefix(datagram.len()).expect("neither empty nor long"));
+                    read.extend_from_slice(datagram);
+                }
+                Ok(None) => break,
+                Err(_) => return assert!(bytes.starts_with(&read)),
+            }
+        }
+    }
+    assert!(bytes.starts_with(&read));
+}
 
 /// The header of a datagram: what is read is what would be written.
 pub(crate) fn datagram(bytes: &[u8]) {

@@ -13,6 +13,7 @@ mod engine_random;
 mod engine_rekey;
 mod engine_relay;
 mod engine_restarts;
+mod engine_roaming;
 mod engine_secrets;
 mod invariants;
 mod mesh_convergence;

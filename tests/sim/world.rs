@@ -382,6 +382,7 @@ impl World {
             address: address(there),
             outbound: dial.is_some(),
             dial,
+            handicap: Duration::ZERO,
         };
         self.with(here, |mesh, now| {
             mesh.session_opened(id(there), info, now);

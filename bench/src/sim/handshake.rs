@@ -333,6 +333,7 @@ impl Host {
             address: address(peer),
             outbound,
             dial,
+            handicap: Duration::ZERO,
         };
         let Some(mesh) = &mut self.mesh else { return };
         if restarted {

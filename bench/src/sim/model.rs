@@ -63,6 +63,7 @@ impl Host {
             address: address(peer),
             outbound: (session >> 32) as u32 == self.number,
             dial: None,
+            handicap: Duration::ZERO,
         };
         if let Some(mesh) = &mut self.mesh {
             mesh.session_opened(id(peer), info, net.instant());

@@ -52,6 +52,7 @@ pub(crate) fn bytes_per_peer(world: &World) -> Option<f64> {
         address: address(neighbour),
         outbound: false,
         dial: None,
+        handicap: Duration::ZERO,
     };
     mesh.session_opened(id(neighbour), info, now);
     for chunk in encoded.chunks(CHUNK) {

@@ -166,7 +166,6 @@ fn files_of_secrets_have_one_a_line() {
 #[test]
 fn what_is_refused_says_why() {
     let line = |arguments: &[&str]| launch(arguments).unwrap_err().line().unwrap_or_default();
-    assert!(line(&["tcp://b:443"]).contains("TCP is not available in this version"));
     assert!(
         line(&["--ipalloc-range=10.0.0.0/8"]).contains("--ipalloc-range is not in this version")
     );

@@ -67,12 +67,10 @@ impl<A: Authority> Mesh<A> {
             .sessions
             .iter()
             .filter_map(|(peer, session)| {
-                Some((
-                    *peer,
-                    session.link.as_ref().filter(|l| l.state().is_usable())?,
-                ))
+                let link = session.link.as_ref().filter(|l| l.state().is_usable())?;
+                let rtt = link.base_rtt().unwrap_or_default();
+                Some((*peer, rtt + session.info.handicap))
             })
-            .map(|(peer, link)| (peer, link.base_rtt().unwrap_or_default()))
             .collect();
         let gone: Vec<PeerId> = self
             .links

@@ -17,14 +17,9 @@ use proto::{
 };
 
 use super::{Mesh, Session};
-use crate::{
-    config::Authority,
-    hash::digest,
-    news::{RIPE, RIPE_LARGE},
-    reconcile,
-};
+use crate::{config::Authority, hash::digest, reconcile};
 
-/// Bytes of copies borne at once, before few and before one link bring news.
+/// Bytes of copies borne at once, before few and before the fewest links bring news.
 pub(super) const SPARE_BURSTS: [u32; 2] = [4096, 8192];
 /// News in bytes, at once and per second, that go over pruned links too: while
 /// little happens, what happens is known soonest.
@@ -111,14 +106,14 @@ impl<A: Authority> Mesh<A> {
             return;
         }
         let size = record.encoded_len() as u32;
-        let (at, fewest) = if self.is_large() { (0, 1) } else { (1, 2) };
-        let rates = [self.config.spare, self.config.spare_hard[at]];
+        let pace = *self.pace();
+        let rates = [self.config.spare, pace.spare];
         let [soft, hard] =
             std::array::from_fn(|i| self.spare[i].take_many(size, SPARE_BURSTS[i], rates[i], now));
         let (keep, pause) = match (soft, hard) {
             (true, _) => return,
             (false, true) => (FEW, self.config.prune_for),
-            (false, false) => (fewest, self.config.prune_hard_for[at]),
+            (false, false) => (pace.fewest, pace.prune_for),
         };
         let others = self.eager_but(&from, now);
         let seconds = u8::try_from(self.jittered(pause).as_secs()).unwrap_or(u8::MAX);
@@ -200,7 +195,7 @@ impl<A: Authority> Mesh<A> {
     /// What to say of our replica in a ping or pong.
     pub(super) fn beat(&mut self, to: &PeerId, now: Instant) -> Beat {
         let fingerprint = self.fingerprint_in_short();
-        let ripe = if self.is_large() { RIPE_LARGE } else { RIPE };
+        let ripe = self.pace().ripe;
         let news = match self.sessions.get_mut(to) {
             Some(session) if session.lazy_until.is_some_and(|until| now < until) => {
                 let slot = self.replica.slot(to);
@@ -222,16 +217,14 @@ impl<A: Authority> Mesh<A> {
         let missing = named.iter().filter(|digest| !self.news.has_seen(**digest));
         let missing: Vec<u32> = missing.copied().collect();
         let ours = self.fingerprint_in_short();
-        let large = self.is_large();
+        let patient = self.pace().patient;
         let Some(session) = self.sessions.get_mut(&from) else {
             return;
         };
-        // What is missing mostly means that no way is left by which it comes. Over
-        // the many hops of a large mesh some news are lost on the way all the time;
-        // there, if most are, the way is.
+        // What is missing mostly means that no way is left by which it comes.
         let most = 2 * missing.len() > named.len();
         let before = std::mem::replace(&mut session.missed_most, most);
-        let resume = !large || (most && before);
+        let resume = !patient || (most && before);
         session.missed_most &= most || named.is_empty();
         if !missing.is_empty() {
             if resume {
@@ -260,8 +253,7 @@ impl<A: Authority> Mesh<A> {
             self.compare_with_all(now);
         }
         if now >= self.timers.anti_entropy {
-            let rarely = if self.is_large() { 6 } else { 1 };
-            self.timers.anti_entropy = now + self.jittered(self.config.anti_entropy * rarely);
+            self.timers.anti_entropy = now + self.jittered(self.pace().anti_entropy);
             self.kept_back = 0;
             let linked: Vec<PeerId> = self.linked().collect();
             let at = self.random_index(linked.len());

@@ -5,11 +5,11 @@
     reason = "an origin for the tests' own clock"
 )]
 
-use std::{collections::HashMap, net::SocketAddr, sync::Arc, time::Instant};
+use std::{collections::HashMap, sync::Arc, time::Instant};
 
 use crypto::{Established, Hello, Identity, Initiator, Responder, Secret};
 use proto::{
-    MacAddr, PeerId,
+    Endpoint, MacAddr, PeerId,
     datagram::{Datagram, Handshake, Protection},
     vnet::VnetHeader,
 };
@@ -34,7 +34,7 @@ struct Sink {
 }
 
 impl Output for Sink {
-    fn datagram(&mut self, _: SocketAddr, len: usize, fill: impl FnOnce(&mut [u8]) -> bool) {
+    fn datagram(&mut self, _: Endpoint, len: usize, fill: impl FnOnce(&mut [u8]) -> bool) {
         let mut datagram = vec![0; len];
         if fill(&mut datagram) {
             self.datagrams.push(datagram);
@@ -95,7 +95,7 @@ impl Pair {
         egress.flush(&self.near, &mut sent);
         let count = sent.datagrams.len();
         for mut datagram in sent.datagrams {
-            let from = NEAR.parse().unwrap();
+            let from = Endpoint::Udp(NEAR.parse().unwrap());
             ingress.handle_datagram(&self.far, &mut datagram, from, now, &mut got);
         }
         (got.frames, count)
@@ -123,7 +123,7 @@ fn snapshot(
         session: Some(Arc::clone(&session)),
         protection: Protection::Sealed,
         route: Route::Direct {
-            address: address.parse().unwrap(),
+            address: Endpoint::Udp(address.parse().unwrap()),
             datagram,
         },
         shares,

@@ -39,14 +39,15 @@ use super::{
     host::{Host, HostConfig, TunnelConfig},
     logging::{self, LogControl},
     store::Store,
+    streams::Streams,
     tap::Tap,
     udp::{SendBatch, UdpSocket},
     web,
 };
-use crate::engine::{Attachment, Event, Router, RouterConfig, Upcall};
+use crate::engine::{Attachment, Event, Origin, Router, RouterConfig, Upcall};
 use fast::Fast;
 use network::Network;
-use proto::MacAddr;
+use proto::{Endpoint, MacAddr};
 use work::Done;
 
 /// Upcalls handled before anything else gets a turn.
@@ -97,6 +98,8 @@ struct Daemon {
     host_config: HostConfig,
     bridge_mac: MacAddr,
     udp: Arc<UdpSocket>,
+    streams: Arc<Streams>,
+    hung_up: mpsc::Receiver<SocketAddr>,
     plane: DataPlane,
     fast: Fast,
     upcalls: Upcalls,
@@ -130,6 +133,8 @@ impl Daemon {
             None => None,
         };
         let udp = Arc::new(UdpSocket::bind(config.host, config.port)?);
+        let (streams, hung_up) = Streams::start(config.host, config.port)?;
+        let streams = Arc::new(streams);
         let host = Arc::new(Host::new()?);
         let underlay = host.underlay_mtu().await?;
         let mtu = config
@@ -153,7 +158,8 @@ impl Daemon {
         let snapshot = router
             .take_snapshot()
             .context("the router has no first snapshot")?;
-        let (plane, upcalls) = DataPlane::start(tap, Arc::clone(&udp), snapshot)?;
+        let (plane, upcalls) =
+            DataPlane::start(tap, Arc::clone(&udp), Arc::clone(&streams), snapshot)?;
         let (done_tx, done) = mpsc::channel(64);
         let tunnel = TunnelConfig {
             bridge: config.bridge.clone(),
@@ -172,6 +178,8 @@ impl Daemon {
             host_config,
             bridge_mac: interfaces.mac,
             udp,
+            streams,
+            hung_up,
             plane,
             fast,
             upcalls,
@@ -244,6 +252,9 @@ impl Daemon {
                 Some((address, size)) = self.upcalls.too_large.recv() => {
                     self.router.handle_too_large(address, size, Instant::now());
                 }
+                Some(address) = self.hung_up.recv() => {
+                    self.router.handle_hang_up(address, Instant::now());
+                }
                 Some(request) = self.requests.recv() => self.handle_request(request),
                 Some(done) = self.done.recv() => self.handle_done(done),
                 _ = changes.changed() => self.care_for_host().await,
@@ -259,13 +270,24 @@ impl Daemon {
 
     fn handle_control(&mut self, first: Upcall) {
         let now = Instant::now();
-        self.router.handle_upcall(first, now);
+        self.handle_upcall(first, now);
         for _ in 1..UPCALLS_AT_ONCE {
             let Ok(upcall) = self.upcalls.control.try_recv() else {
                 break;
             };
-            self.router.handle_upcall(upcall, now);
+            self.handle_upcall(upcall, now);
         }
+    }
+
+    fn handle_upcall(&mut self, upcall: Upcall, now: Instant) {
+        if let Upcall::Control {
+            origin: Origin::Direct(Endpoint::Tcp(address)),
+            ..
+        } = &upcall
+        {
+            self.streams.trust(*address);
+        }
+        self.router.handle_upcall(upcall, now);
     }
 
     /// Carries out what the router says; the snapshot first, so that no
@@ -276,7 +298,12 @@ impl Daemon {
             self.apply_fast();
         }
         while let Some(transmit) = self.router.poll_transmit() {
-            self.batch.push(transmit.to, &transmit.datagram);
+            match transmit.to {
+                Endpoint::Udp(to) => self.batch.push(to, &transmit.datagram),
+                Endpoint::Tcp(to) => {
+                    self.streams.send(to, &transmit.datagram, transmit.connect);
+                }
+            }
         }
         if !self.batch.is_empty() {
             let outcome = self.udp.send(&self.batch);
@@ -294,6 +321,7 @@ impl Daemon {
     fn handle_event(&mut self, event: Event) {
         match event {
             Event::Resolve { dial, target } => self.resolve(dial, target),
+            Event::HangUp(address) => self.streams.hang_up(address),
             Event::TargetsChanged => {
                 if let Err(error) = self.store.save_targets(&self.router.targets()) {
                     tracing::warn!("the targets are not kept: {error:#}");
@@ -339,8 +367,8 @@ impl Daemon {
         );
         let tap = Arc::new(Tap::open(&self.host_config.tap)?);
         self.bridge_mac = self.host.set_up(self.host_config.clone()).await?.mac;
-        let (plane, upcalls) =
-            DataPlane::start(tap, Arc::clone(&self.udp), self.router.snapshot())?;
+        let (udp, streams) = (Arc::clone(&self.udp), Arc::clone(&self.streams));
+        let (plane, upcalls) = DataPlane::start(tap, udp, streams, self.router.snapshot())?;
         (self.plane, self.upcalls) = (plane, upcalls);
         self.make_fast().await;
         Ok(())

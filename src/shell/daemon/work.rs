@@ -69,8 +69,11 @@ impl Daemon {
     pub(super) fn resolve(&self, dial: DialId, target: Target) {
         let done = self.done_tx.clone();
         tokio::spawn(async move {
-            let lookup =
-                timeout(RESOLVE, tokio::net::lookup_host(target.as_str().to_owned())).await;
+            let lookup = timeout(
+                RESOLVE,
+                tokio::net::lookup_host(target.authority().to_owned()),
+            )
+            .await;
             let result = match lookup {
                 Ok(Ok(addresses)) => Ok(addresses.collect()),
                 Ok(Err(error)) => Err(format!("the name does not resolve: {error}")),

@@ -10,5 +10,5 @@ mod tcp;
 
 pub(crate) use flood::{Receivers, send_broadcasts, send_multicasts};
 pub(crate) use packet::PacketSocket;
-pub(crate) use ping::{PingFlow, PingOptions, ping, ping_within};
+pub(crate) use ping::{PingFlow, PingOptions, PingReport, ping, ping_within};
 pub(crate) use tcp::Transfer;

@@ -14,7 +14,7 @@ use clap::{Args, ValueEnum, builder::BoolishValueParser};
 use ipnet::IpNet;
 use wove::shell::{
     Config,
-    config::{self, LogFormat, MTU_RANGE, Secrets},
+    config::{self, DnsConfig, LogFormat, MTU_RANGE, Secrets},
     logging,
 };
 
@@ -84,6 +84,10 @@ pub struct LaunchArgs {
     /// Secrets of the network.
     #[command(flatten)]
     pub secrets: SecretArgs,
+
+    /// Names.
+    #[command(flatten)]
+    pub dns: DnsArgs,
 
     /// Where to serve /metrics, /status, /healthz and a page, read-only: ip:port [default: off]
     #[arg(
@@ -177,13 +181,39 @@ pub struct LaterArgs {
     ipalloc_range: Option<String>,
     #[arg(long, env = "WOVE_IPALLOC_INIT", hide = true)]
     ipalloc_init: Option<String>,
-    #[arg(long, env = "WOVE_DNS_DOMAIN", hide = true)]
-    dns_domain: Option<String>,
-    #[arg(long, env = "WOVE_DNS_LISTEN", hide = true)]
-    dns_listen: Option<String>,
-    /// Accepted: without names there is nothing to switch off.
-    #[arg(long, env = "WOVE_NO_DNS", hide = true, value_parser = BoolishValueParser::new())]
-    no_dns: bool,
+}
+
+/// Names.
+#[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "Names")]
+pub struct DnsArgs {
+    /// Tell no names and answer none
+    #[arg(long, env = "WOVE_NO_DNS", value_parser = BoolishValueParser::new())]
+    pub no_dns: bool,
+
+    /// The domain of names; give all hosts the same
+    #[arg(long, env = "WOVE_DNS_DOMAIN", value_name = "DOMAIN", default_value = config::DEFAULT_DOMAIN,
+          value_parser = parse_domain)]
+    pub dns_domain: String,
+
+    /// Answer at this address of the host, too: this host, and containers of the mesh
+    #[arg(long, env = "WOVE_DNS_LISTEN", value_name = "IP[:PORT]", value_parser = parse_server)]
+    pub dns_listen: Option<SocketAddr>,
+
+    /// Servers to ask for other names [default: those in /etc/resolv.conf]
+    #[arg(long, env = "WOVE_DNS_UPSTREAM", value_name = "IP[:PORT],...", value_delimiter = ',',
+          value_parser = parse_server)]
+    pub dns_upstream: Vec<SocketAddr>,
+}
+
+impl DnsArgs {
+    fn config(self) -> Option<DnsConfig> {
+        (!self.no_dns).then_some(DnsConfig {
+            domain: self.dns_domain,
+            listen: self.dns_listen,
+            upstream: self.dns_upstream,
+        })
+    }
 }
 
 /// How to log.
@@ -226,6 +256,7 @@ impl LaunchArgs {
             conn_limit: Some(self.conn_limit).filter(|limit| *limit > 0),
             resume: self.resume,
             peers,
+            dns: self.dns.config(),
             http_addr: self.http_addr,
             log_filter: self.log_level,
             log_format: match self.log_format {
@@ -241,14 +272,8 @@ impl LaterArgs {
         let given = |flag, value: &Option<String>| value.is_some().then_some(flag);
         let addresses = given("--ipalloc-range", &self.ipalloc_range)
             .or(given("--ipalloc-init", &self.ipalloc_init));
-        if let Some(flag) = addresses {
-            return Err(Failure::not_in_this_version(flag, args::EXPLICIT_ADDRESSES));
-        }
-        match given("--dns-domain", &self.dns_domain).or(given("--dns-listen", &self.dns_listen)) {
-            Some(flag) => Err(Failure::not_in_this_version(
-                flag,
-                "launch without it and name containers by address",
-            )),
+        match addresses {
+            Some(flag) => Err(Failure::not_in_this_version(flag, args::EXPLICIT_ADDRESSES)),
             None => Ok(()),
         }
     }
@@ -362,6 +387,21 @@ fn parse_nickname(text: &str) -> Result<String, String> {
         return Err("a nickname has 1 to 64 bytes and no control character".into());
     }
     Ok(text.to_owned())
+}
+
+fn parse_domain(text: &str) -> Result<String, String> {
+    config::check_domain(text).map_err(str::to_owned)
+}
+
+/// The address of a name server; the port is 53 unless given.
+fn parse_server(text: &str) -> Result<SocketAddr, String> {
+    let alone = text.parse::<IpAddr>().map(|ip| SocketAddr::new(ip, 53));
+    let server = alone.or_else(|_| text.parse());
+    let server = server.map_err(|_| "write IP, IP:PORT or [v6]:PORT")?;
+    if server.port() == 0 || server.ip().is_unspecified() || server.ip().is_multicast() {
+        return Err("this is no address of a server: name one address".into());
+    }
+    Ok(server)
 }
 
 fn parse_filter(text: &str) -> Result<String, String> {

@@ -4,7 +4,7 @@ use std::{net::SocketAddr, time::Duration};
 
 use proto::{PeerId, PublicKeys};
 
-use crate::event::DialId;
+use crate::{event::DialId, sums::Scope};
 
 /// Signs and verifies records, so that this crate needs no crypto.
 pub trait Authority {
@@ -216,6 +216,8 @@ pub struct SessionInfo {
     pub outbound: bool,
     /// The dial that led to it, if one did.
     pub dial: Option<DialId>,
+    /// What the other end can read.
+    pub scope: Scope,
     /// Added to the round-trip time that a link over it is published with, so
     /// that it is taken only where there is no other way.
     pub handicap: Duration,

@@ -11,11 +11,13 @@
 //! | [`mesh`] | [`Mesh`]: composes all of the below |
 //! | [`replica`], `order`, [`limits`], [`budget`] | the signed records of everybody, and what a record and an owner may hold |
 //! | [`reconcile`] | finding and mending differences between two replicas |
+//! | [`sums`] | what stands for many records, and which a neighbour can read |
 //! | `news` | what was heard of late, for neighbours that get no pushes |
 //! | [`topology`], [`routes`] | the graph of two-sided links, trees, and shortest paths over it |
 //! | [`link`] | liveness of one neighbour |
 //! | [`neighbours`], `absent`, [`dialer`] | whom to dial: of itself, and by the operator's order |
 //! | [`stations`], [`claims`] | MAC and IP addresses: ours, and everybody's |
+//! | [`names`] | names: ours, and everybody's |
 
 mod absent;
 pub mod backoff;
@@ -30,6 +32,7 @@ pub mod limits;
 pub mod link;
 pub mod local;
 pub mod mesh;
+pub mod names;
 pub mod neighbours;
 mod news;
 mod order;
@@ -39,6 +42,7 @@ pub mod reconcile;
 pub mod replica;
 pub mod routes;
 pub mod stations;
+pub mod sums;
 pub mod target;
 pub mod topology;
 
@@ -49,5 +53,7 @@ pub use event::{Counters, DialId, DialTarget, DownReason, Event, Warning};
 pub use limits::Refusal;
 pub use link::LinkState;
 pub use mesh::{Mesh, NeighbourView, PeerView};
+pub use names::Directory;
 pub use routes::{Hop, Routes};
+pub use sums::Scope;
 pub use target::Target;

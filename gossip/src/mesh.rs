@@ -38,6 +38,7 @@ use crate::{
     limits::{LINK_PARTS, PART_LINKS},
     link::{Link, LinkState},
     local::Own,
+    names::{Changed, Directory, LocalNames},
     neighbours::Neighbours,
     news::News,
     outbox::Outbox,
@@ -46,6 +47,7 @@ use crate::{
     replica::{Replica, Slot},
     routes::{Hop, Routes, Ways},
     stations::{Learnt, LocalStations},
+    sums::Scope,
     target::Target,
     topology::Graph,
 };
@@ -92,11 +94,13 @@ pub struct Mesh<A> {
     /// Made when first asked for after a change.
     graph: OnceLock<Graph>,
     claims: Claims,
+    directory: Directory,
     // What we say.
     own: Own,
     links: Parts<PeerId>,
     published_rtt: BTreeMap<PeerId, RttCode>,
     stations: LocalStations,
+    names: LocalNames,
     // Whom we talk to.
     sessions: BTreeMap<PeerId, Session>,
     dialer: Dialer,
@@ -181,6 +185,9 @@ struct Timers {
     /// When new links were published last.
     links_done: Option<Instant>,
     stations: Option<Instant>,
+    names: Option<Instant>,
+    /// When names were published last.
+    names_done: Option<Instant>,
     routes: Option<Instant>,
     routes_done: Instant,
     /// Sums go to all neighbours, because much came in from one.
@@ -235,6 +242,8 @@ impl<A: Authority> Mesh<A> {
             links: None,
             links_done: None,
             stations: None,
+            names: None,
+            names_done: None,
             routes: None,
             routes_done: now,
             wave: None,
@@ -253,10 +262,12 @@ impl<A: Authority> Mesh<A> {
             absent: Absent::default(),
             graph: OnceLock::new(),
             claims: Claims::default(),
+            directory: Directory::default(),
             own: Own::new(local.epoch),
             links: Parts::new(PART_LINKS, usize::from(LINK_PARTS)),
             published_rtt: BTreeMap::new(),
             stations: LocalStations::new(local.id, config.reclaim_after),
+            names: LocalNames::new(),
             sessions: BTreeMap::new(),
             dialer: Dialer::default(),
             neighbours: Neighbours::new(now),
@@ -294,14 +305,14 @@ impl<A: Authority> Mesh<A> {
     pub fn handle_message(&mut self, from: PeerId, message: GossipMessage, now: Instant) {
         self.wake(now);
         self.receive(from, message, now);
-        self.tell_stations();
+        self.tell_changes();
     }
 
     /// Does what is due.
     pub fn handle_timeout(&mut self, now: Instant) {
         self.wake(now);
         self.run_due(now);
-        self.tell_stations();
+        self.tell_changes();
     }
 
     /// Adds targets, or makes these the only ones. Those that wait are dialled at once.
@@ -432,6 +443,16 @@ impl<A: Authority> Mesh<A> {
         &self.claims
     }
 
+    /// Everybody's names.
+    pub fn directory(&self) -> &Directory {
+        &self.directory
+    }
+
+    /// What changed in the directory since the last call.
+    pub fn take_changed_names(&mut self) -> Changed {
+        self.directory.take_changed()
+    }
+
     /// Everybody known, ourselves included, by id.
     pub fn peers(&self) -> impl Iterator<Item = PeerView<'_>> {
         let replica = &self.replica;
@@ -484,7 +505,7 @@ impl<A: Authority> Mesh<A> {
 
     /// Stands for all records that are compared with others: equal on peers that agree.
     pub fn fingerprint(&self) -> u64 {
-        self.replica.sum().fingerprint
+        self.replica.sum(Scope::ALL).fingerprint
     }
 
     /// What was done so far.
@@ -559,7 +580,10 @@ impl<A: Authority> Mesh<A> {
         }
     }
 
-    fn tell_stations(&mut self) {
+    fn tell_changes(&mut self) {
+        if self.directory.has_changed() {
+            self.events.push_back(Event::NamesChanged);
+        }
         if std::mem::replace(&mut self.stations_told, self.claims.changes())
             != self.claims.changes()
         {

@@ -18,9 +18,10 @@ use proto::{
 
 use crate::{
     budget::{Allowance, Budget},
-    hash::{position, record_hash, scatter},
+    hash::{position, scatter},
     limits::{self, Refusal},
-    order::{Order, PART_BITS},
+    order::Order,
+    sums::{Scope, Sum, Sums, bucket, bucket_range},
 };
 
 /// Names an owner for as long as it is known.
@@ -55,18 +56,6 @@ pub enum Merge {
     Refused(Refusal),
 }
 
-/// What stands for a set of records: equal sets have equal sums.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Sum {
-    /// XOR of the records' hashes.
-    pub fingerprint: u64,
-    /// How many.
-    pub count: u32,
-}
-
-/// Sums are kept for as many equal parts of the space of positions.
-const BUCKET_BITS: u32 = PART_BITS;
-
 /// The records, by owner.
 #[derive(Clone, Debug)]
 pub struct Replica {
@@ -78,8 +67,7 @@ pub struct Replica {
     /// Nobody can choose ids that collide in the index without knowing it.
     salt: u64,
     order: Order,
-    sums: Box<[Sum]>,
-    total: Sum,
+    sums: Sums,
     count: usize,
     owner_limit: usize,
 }
@@ -95,7 +83,7 @@ struct Owner {
     hidden: bool,
 }
 
-/// Further parts of links, and stations, by topic.
+/// Further parts of links, stations and names, by topic.
 #[derive(Clone, Debug, Default)]
 struct Others(Vec<Arc<Record>>);
 
@@ -108,8 +96,7 @@ impl Replica {
             index: HashTable::new(),
             salt,
             order: Order::new(),
-            sums: vec![Sum::default(); 1 << BUCKET_BITS].into(),
-            total: Sum::default(),
+            sums: Sums::new(),
             count: 0,
             owner_limit,
         }
@@ -144,7 +131,7 @@ impl Replica {
         };
         let keys = match body {
             Body::Node(node) => Some(&node.keys),
-            Body::Links(_) | Body::Stations(_) => {
+            Body::Links(_) | Body::Stations(_) | Body::Names(_) => {
                 slot.and_then(|slot| self.node(slot)).map(|node| &node.keys)
             }
         };
@@ -218,7 +205,7 @@ impl Replica {
     pub fn node(&self, slot: Slot) -> Option<&Node> {
         match self.owners[slot.at()].node.as_ref()?.content()? {
             Body::Node(node) => Some(node),
-            Body::Links(_) | Body::Stations(_) => None,
+            Body::Links(_) | Body::Stations(_) | Body::Names(_) => None,
         }
     }
 
@@ -259,14 +246,14 @@ impl Replica {
         self.owners[slot.at()].records()
     }
 
-    /// The sum over all records that are not hidden.
-    pub fn sum(&self) -> Sum {
-        self.total
+    /// The sum over all records in the scope that are not hidden.
+    pub fn sum(&self, scope: Scope) -> Sum {
+        self.sums.total(scope)
     }
 
     /// The sum over a range of positions, both ends included. Whole buckets
     /// come from the kept sums, so at most two buckets are walked.
-    pub fn sum_of(&self, first: u64, last: u64) -> Sum {
+    pub fn sum_of(&self, first: u64, last: u64, scope: Scope) -> Sum {
         let mut sum = Sum::default();
         if first > last {
             return sum;
@@ -275,27 +262,32 @@ impl Replica {
         for index in low..=high {
             let (start, end) = bucket_range(index);
             sum = if first <= start && end <= last {
-                sum.joined(self.sums[index])
+                sum.joined(self.sums.bucket(index, scope))
             } else {
-                let part = self.range(first.max(start), last.min(end));
+                let part = self.range(first.max(start), last.min(end), scope);
                 part.fold(sum, |sum, record| sum.joined(Sum::of(record)))
             };
         }
         sum
     }
 
-    /// The records in a range of positions that are not hidden, by key.
-    pub fn range(&self, first: u64, last: u64) -> impl Iterator<Item = &Arc<Record>> {
+    /// The records in a range of positions and the scope that are not hidden, by key.
+    pub fn range(&self, first: u64, last: u64, scope: Scope) -> impl Iterator<Item = &Arc<Record>> {
         let start = RecordKey {
             owner: lowest_id(first),
             topic: Topic::Node,
         };
-        self.from(start, last)
+        self.from(start, last, scope)
             .filter(move |record| position(&record.key) >= first)
     }
 
-    /// The records from a key on, up to a position, that are not hidden, by key.
-    pub(crate) fn from(&self, key: RecordKey, last: u64) -> impl Iterator<Item = &Arc<Record>> {
+    /// The records in the scope from a key on, up to a position, that are not hidden, by key.
+    pub(crate) fn from(
+        &self,
+        key: RecordKey,
+        last: u64,
+        scope: Scope,
+    ) -> impl Iterator<Item = &Arc<Record>> {
         let start = self.order.place(&key.owner, |slot| self.id(slot));
         let owners = self.order.slots()[start..]
             .iter()
@@ -305,6 +297,7 @@ impl Replica {
             .filter(|owner| !owner.hidden)
             .flat_map(Owner::records)
             .filter(move |record| record.key >= key && position(&record.key) <= last)
+            .filter(move |record| scope.has(record.key.topic))
     }
 
     /// Leaves an owner's records out of sums and ranges, or takes them in again.
@@ -312,7 +305,7 @@ impl Replica {
         let owner = &mut self.owners[slot.at()];
         if mem::replace(&mut owner.hidden, hidden) != hidden {
             for record in owner.records() {
-                toggle((&mut self.sums, &mut self.total), record, !hidden);
+                self.sums.toggle(record, !hidden);
             }
         }
     }
@@ -323,7 +316,7 @@ impl Replica {
         for record in owner.records() {
             self.count -= 1;
             if !owner.hidden {
-                toggle((&mut self.sums, &mut self.total), record, false);
+                self.sums.toggle(record, false);
             }
         }
         let hash = self.scattered(&owner.id.short_id());
@@ -339,9 +332,9 @@ impl Replica {
         let before = owner.put(record);
         if !owner.hidden {
             if let Some(before) = &before {
-                toggle((&mut self.sums, &mut self.total), before, false);
+                self.sums.toggle(before, false);
             }
-            toggle((&mut self.sums, &mut self.total), record, true);
+            self.sums.toggle(record, true);
         }
         self.count += usize::from(before.is_none());
         before
@@ -392,7 +385,7 @@ impl Owner {
         match topic {
             Topic::Node => self.node.as_ref(),
             Topic::Links(0) => self.links.as_ref(),
-            Topic::Links(_) | Topic::Stations(_) => {
+            Topic::Links(_) | Topic::Stations(_) | Topic::Names(_) => {
                 let others = &self.others.as_ref()?.0;
                 let at = others.binary_search_by_key(&topic, |record| record.key.topic);
                 others.get(at.ok()?)
@@ -406,7 +399,7 @@ impl Owner {
         match topic {
             Topic::Node => self.node.replace(new),
             Topic::Links(0) => self.links.replace(new),
-            Topic::Links(_) | Topic::Stations(_) => {
+            Topic::Links(_) | Topic::Stations(_) | Topic::Names(_) => {
                 let others = &mut self.others.get_or_insert_default().0;
                 match others.binary_search_by_key(&topic, |record| record.key.topic) {
                     Ok(at) => Some(mem::replace(&mut others[at], new)),
@@ -418,39 +411,6 @@ impl Owner {
             }
         }
     }
-}
-
-impl Sum {
-    fn of(record: &Record) -> Self {
-        Self {
-            fingerprint: record_hash(record),
-            count: 1,
-        }
-    }
-
-    fn joined(self, other: Self) -> Self {
-        Self {
-            fingerprint: self.fingerprint ^ other.fingerprint,
-            count: self.count + other.count,
-        }
-    }
-}
-
-/// Adds a record to the sums or takes it out.
-fn toggle((sums, total): (&mut [Sum], &mut Sum), record: &Record, add: bool) {
-    for sum in [&mut sums[bucket(position(&record.key))], total] {
-        sum.fingerprint ^= record_hash(record);
-        sum.count = if add { sum.count + 1 } else { sum.count - 1 };
-    }
-}
-
-fn bucket(position: u64) -> usize {
-    (position >> (64 - BUCKET_BITS)) as usize
-}
-
-fn bucket_range(index: usize) -> (u64, u64) {
-    let first = (index as u64) << (64 - BUCKET_BITS);
-    (first, first | (u64::MAX >> BUCKET_BITS))
 }
 
 /// The lowest id whose records may have this position.

@@ -184,6 +184,10 @@ pub const CAN_FASTDP: u64 = 1;
 /// several frames in one content, are understood.
 pub const CAN_SHARE: u64 = 1 << 3;
 
+/// The bit of a greeting's capabilities: records of names are understood. Whoever
+/// lacks it could not read a message that holds one, or its key.
+pub const KNOWS_NAMES: u64 = 1 << 5;
+
 /// How a peer takes frames by VXLAN from one other peer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct VxlanOffer {

@@ -21,8 +21,8 @@ use wove_proto::{
         VxlanOffer,
     },
     record::{
-        Body, LinkTo, Links, MAX_RECORD, Node, Record, RecordKey, RttCode, Station, Stations,
-        Topic, Version,
+        Body, LinkTo, Links, MAX_RECORD, Name, Names, Node, Record, RecordKey, RttCode, Station,
+        Stations, Topic, Version,
     },
     stream::{self, Deframer},
 };
@@ -323,7 +323,8 @@ fn topic() -> impl Strategy<Value = Topic> {
     prop_oneof![
         Just(Topic::Node),
         any::<u8>().prop_map(Topic::Links),
-        any::<u16>().prop_map(Topic::Stations)
+        any::<u16>().prop_map(Topic::Stations),
+        any::<u16>().prop_map(Topic::Names)
     ]
 }
 
@@ -393,6 +394,12 @@ fn body() -> impl Strategy<Value = Body> {
             })
         }),
         vec(station(), 0..10).prop_map(|stations| Body::Stations(Stations { stations })),
+        vec(("[a-z.]{0,16}", vec(any::<IpAddr>(), 0..4)), 0..10).prop_map(|names| {
+            let name = |(name, addresses)| Name { name, addresses };
+            Body::Names(Names {
+                names: names.into_iter().map(name).collect(),
+            })
+        }),
     ]
 }
 

@@ -7,12 +7,14 @@
 //! | [`Snapshot`] | the immutable forwarding view that the data path reads |
 //! | [`Egress`] | a container's frame to datagrams |
 //! | [`Ingress`] | a datagram to a frame, a relay, or the control machine |
+//! | [`dns`] | what is asked for a name |
 //! | [`Status`], [`Command`] | what operators see and ask |
 
 pub mod coalesce;
 pub mod command;
 pub mod counters;
 pub mod dedup;
+pub mod dns;
 pub mod egress;
 pub mod esp;
 pub mod fastdp;
@@ -41,7 +43,7 @@ pub mod text;
 pub mod timing;
 
 pub use coalesce::Coalescer;
-pub use command::{Attachment, Command, Failure, Reply, TokenCommand};
+pub use command::{Attachment, Command, DnsCommand, Failure, Naming, Reply, TokenCommand};
 pub use counters::DropReason;
 pub use egress::Egress;
 pub use ingress::Ingress;

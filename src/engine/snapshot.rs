@@ -21,7 +21,10 @@ use proto::{
     ethernet,
 };
 
-use super::counters::{Counters, PeerCounters};
+use super::{
+    counters::{Counters, PeerCounters},
+    dns::NameMap,
+};
 
 /// The forwarding view of one moment.
 #[derive(Clone)]
@@ -42,6 +45,8 @@ pub struct Snapshot {
     pub neighbours: Arc<Vec<PeerId>>,
     /// Whom the kernel may carry frames to and from.
     pub fast: Arc<FastTable>,
+    /// Which names have which addresses.
+    pub names: Arc<NameMap>,
 }
 
 /// Fast paths by index: the VXLAN identifier that this peer chose for the other.
@@ -152,7 +157,7 @@ pub enum Route {
 }
 
 /// Where MAC addresses live, and which MAC answers for an IP address.
-#[derive(Clone, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct StationMap {
     /// The peer behind which a MAC lives.
     pub macs: HashMap<MacAddr, PeerId>,
@@ -172,6 +177,7 @@ impl Snapshot {
             trees: Arc::default(),
             neighbours: Arc::default(),
             fast: Arc::default(),
+            names: Arc::default(),
         }
     }
 

@@ -8,6 +8,8 @@ use std::{
 
 use ipnet::IpNet;
 
+use crate::engine::dns::Zone;
+
 /// Where keys, targets and addresses are kept unless told otherwise.
 pub const DEFAULT_STATE_DIR: &str = "/var/lib/wove";
 /// Where the daemon answers its clients unless told otherwise.
@@ -16,6 +18,8 @@ pub const DEFAULT_SOCKET: &str = "/run/wove/wove.sock";
 pub const DEFAULT_PORT: u16 = 6783;
 /// The bridge unless told otherwise.
 pub const DEFAULT_BRIDGE: &str = "wove";
+/// The domain of names unless told otherwise.
+pub const DEFAULT_DOMAIN: &str = "wove.local";
 /// What is logged unless told otherwise.
 pub const DEFAULT_LOG_FILTER: &str = "info";
 /// The overlay MTUs that can be asked for, in bytes. The upper end is what the
@@ -56,6 +60,8 @@ pub struct Config {
     pub resume: bool,
     /// The seeds, each as [`parse_peer`] returns it.
     pub peers: Vec<String>,
+    /// Names, and who answers for them; none switches them off.
+    pub dns: Option<DnsConfig>,
     /// Where metrics and the status page are served, read-only; none means nowhere.
     pub http_addr: Option<SocketAddr>,
     /// What is logged: `info`, or `wove::engine=debug,info`.
@@ -82,11 +88,49 @@ impl Default for Config {
             conn_limit: None,
             resume: false,
             peers: Vec::new(),
+            dns: Some(DnsConfig::default()),
             http_addr: None,
             log_filter: DEFAULT_LOG_FILTER.into(),
             log_format: LogFormat::Text,
         }
     }
+}
+
+/// How names are answered for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DnsConfig {
+    /// The domain, as [`check_domain`] returns it.
+    pub domain: String,
+    /// An address of this host at which it and the containers of the mesh are
+    /// answered, beside the containers' own.
+    pub listen: Option<SocketAddr>,
+    /// Servers to ask for other names; none means those of the host's resolv.conf.
+    pub upstream: Vec<SocketAddr>,
+}
+
+impl Default for DnsConfig {
+    fn default() -> Self {
+        Self {
+            domain: DEFAULT_DOMAIN.into(),
+            listen: None,
+            upstream: Vec::new(),
+        }
+    }
+}
+
+/// A domain in lower case and without the dot at its end.
+pub fn check_domain(text: &str) -> Result<String, &'static str> {
+    check_name(text).and_then(|domain| match Zone::new(&domain) {
+        Some(_) => Ok(domain),
+        None => Err("a domain is shorter than 180 bytes"),
+    })
+}
+
+/// A name of a container in lower case and without the dot at its end.
+pub fn check_name(text: &str) -> Result<String, &'static str> {
+    gossip::names::canonical(text).ok_or(
+        "a name has labels of 1 to 63 letters, digits, dashes or underscores, dots between, and at most 180 bytes",
+    )
 }
 
 /// Secrets as the operator gave them. All are accepted at once; the first of

@@ -6,6 +6,8 @@ pub mod config;
 pub mod daemon;
 mod dataplane;
 pub mod demo;
+mod dns;
+mod etc;
 mod fastdp;
 pub mod host;
 pub mod logging;

@@ -247,7 +247,14 @@ impl Store {
     pub fn erase(self) -> Result<()> {
         // The keys go first: should this be interrupted, what is left is not
         // taken for a peer that lost its other files.
-        for name in ["identity", "epoch", "network", "targets", "attachments"] {
+        for name in [
+            "identity",
+            "epoch",
+            "network",
+            "targets",
+            "attachments",
+            "names",
+        ] {
             match fs::remove_file(self.path(name)) {
                 Err(cause) if cause.kind() != ErrorKind::NotFound => {
                     return Err(self.write_error(name, cause));
@@ -284,7 +291,8 @@ impl Store {
         self.directory.join(name)
     }
 
-    fn damaged(&self, name: &str, cause: &'static str) -> StoreError {
+    /// That a document's content is not what it should be.
+    pub(in crate::shell) fn damaged(&self, name: &str, cause: &'static str) -> StoreError {
         StoreError::Damaged {
             path: self.path(name),
             cause,
@@ -380,6 +388,7 @@ mod tests {
             ifname: "wove0".into(),
             mac: proto::MacAddr([2, 0, 0, 0, 0, 1]),
             addresses: vec!["10.32.0.1/12".parse().unwrap()],
+            naming: Default::default(),
         };
         store
             .save_attachments(std::slice::from_ref(&attachment))

@@ -20,7 +20,8 @@ use proto::{
     },
     ndp::{Advertisement, NdpRepr, multicast_mac, solicited_node},
     record::{
-        Body, LinkTo, Links, Node, Record, RecordKey, RttCode, Station, Stations, Topic, Version,
+        Body, LinkTo, Links, Name, Names, Node, Record, RecordKey, RttCode, Station, Stations,
+        Topic, Version,
     },
     vnet::{PartialChecksum, SegmentKind, Segments, VnetHeader},
 };
@@ -114,10 +115,40 @@ fn shared(frames: &[(&[u8], bool)]) -> Vec<u8> {
     out
 }
 
+/// Queries of each kind that is told apart, with and without EDNS.
+pub(crate) fn queries() -> Vec<Vec<u8>> {
+    let labels = |name: &str| -> Vec<u8> {
+        let labels = name.split('.').filter(|label| !label.is_empty());
+        labels
+            .flat_map(|label| [&[label.len() as u8], label.as_bytes()].concat())
+            .chain([0])
+            .collect()
+    };
+    let query = |name: &str, kind: u8, edns: bool| {
+        let header = [0x12, 0x34, 1, 0, 0, 1, 0, 0, 0, 0, 0, u8::from(edns)];
+        let edns: &[u8] = if edns {
+            &[0, 0, 41, 4, 208, 0, 0, 0, 0, 0, 0]
+        } else {
+            &[]
+        };
+        [&header[..], &labels(name), &[0, kind, 0, 1], edns].concat()
+    };
+    vec![
+        query("a.b.wove.local", 1, false),
+        query("WEB.wove.local", 28, true),
+        query("b.wove.local", 15, true),
+        query("wove.local", 6, false),
+        query("web", 255, true),
+        query("1.0.32.10.in-addr.arpa", 12, false),
+        query(&format!("{}d.f.ip6.arpa", "0.".repeat(30)), 12, true),
+        query("example.com", 1, true),
+    ]
+}
+
 pub(crate) fn messages() -> Vec<Vec<u8>> {
     let key = RecordKey {
         owner: PEER,
-        topic: Topic::Stations(300),
+        topic: Topic::Names(300),
     };
     let version = Version {
         epoch: 3,
@@ -246,10 +277,18 @@ pub(crate) fn bodies() -> Vec<Vec<u8>> {
     let stations = Stations {
         stations: vec![station; 5],
     };
+    let name = Name {
+        name: "web.api".into(),
+        addresses: vec![Ipv4Addr::new(10, 32, 0, 1).into(), IP6.into()],
+    };
+    let names = Names {
+        names: vec![name; 5],
+    };
     [
         Body::Node(node),
         Body::Links(links),
         Body::Stations(stations),
+        Body::Names(names),
     ]
     .map(|b| b.encode())
     .into()

@@ -43,6 +43,11 @@ fn body() {
 }
 
 #[test]
+fn query() {
+    hammer("query", &corpus::queries(), targets::query);
+}
+
+#[test]
 fn text() {
     hammer("text", &corpus::texts(), targets::text);
 }

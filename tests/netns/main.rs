@@ -19,6 +19,8 @@ mod hostile;
 mod lab;
 mod laboratory;
 mod mtu;
+mod names;
+mod names_load;
 mod nat;
 mod prediction;
 mod relay;

@@ -18,6 +18,7 @@ mod engine_secrets;
 mod invariants;
 mod mesh_convergence;
 mod mesh_faults;
+mod mesh_names;
 mod mesh_stations;
 mod mesh_topology;
 mod netem;

@@ -13,6 +13,7 @@ mod join;
 mod liar;
 mod lossy;
 mod massboot;
+mod names;
 mod partition;
 mod relaydeath;
 
@@ -58,6 +59,7 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
     idle::SCENARIO,
     change::SCENARIO,
     crash::SCENARIO,
+    names::SCENARIO,
     lossy::SCENARIO,
     churn::SCENARIO,
     join::SCENARIO,

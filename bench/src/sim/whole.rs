@@ -168,6 +168,7 @@ impl Host {
             whole.snapshot = snapshot;
             self.observe_routes(net);
             self.observe_stations(net);
+            self.observe_names(net);
         }
         while let Some(Transmit { to, datagram, .. }) = self.poll(Router::poll_transmit) {
             self.send_bytes(to, datagram, net);

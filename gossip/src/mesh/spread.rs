@@ -17,7 +17,7 @@ use proto::{
 };
 
 use super::{Mesh, Session};
-use crate::{config::Authority, hash::digest, reconcile};
+use crate::{config::Authority, hash::digest, reconcile, sums::Scope};
 
 /// Bytes of copies borne at once, before few and before the fewest links bring news.
 pub(super) const SPARE_BURSTS: [u32; 2] = [4096, 8192];
@@ -61,7 +61,8 @@ impl<A: Authority> Mesh<A> {
                 .link
                 .as_ref()
                 .is_some_and(|link| link.state().is_usable());
-            if !usable || Some(*peer) == from || *peer == key.owner {
+            let readable = session.info.scope.has(key.topic);
+            if !usable || !readable || Some(*peer) == from || *peer == key.owner {
                 continue;
             }
             let pruned = session.lazy_until.is_some_and(|until| now < until);
@@ -194,7 +195,7 @@ impl<A: Authority> Mesh<A> {
 
     /// What to say of our replica in a ping or pong.
     pub(super) fn beat(&mut self, to: &PeerId, now: Instant) -> Beat {
-        let fingerprint = self.fingerprint_in_short();
+        let fingerprint = self.fingerprint_in_short(to);
         let ripe = self.pace().ripe;
         let news = match self.sessions.get_mut(to) {
             Some(session) if session.lazy_until.is_some_and(|until| now < until) => {
@@ -206,8 +207,13 @@ impl<A: Authority> Mesh<A> {
         Beat { fingerprint, news }
     }
 
-    fn fingerprint_in_short(&self) -> [u8; 2] {
-        let [.., a, b] = self.fingerprint().to_be_bytes();
+    /// Of what a neighbour can read.
+    fn fingerprint_in_short(&self, peer: &PeerId) -> [u8; 2] {
+        let scope = self
+            .sessions
+            .get(peer)
+            .map_or(Scope::ALL, |session| session.info.scope);
+        let [.., a, b] = self.replica.sum(scope).fingerprint.to_be_bytes();
         [a, b]
     }
 
@@ -216,7 +222,7 @@ impl<A: Authority> Mesh<A> {
         let named = &beat.news[..beat.news.len().min(NAMED)];
         let missing = named.iter().filter(|digest| !self.news.has_seen(**digest));
         let missing: Vec<u32> = missing.copied().collect();
-        let ours = self.fingerprint_in_short();
+        let ours = self.fingerprint_in_short(&from);
         let patient = self.pace().patient;
         let Some(session) = self.sessions.get_mut(&from) else {
             return;
@@ -270,7 +276,8 @@ impl<A: Authority> Mesh<A> {
             // The first one may be lost, and a newcomer is not to wait for a beat.
             let repeated = std::mem::take(&mut session.greeted);
             session.summary_at = repeated.then(|| now + UNANSWERED);
-            session.outbox.summarise([reconcile::root(&self.replica)]);
+            let root = reconcile::root(&self.replica, session.info.scope);
+            session.outbox.summarise([root]);
             any = true;
         }
         if any {
@@ -323,10 +330,8 @@ impl<A: Authority> Mesh<A> {
         let mut rest = false;
         for (peer, session) in &mut self.sessions {
             for _ in 0..share.max(1) {
-                let Some(message) = session
-                    .outbox
-                    .next(&self.replica, &mut self.counters.pushed)
-                else {
+                let (scope, pushed) = (session.info.scope, &mut self.counters.pushed);
+                let Some(message) = session.outbox.next(&self.replica, scope, pushed) else {
                     break;
                 };
                 self.out.push_back((*peer, message));
@@ -342,7 +347,8 @@ impl<A: Authority> Mesh<A> {
     pub(super) fn refer(&mut self, peer: PeerId, keys: impl IntoIterator<Item = RecordKey>) {
         let mut referral = crate::outbox::Outbox::default();
         keys.into_iter().for_each(|key| referral.repair(key));
-        while let Some(message) = referral.next(&self.replica, &mut self.counters.pushed) {
+        let pushed = &mut self.counters.pushed;
+        while let Some(message) = referral.next(&self.replica, Scope::of(0), pushed) {
             self.out.push_back((peer, message));
         }
     }

@@ -4,6 +4,7 @@ use proptest::prelude::*;
 use proto::record::{Links, MAX_BODY, Version};
 
 use super::*;
+use crate::hash::record_hash;
 
 pub(crate) fn record(owner: u8, topic: Topic, sequence: u64, salt: u8) -> Arc<Record> {
     let link = LinkTo {
@@ -13,6 +14,7 @@ pub(crate) fn record(owner: u8, topic: Topic, sequence: u64, salt: u8) -> Arc<Re
     let body = match topic {
         Topic::Links(_) => Body::Links(Links { links: vec![link] }),
         Topic::Stations(_) => Body::Stations(Default::default()),
+        Topic::Names(_) => Body::Names(Default::default()),
         Topic::Node => Body::Node(Node {
             keys: PublicKeys {
                 sign: [owner; 32],
@@ -51,7 +53,8 @@ fn records() -> impl Strategy<Value = Vec<Arc<Record>>> {
     let topic = prop_oneof![
         Just(Topic::Node),
         (0u8..3).prop_map(Topic::Links),
-        (0u16..3).prop_map(Topic::Stations)
+        (0u16..3).prop_map(Topic::Stations),
+        (0u16..3).prop_map(Topic::Names)
     ];
     let one = (0u8..4, topic, 0u64..4, 0u8..3).prop_map(|(o, t, s, salt)| record(o, t, s, salt));
     prop::collection::vec(one, 0..60)
@@ -65,19 +68,19 @@ proptest! {
         shuffled.sort_by_key(|r| record_hash(r) ^ seed);
         shuffled.extend(records.iter().take(7).cloned());
         let again = replica_of(&shuffled);
-        prop_assert!(once.range(0, u64::MAX).eq(again.range(0, u64::MAX)));
-        prop_assert_eq!(once.sum(), again.sum());
+        prop_assert!(once.range(0, u64::MAX, Scope::ALL).eq(again.range(0, u64::MAX, Scope::ALL)));
+        prop_assert_eq!(once.sum(Scope::ALL), again.sum(Scope::ALL));
     }
 
     #[test]
     fn merging_is_associative(a in records(), b in records(), c in records()) {
         let join = |x: &Replica, y: &Replica| {
             let mut joined = x.clone();
-            y.range(0, u64::MAX).for_each(|r| { joined.merge(r, |_, _| true); });
+            y.range(0, u64::MAX, Scope::ALL).for_each(|r| { joined.merge(r, |_, _| true); });
             joined
         };
         let (a, b, c) = (replica_of(&a), replica_of(&b), replica_of(&c));
-        prop_assert_eq!(join(&join(&a, &b), &c).sum(), join(&a, &join(&b, &c)).sum());
+        prop_assert_eq!(join(&join(&a, &b), &c).sum(Scope::ALL), join(&a, &join(&b, &c)).sum(Scope::ALL));
     }
 
     #[test]
@@ -91,9 +94,9 @@ proptest! {
             replica.remove_owner(slot);
         }
         let (first, last) = (cuts.0.min(cuts.1), cuts.0.max(cuts.1));
-        let counted = replica.range(first, last).fold(Sum::default(), |s, r| s.joined(Sum::of(r)));
-        prop_assert_eq!(replica.sum_of(first, last), counted);
-        prop_assert_eq!(replica.sum_of(0, u64::MAX), replica.sum());
+        let counted = replica.range(first, last, Scope::ALL).fold(Sum::default(), |s, r| s.joined(Sum::of(r)));
+        prop_assert_eq!(replica.sum_of(first, last, Scope::ALL), counted);
+        prop_assert_eq!(replica.sum_of(0, u64::MAX, Scope::ALL), replica.sum(Scope::ALL));
         prop_assert!(replica.owners().map(|slot| replica.id(slot)).is_sorted());
         prop_assert_eq!(replica.owners().flat_map(|slot| replica.records_of(slot)).count(), replica.len());
         // A slot that was given back is found under its new owner alone.

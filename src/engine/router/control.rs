@@ -124,6 +124,7 @@ impl Router {
             }
             MeshEvent::RoutesChanged => (self.dirty.paths, self.dirty.trees) = (true, true),
             MeshEvent::StationsChanged => self.dirty.stations = true,
+            MeshEvent::NamesChanged => self.dirty.names = true,
             MeshEvent::TargetsChanged => self.events.push_back(Event::TargetsChanged),
             MeshEvent::Warning(warning) => self.warn(warning.to_string()),
             MeshEvent::PeerRestarted { peer } => self.heed_restart(peer, now),

@@ -29,7 +29,7 @@ use gossip::{DialId, Mesh, Target};
 use proto::{
     Endpoint, MacAddr, PeerId,
     datagram::SessionIndex,
-    message::{CAN_FASTDP, CAN_MEET, CAN_SHARE},
+    message::{CAN_FASTDP, CAN_MEET, CAN_SHARE, KNOWS_NAMES},
 };
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -154,6 +154,7 @@ struct Dirty {
     stations: bool,
     trees: bool,
     fast: bool,
+    names: bool,
 }
 
 /// Warnings kept for the status.
@@ -171,7 +172,7 @@ impl Router {
         // The nickname travels by gossip: whoever knocks could read it here.
         let mut hello = Hello::new(config.epoch, instance, "");
         hello.encrypt = config.encrypt;
-        hello.capabilities = CAN_FASTDP | CAN_MEET | CAN_SHARE;
+        hello.capabilities = CAN_FASTDP | CAN_MEET | CAN_SHARE | KNOWS_NAMES;
         let peer = gossip::LocalPeer {
             id: local,
             keys: identity.public(),
@@ -205,6 +206,7 @@ impl Router {
                 stations: true,
                 trees: true,
                 fast: true,
+                names: false,
             },
             unpublished: true,
             wanted_trees: BTreeSet::new(),
@@ -335,6 +337,12 @@ impl Router {
     /// A container of this host gave up an address.
     pub fn detach_address(&mut self, mac: MacAddr, ip: IpAddr, now: Instant) {
         self.mesh.forget_station_ip(mac, ip, now);
+        self.drain(now);
+    }
+
+    /// Makes these the names of this host and their addresses, in place of those before.
+    pub fn set_names(&mut self, names: impl IntoIterator<Item = (String, IpAddr)>, now: Instant) {
+        self.mesh.set_names(names, now);
         self.drain(now);
     }
 

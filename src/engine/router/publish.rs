@@ -34,8 +34,9 @@ impl Router {
             stations,
             trees,
             fast,
+            names,
         } = dirty;
-        if !(sessions || paths || stations || trees || fast) {
+        if !(sessions || paths || stations || trees || fast || names) {
             return;
         }
         let mut next = Snapshot::clone(&self.snapshot);
@@ -55,6 +56,10 @@ impl Router {
         }
         if stations {
             next.stations = Arc::new(self.station_map());
+        }
+        if names {
+            let changed = self.mesh.take_changed_names();
+            Arc::make_mut(&mut next.names).update(self.mesh.directory(), &changed);
         }
         if trees {
             next.neighbours = Arc::new(

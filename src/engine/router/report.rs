@@ -9,8 +9,8 @@ use super::{
         handshakes::Purpose,
         peers::{Held, Peer},
         status::{
-            ConnectionState, ConnectionStatus, CounterStatus, KernelTraffic, PathKind, PeerStatus,
-            RouterStatus, StationStatus, Status, TargetState, TargetStatus,
+            ConnectionState, ConnectionStatus, CounterStatus, DnsStatus, KernelTraffic, NameStatus,
+            PathKind, PeerStatus, RouterStatus, StationStatus, Status, TargetState, TargetStatus,
         },
     },
     Router,
@@ -37,6 +37,10 @@ impl Router {
             stations: self.station_status(),
             warnings: self.warnings.iter().cloned().collect(),
             counters: self.counters(),
+            dns: DnsStatus {
+                names: self.name_status(),
+                ..DnsStatus::default()
+            },
         }
     }
 
@@ -222,6 +226,18 @@ impl Router {
         let stations = self.mesh.stations().iter();
         stations
             .map(|(mac, peer, ips)| StationStatus { mac, peer, ips })
+            .collect()
+    }
+
+    /// Without the domain, which the shell knows.
+    fn name_status(&self) -> Vec<NameStatus> {
+        let names = self.mesh.directory().iter();
+        names
+            .map(|(name, address, peer)| NameStatus {
+                name: name.to_owned(),
+                address,
+                peer,
+            })
             .collect()
     }
 

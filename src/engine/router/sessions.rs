@@ -3,7 +3,7 @@
 use std::{net::SocketAddr, time::Instant};
 
 use crypto::{Established, Rekey};
-use gossip::{DialId, DialTarget, SessionInfo, Target};
+use gossip::{DialId, DialTarget, Scope, SessionInfo, Target};
 use proto::{
     Endpoint, PeerId,
     datagram::{self, Datagram, Protection, SessionIndex},
@@ -324,6 +324,7 @@ impl Router {
             address: direct.address.address(),
             outbound: direct.outbound,
             dial,
+            scope: Scope::of(peer.capabilities),
             handicap: handicap(direct.address),
         };
         self.mesh.session_opened(id, info, now);

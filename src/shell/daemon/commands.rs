@@ -24,7 +24,8 @@ impl Daemon {
                 netns,
                 ifname,
                 addresses,
-            } => return self.attach(netns, ifname, addresses, reply),
+                naming,
+            } => return self.attach(netns, ifname, (addresses, naming), reply),
             Command::Detach {
                 netns,
                 ifname,
@@ -41,6 +42,7 @@ impl Daemon {
             Command::Ps => Ok(Reply::Attachments {
                 attachments: self.attachments.clone(),
             }),
+            Command::Dns(command) => self.dns(command),
             Command::Token(command) => self.token(&command).map_err(|error| failure(&error)),
             Command::LogLevel { filter } => match self.log.set(&filter) {
                 Ok(()) => Ok(Reply::Done),
@@ -94,6 +96,7 @@ impl Daemon {
         let mut status = self.router.status(Instant::now());
         status.router.ready = self.plane.is_running();
         status.counters.resident_bytes = resident_bytes();
+        self.dns_status(&mut status.dns);
         status
     }
 

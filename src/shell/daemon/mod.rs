@@ -12,9 +12,14 @@
 )]
 
 mod commands;
+mod dress;
 mod fast;
+mod kept;
+mod names;
 mod network;
 mod work;
+
+pub(super) use kept::restore_from;
 
 use std::{
     collections::BTreeSet,
@@ -46,6 +51,7 @@ use super::{
 };
 use crate::engine::{Attachment, Event, Origin, Router, RouterConfig, Upcall};
 use fast::Fast;
+use names::{Names, VIGIL};
 use network::Network;
 use proto::{Endpoint, MacAddr};
 use work::Done;
@@ -104,6 +110,10 @@ struct Daemon {
     fast: Fast,
     upcalls: Upcalls,
     attachments: Vec<Attachment>,
+    names: Names,
+    /// It is being looked which attached containers are gone.
+    looking: bool,
+    look_again: bool,
     requests: mpsc::Receiver<Request>,
     done: mpsc::Receiver<Done>,
     done_tx: mpsc::Sender<Done>,
@@ -158,6 +168,7 @@ impl Daemon {
         let snapshot = router
             .take_snapshot()
             .context("the router has no first snapshot")?;
+        let names = Names::new(config.dns.clone(), &store, Arc::clone(&snapshot))?;
         let (plane, upcalls) =
             DataPlane::start(tap, Arc::clone(&udp), Arc::clone(&streams), snapshot)?;
         let (done_tx, done) = mpsc::channel(64);
@@ -184,6 +195,9 @@ impl Daemon {
             fast,
             upcalls,
             attachments: Vec::new(),
+            names,
+            looking: false,
+            look_again: false,
             requests,
             done,
             done_tx,
@@ -204,6 +218,7 @@ impl Daemon {
         self.make_fast().await;
         self.restore_attachments().await?;
         self.update_endpoints().await;
+        self.restore_names().await;
         // Read in any case, so that a damaged file is said before it is replaced.
         let saved = self.store.targets()?;
         let peers = if self.config.resume {
@@ -236,6 +251,8 @@ impl Daemon {
         let mut signals = Signals::new()?;
         let changes = self.host.watch()?;
         let mut care = tokio::time::interval(CARE);
+        let mut vigil = tokio::time::interval(VIGIL);
+        vigil.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         while self.ending.is_none() {
             let wake = self
                 .router
@@ -258,6 +275,7 @@ impl Daemon {
                 Some(request) = self.requests.recv() => self.handle_request(request),
                 Some(done) = self.done.recv() => self.handle_done(done),
                 _ = changes.changed() => self.care_for_host().await,
+                _ = vigil.tick(), if self.names.has_doors() => self.keep_vigil(),
                 _ = care.tick() => self.care().await?,
             }
             self.drain();
@@ -294,6 +312,7 @@ impl Daemon {
     /// datagram leaves before its answer can be received.
     fn drain(&mut self) {
         if let Some(snapshot) = self.router.take_snapshot() {
+            self.names.publish(&snapshot);
             self.plane.publish(snapshot);
             self.apply_fast();
         }
@@ -377,6 +396,7 @@ impl Daemon {
     /// The kernel reports a change of links or addresses.
     async fn care_for_host(&mut self) {
         self.update_endpoints().await;
+        self.look_for_vanished();
         self.check_fast().await;
         if !std::mem::replace(&mut self.repairing, true) {
             self.repair();
@@ -405,6 +425,7 @@ impl Daemon {
             .collect();
         self.endpoints = addresses;
         self.router.set_endpoints(endpoints, Instant::now());
+        self.tell_names();
     }
 
     fn nickname(&self) -> &str {
@@ -430,7 +451,10 @@ impl Daemon {
         self.plane.stop();
         let result = match ending {
             Ending::Stop => Ok(()),
-            Ending::Reset => self.host.tear_down(&self.config.bridge).await,
+            Ending::Reset => {
+                self.restore_files();
+                self.host.tear_down(&self.config.bridge).await
+            }
         };
         let result = match (ending, result) {
             (Ending::Reset, Ok(())) => Arc::into_inner(self.store)

@@ -29,5 +29,6 @@ mod repair;
 mod roaming;
 mod scale;
 mod secrets;
+mod sleeve;
 mod targets;
 mod tcp;

@@ -128,7 +128,7 @@ fn forward_super(c: &mut Criterion) {
         egress.handle_offloaded(&pair.near, &header, frame, now, &mut out);
         egress.flush(&pair.near, &mut out);
         for datagram in out.datagrams() {
-            ingress.handle_datagram(&pair.far, datagram, NEAR_ADDRESS, now, &mut back);
+            ingress.handle_datagram(&pair.far, datagram, NEAR_ADDRESS.into(), now, &mut back);
         }
         out.clear();
         back.flush();

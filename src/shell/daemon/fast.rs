@@ -316,8 +316,7 @@ impl Daemon {
 fn clear_addresses(router: &Router) -> BTreeSet<IpAddr> {
     let snapshot = router.snapshot();
     let clear = snapshot.fast.values().filter(|way| !way.esp);
-    clear
-        .flat_map(|way| [Some(way.address), way.source])
-        .flatten()
-        .collect()
+    // Who has not offered it has not agreed.
+    let agreed = clear.filter_map(|way| Some([way.address, way.source?]));
+    agreed.flatten().collect()
 }

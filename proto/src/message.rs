@@ -201,6 +201,10 @@ pub enum EspNotice {
     Lost(u32),
 }
 
+/// The bit of a greeting's capabilities: frames with the checksum left, and
+/// several frames in one content, are understood.
+pub const CAN_SHARE: u64 = 1 << 3;
+
 /// The bit of a greeting's capabilities: records of names are understood. Whoever
 /// lacks it could not read a message that holds one, or its key.
 pub const KNOWS_NAMES: u64 = 1 << 5;

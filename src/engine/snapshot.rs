@@ -128,6 +128,9 @@ pub struct Path {
     pub protection: Protection,
     /// Which way datagrams go.
     pub route: Route,
+    /// Whether it understands frames with the checksum left, and several frames
+    /// in one content.
+    pub shares: bool,
     /// Where its frames are counted.
     pub counters: Arc<PeerCounters>,
 }

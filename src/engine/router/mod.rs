@@ -32,7 +32,7 @@ use gossip::{DialId, Mesh, Target};
 use proto::{
     Endpoint, MacAddr, PeerId,
     datagram::SessionIndex,
-    message::{CAN_ESP, CAN_FASTDP, CAN_MEET, KNOWS_NAMES},
+    message::{CAN_ESP, CAN_FASTDP, CAN_MEET, CAN_SHARE, KNOWS_NAMES},
 };
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -177,7 +177,7 @@ impl Router {
         // The nickname travels by gossip: whoever knocks could read it here.
         let mut hello = Hello::new(config.epoch, instance, "");
         hello.encrypt = config.encrypt;
-        hello.capabilities = CAN_FASTDP | CAN_MEET | KNOWS_NAMES | CAN_ESP;
+        hello.capabilities = CAN_FASTDP | CAN_ESP | CAN_MEET | CAN_SHARE | KNOWS_NAMES;
         let peer = gossip::LocalPeer {
             id: local,
             keys: identity.public(),

@@ -45,7 +45,7 @@ use super::{
     logging::{self, LogControl},
     store::Store,
     streams::Streams,
-    tap::{Tap, TapOptions},
+    tap::Tap,
     udp::{SendBatch, UdpSocket},
     web,
 };
@@ -153,7 +153,7 @@ impl Daemon {
             tap: device_name(&config.bridge, "tap"),
             mtu,
         };
-        let tap = Arc::new(Tap::open(&host_config.tap, TapOptions::default())?);
+        let tap = Arc::new(Tap::open(&host_config.tap)?);
         let interfaces = host.set_up(host_config.clone()).await?;
         let router = Router::new(
             router_config(&config, epoch, underlay, mtu)?,
@@ -382,7 +382,7 @@ impl Daemon {
             tap = self.host_config.tap,
             "the TAP device was removed; making it again"
         );
-        let tap = Arc::new(Tap::open(&self.host_config.tap, TapOptions::default())?);
+        let tap = Arc::new(Tap::open(&self.host_config.tap)?);
         self.bridge_mac = self.host.set_up(self.host_config.clone()).await?.mac;
         let (udp, streams) = (Arc::clone(&self.udp), Arc::clone(&self.streams));
         let (plane, upcalls) = DataPlane::start(tap, udp, streams, self.router.snapshot())?;

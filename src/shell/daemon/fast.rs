@@ -16,7 +16,7 @@ use super::Daemon;
 use crate::{
     engine::{FastSetup, Router, Upcall, fastdp::Bar},
     shell::{
-        esp::{self, KernelEsp},
+        esp::{self, Checked, KernelEsp},
         fastdp::FastDp,
         host::{Tunnel, TunnelConfig},
         tunnel::TunnelSocket,
@@ -225,7 +225,7 @@ impl Daemon {
             return;
         };
         self.fast.esp_at = now + CHECK;
-        let (repairs, outcomes) = match kernel.check() {
+        let Checked { repairs, outcomes } = match kernel.check() {
             Ok(checked) => checked,
             Err(error) => return tracing::warn!("the fast path's ESP is damaged: {error:#}"),
         };

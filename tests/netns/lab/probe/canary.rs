@@ -16,7 +16,7 @@ use super::PacketSocket;
 const PORT: u16 = 7777;
 /// Sent at once in a flood and else, and the pause after: others shall have a
 /// turn, too.
-const FLOOD: u64 = 32;
+const FLOOD: u64 = 20;
 const TRICKLE: u64 = 1;
 const PAUSE: Duration = Duration::from_millis(12);
 

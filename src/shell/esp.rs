@@ -12,6 +12,11 @@
 //! end:    device down ─▶ keys and policies out ─▶ device removed ─▶ table out
 //! ```
 
+#![expect(
+    clippy::disallowed_methods,
+    reason = "this is the shell: a socket is asked for its address"
+)]
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     io,
@@ -38,6 +43,14 @@ pub(super) struct KernelEsp {
     bound: Option<IpAddr>,
     /// By the peer's address: the engine has one at each.
     peers: BTreeMap<IpAddr, Guarded>,
+}
+
+/// What was found to be wrong.
+pub(super) struct Checked {
+    /// What was put back, for people.
+    pub(super) repairs: Vec<String>,
+    /// What the router has to know, each with its fast path.
+    pub(super) outcomes: Vec<(u32, EspOutcome)>,
 }
 
 /// One peer's share.
@@ -147,9 +160,8 @@ impl KernelEsp {
         }
     }
 
-    /// Puts back what somebody took away. Says what, for people, and what the
-    /// router has to do about keys, which only it has.
-    pub(super) fn check(&mut self) -> Result<(Vec<String>, Vec<(u32, EspOutcome)>)> {
+    /// Puts back what somebody took away, but for keys, which only the router has.
+    pub(super) fn check(&mut self) -> Result<Checked> {
         let (mut repairs, mut outcomes) = (Vec::new(), Vec::new());
         if self
             .barrier
@@ -200,7 +212,7 @@ impl KernelEsp {
         };
         let mut outcomes: Vec<(u32, EspOutcome)> = outcomes.into_iter().map(lost).collect();
         outcomes.extend(self.moved().map(|index| (index, EspOutcome::Moved)));
-        Ok((repairs, outcomes))
+        Ok(Checked { repairs, outcomes })
     }
 
     /// Paths to whom this host has another address than it had.

@@ -1,5 +1,7 @@
 //! The table in a real kernel, in a namespace of its own.
 
+#![expect(clippy::disallowed_methods, reason = "a test needs sockets")]
+
 use std::net::UdpSocket;
 
 use proptest::prelude::*;

@@ -16,7 +16,7 @@ use super::Daemon;
 use crate::{
     engine::{FastSetup, Router, Upcall, fastdp::Bar},
     shell::{
-        esp::{self, KernelEsp},
+        esp::{self, Checked, KernelEsp},
         fastdp::FastDp,
         host::{Tunnel, TunnelConfig},
         tunnel::TunnelSocket,
@@ -225,7 +225,7 @@ impl Daemon {
             return;
         };
         self.fast.esp_at = now + CHECK;
-        let (repairs, outcomes) = match kernel.check() {
+        let Checked { repairs, outcomes } = match kernel.check() {
             Ok(checked) => checked,
             Err(error) => return tracing::warn!("the fast path's ESP is damaged: {error:#}"),
         };
@@ -316,8 +316,7 @@ impl Daemon {
 fn clear_addresses(router: &Router) -> BTreeSet<IpAddr> {
     let snapshot = router.snapshot();
     let clear = snapshot.fast.values().filter(|way| !way.esp);
-    clear
-        .flat_map(|way| [Some(way.address), way.source])
-        .flatten()
-        .collect()
+    // Who has not offered it has not agreed.
+    let agreed = clear.filter_map(|way| Some([way.address, way.source?]));
+    agreed.flatten().collect()
 }

@@ -125,9 +125,7 @@ fn nothing_leaves_in_clear_whatever_happens() {
     let flow = canaries(&containers[0], &containers[1]);
     // Each stage lasts until its share of them is sent.
     let stage = |number: u64, what: &str| {
-        until(secs(60), "canaries are sent", || {
-            flow.sent() >= CANARIES * number / 7
-        });
+        flow.flood_to(CANARIES * number / 7, secs(60));
         let (at, sent, esp) = (started.elapsed().as_secs(), flow.sent(), seen.esp.hits());
         println!("{at:3} s, {sent} canaries, {esp} ESP: {what}");
         seen.nothing_in_clear(what);
@@ -170,8 +168,9 @@ fn nothing_leaves_in_clear_whatever_happens() {
     let (sent, received) = flow.stop();
     seen.nothing_in_clear("stopped and reset");
     println!("{sent} sent, {received} received");
-    assert!(sent >= CANARIES && received >= sent / 4);
-    assert!(seen.esp.hits() >= sent / 4);
+    // Under load some of it goes by sleeve, and some is lost.
+    let least = CANARIES / 10;
+    assert!(sent >= CANARIES && received >= least && seen.esp.hits() >= least);
 }
 
 #[test]

@@ -9,17 +9,21 @@ use std::time::Duration;
 
 use super::super::netns::Netns;
 use super::super::underlay::udp;
+use super::super::wait::until;
 use super::PacketSocket;
 
 /// The port that they go to.
 const PORT: u16 = 7777;
-/// Sent at once, and the pause after: others shall have a turn, too.
-const BURST: u64 = 32;
+/// Sent at once in a flood and else, and the pause after: others shall have a
+/// turn, too.
+const FLOOD: u64 = 20;
+const TRICKLE: u64 = 1;
 const PAUSE: Duration = Duration::from_millis(12);
 
 /// A flow of them, and a receiver that counts.
 pub(crate) struct Canaries {
     stop: Arc<AtomicBool>,
+    burst: Arc<AtomicU64>,
     sent: Arc<AtomicU64>,
     received: Arc<AtomicU64>,
     threads: [JoinHandle<()>; 2],
@@ -50,27 +54,37 @@ impl Canaries {
 
         let stop = Arc::<AtomicBool>::default();
         let (sent, received) = <(Arc<AtomicU64>, Arc<AtomicU64>)>::default();
-        let (until, count) = (stop.clone(), sent.clone());
+        let burst = Arc::new(AtomicU64::new(TRICKLE));
+        let (end, count, size) = (stop.clone(), sent.clone(), burst.clone());
         let send = thread::spawn(move || {
-            while !until.load(Ordering::Relaxed) {
-                let sent = (0..BURST).take_while(|_| sender.try_send(&frame));
+            while !end.load(Ordering::Relaxed) {
+                let sent =
+                    (0..size.load(Ordering::Relaxed)).take_while(|_| sender.try_send(&frame));
                 count.fetch_add(sent.count() as u64, Ordering::Relaxed);
                 thread::sleep(PAUSE);
             }
         });
-        let (until, count) = (stop.clone(), received.clone());
+        let (end, count) = (stop.clone(), received.clone());
         let receive = thread::spawn(move || {
-            while !until.load(Ordering::Relaxed) {
+            while !end.load(Ordering::Relaxed) {
                 let got = receiver.recv(&mut [0; 64]).is_ok();
                 count.fetch_add(u64::from(got), Ordering::Relaxed);
             }
         });
         Self {
             stop,
+            burst,
             sent,
             received,
             threads: [send, receive],
         }
+    }
+
+    /// Sends many, until so many are sent in all; then few again.
+    pub(crate) fn flood_to(&self, number: u64, limit: Duration) {
+        self.burst.store(FLOOD, Ordering::Relaxed);
+        until(limit, "canaries are sent", || self.sent() >= number);
+        self.burst.store(TRICKLE, Ordering::Relaxed);
     }
 
     /// How many were sent so far.

@@ -235,7 +235,7 @@ pub(super) fn get_table(table: &str, sequence: u32) -> Zeroizing<Vec<u8>> {
     question(GETTABLE, ACK, sequence, |request| text(request, 1, table))
 }
 
-/// Asks for all that the table has, but for the addresses: each a request of
+/// What the table has but for the addresses, each a question of
 /// its own, and whether it is a list.
 pub(super) fn get_parts(table: &str) -> [(u16, u16, [Option<&str>; 3]); 4] {
     let chain = |way: Way| [Some(table), None, Some(way.chain())];

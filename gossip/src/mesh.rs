@@ -7,6 +7,7 @@
 
 mod dialling;
 mod links;
+mod names;
 mod preload;
 mod publish;
 mod receive;
@@ -38,7 +39,7 @@ use crate::{
     limits::{LINK_PARTS, PART_LINKS},
     link::{Link, LinkState},
     local::Own,
-    names::{Changed, Directory, LocalNames},
+    names::{Directory, LocalNames},
     neighbours::Neighbours,
     news::News,
     outbox::Outbox,
@@ -101,6 +102,8 @@ pub struct Mesh<A> {
     published_rtt: BTreeMap<PeerId, RttCode>,
     stations: LocalStations,
     names: LocalNames,
+    /// Changes of names that may yet be published one by one.
+    names_told: TokenBucket,
     // Whom we talk to.
     sessions: BTreeMap<PeerId, Session>,
     dialer: Dialer,
@@ -186,8 +189,6 @@ struct Timers {
     links_done: Option<Instant>,
     stations: Option<Instant>,
     names: Option<Instant>,
-    /// When names were published last.
-    names_done: Option<Instant>,
     routes: Option<Instant>,
     routes_done: Instant,
     /// Sums go to all neighbours, because much came in from one.
@@ -243,7 +244,6 @@ impl<A: Authority> Mesh<A> {
             links_done: None,
             stations: None,
             names: None,
-            names_done: None,
             routes: None,
             routes_done: now,
             wave: None,
@@ -268,6 +268,7 @@ impl<A: Authority> Mesh<A> {
             published_rtt: BTreeMap::new(),
             stations: LocalStations::new(local.id, config.reclaim_after),
             names: LocalNames::new(),
+            names_told: TokenBucket::full(names::NAMES_BURST, now),
             sessions: BTreeMap::new(),
             dialer: Dialer::default(),
             neighbours: Neighbours::new(now),
@@ -441,16 +442,6 @@ impl<A: Authority> Mesh<A> {
     /// Which peer has which MAC and IP address.
     pub fn stations(&self) -> &Claims {
         &self.claims
-    }
-
-    /// Everybody's names.
-    pub fn directory(&self) -> &Directory {
-        &self.directory
-    }
-
-    /// What changed in the directory since the last call.
-    pub fn take_changed_names(&mut self) -> Changed {
-        self.directory.take_changed()
     }
 
     /// Everybody known, ourselves included, by id.

@@ -13,6 +13,7 @@
 //! | [`message`] | control messages between two peers |
 //! | [`record`] | the signed records that gossip replicates |
 //! | [`ethernet`], [`arp`], [`ndp`], [`ip`] | the parts of a container's frame that wove reads |
+//! | [`vnet`] | what a TAP device says of a frame: checksum to complete, segments to cut |
 
 pub mod arp;
 pub mod codec;
@@ -26,6 +27,7 @@ pub mod ndp;
 pub mod peer;
 pub mod record;
 pub mod stream;
+pub mod vnet;
 
 pub use codec::DecodeError;
 pub use endpoint::Endpoint;

@@ -4,10 +4,12 @@
 //! In: [`Router::handle_upcall`], [`Router::handle_timeout`] and the
 //! operator's wishes. Out, to be drained after every input:
 //! [`Router::take_snapshot`] first, so that no datagram leaves before its answer
-//! can be received, then [`Router::poll_transmit`], [`Router::poll_tunnel`] and
+//! can be received, then [`Router::poll_esp`] until there is no order and no new
+//! snapshot, then [`Router::poll_transmit`], [`Router::poll_tunnel`] and
 //! [`Router::poll_event`].
 
 mod control;
+mod esp;
 mod fastdp;
 mod paths;
 mod publish;
@@ -15,6 +17,7 @@ mod report;
 mod roaming;
 mod sessions;
 
+pub use esp::{EspOrder, EspOutcome, EspStep};
 pub use fastdp::{FastSetup, Tunnelled};
 
 use std::{
@@ -29,7 +32,7 @@ use gossip::{DialId, Mesh, Target};
 use proto::{
     Endpoint, MacAddr, PeerId,
     datagram::SessionIndex,
-    message::{CAN_FASTDP, CAN_MEET, KNOWS_NAMES},
+    message::{CAN_ESP, CAN_FASTDP, CAN_MEET, CAN_SHARE, KNOWS_NAMES},
 };
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -133,6 +136,8 @@ pub struct Router {
     transmits: VecDeque<Transmit>,
     tunnelled: VecDeque<Tunnelled>,
     fast: FastSetup,
+    esp: BTreeMap<PeerId, esp::Protection>,
+    esp_orders: VecDeque<EspOrder>,
     events: VecDeque<Event>,
     warnings: VecDeque<String>,
     said: BTreeSet<String>,
@@ -172,7 +177,7 @@ impl Router {
         // The nickname travels by gossip: whoever knocks could read it here.
         let mut hello = Hello::new(config.epoch, instance, "");
         hello.encrypt = config.encrypt;
-        hello.capabilities = CAN_FASTDP | CAN_MEET | KNOWS_NAMES;
+        hello.capabilities = CAN_FASTDP | CAN_ESP | CAN_MEET | CAN_SHARE | KNOWS_NAMES;
         let peer = gossip::LocalPeer {
             id: local,
             keys: identity.public(),
@@ -216,6 +221,8 @@ impl Router {
             transmits: VecDeque::new(),
             tunnelled: VecDeque::new(),
             fast: FastSetup::default(),
+            esp: BTreeMap::new(),
+            esp_orders: VecDeque::new(),
             events: VecDeque::new(),
             warnings: VecDeque::new(),
             said: BTreeSet::new(),

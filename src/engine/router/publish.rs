@@ -2,7 +2,7 @@
 
 use std::{collections::HashMap, net::IpAddr, sync::Arc, time::Instant};
 
-use proto::{PeerId, datagram::Protection};
+use proto::{PeerId, datagram::Protection, message::CAN_SHARE};
 
 use super::{
     super::{
@@ -104,6 +104,7 @@ impl Router {
                     session: None,
                     protection: Protection::Sealed,
                     route: self.relay(id),
+                    shares: false,
                     counters: Arc::default(),
                 };
                 (id, Arc::new(path))
@@ -133,6 +134,7 @@ impl Router {
             session: held.map(|h| Arc::clone(&h.session)),
             protection: held.map_or(Protection::Sealed, |h| h.protection),
             route,
+            shares: peer.capabilities & CAN_SHARE != 0,
             counters: Arc::clone(&peer.counters),
         }
     }

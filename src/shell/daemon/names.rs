@@ -206,13 +206,15 @@ impl Daemon {
     /// How a container gets what its naming asks for.
     pub(super) fn dressing(&self, netns: PathBuf, ifname: &str, naming: &Naming) -> Dressing {
         let key = (netns.to_string_lossy().into_owned(), ifname.to_owned());
+        let mut naming = naming.clone();
+        naming.dns &= self.names.resolver.is_some();
         Dressing {
             place: Place::of(&netns),
             netns,
-            naming: naming.clone(),
             domain: self.names.domain().to_owned(),
             known: self.names.kept.files_of(&key, naming.container.as_deref()),
             has_door: self.names.doors.contains_key(&key.0),
+            naming,
         }
     }
 

@@ -39,9 +39,11 @@ impl Standing {
         let before = self.read.replace(now).unwrap_or(now);
         let away = now.saturating_duration_since(before);
         self.away -= self.away / 1024;
-        if away > self.away {
-            (self.away, self.due) = (away, None);
+        // A little longer than usual is no absence.
+        if away > 2 * self.away {
+            self.due = None;
         }
+        self.away = self.away.max(away);
         let patience = (2 * self.away).clamp(LEAST, MOST);
         let due = *self.due.get_or_insert(now + patience);
         if now < due {

@@ -153,7 +153,7 @@ pub(crate) fn query(bytes: &[u8]) {
     let (directory, changed) = Directory::sample(pairs);
     let mut names = NameMap::default();
     names.update(&directory, &changed);
-    let zone = Zone::new("wove.local").unwrap();
+    let zone = Zone::new("wove.local").expect("a domain");
     let view = View {
         names: &names,
         stations: &StationMap::default(),

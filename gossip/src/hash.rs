@@ -14,6 +14,7 @@ pub(crate) fn position(key: &RecordKey) -> u64 {
         Topic::Node => 0,
         Topic::Links(part) => 1 + u64::from(part).min(0xfe),
         Topic::Stations(part) => 0x100 + u64::from(part).min(0xfeff),
+        Topic::Space | Topic::Guard | Topic::Division => 0xffff,
     };
     start(&key.owner.short_id()) & !0xffff | topic
 }

@@ -15,6 +15,7 @@
 //! | [`topology`], [`routes`] | the graph of two-sided links, trees, and shortest paths over it |
 //! | [`link`] | liveness of one neighbour |
 //! | [`neighbours`], `absent`, [`dialer`] | whom to dial: of itself, and by the operator's order |
+//! | [`space`] | the address space, shared out by the peers themselves |
 //! | [`stations`], [`claims`] | MAC and IP addresses: ours, and everybody's |
 
 mod absent;
@@ -38,6 +39,7 @@ mod parts;
 pub mod reconcile;
 pub mod replica;
 pub mod routes;
+pub mod space;
 pub mod stations;
 pub mod target;
 pub mod topology;

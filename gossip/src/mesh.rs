@@ -10,6 +10,7 @@ mod links;
 mod preload;
 mod publish;
 mod receive;
+mod space;
 mod spread;
 mod upkeep;
 
@@ -45,6 +46,7 @@ use crate::{
     reconcile::{Given, List, Wants},
     replica::{Replica, Slot},
     routes::{Hop, Routes, Ways},
+    space::{Saved, Space},
     stations::{Learnt, LocalStations},
     target::Target,
     topology::Graph,
@@ -97,6 +99,9 @@ pub struct Mesh<A> {
     links: Parts<PeerId>,
     published_rtt: BTreeMap<PeerId, RttCode>,
     stations: LocalStations,
+    // The address space; none if this peer takes no part in it.
+    space: Option<Box<Space>>,
+    space_saved: Option<Saved>,
     // Whom we talk to.
     sessions: BTreeMap<PeerId, Session>,
     dialer: Dialer,
@@ -181,6 +186,7 @@ struct Timers {
     /// When new links were published last.
     links_done: Option<Instant>,
     stations: Option<Instant>,
+    space: Option<Instant>,
     routes: Option<Instant>,
     routes_done: Instant,
     /// Sums go to all neighbours, because much came in from one.
@@ -235,6 +241,7 @@ impl<A: Authority> Mesh<A> {
             links: None,
             links_done: None,
             stations: None,
+            space: None,
             routes: None,
             routes_done: now,
             wave: None,
@@ -257,6 +264,8 @@ impl<A: Authority> Mesh<A> {
             links: Parts::new(PART_LINKS, usize::from(LINK_PARTS)),
             published_rtt: BTreeMap::new(),
             stations: LocalStations::new(local.id, config.reclaim_after),
+            space: None,
+            space_saved: None,
             sessions: BTreeMap::new(),
             dialer: Dialer::default(),
             neighbours: Neighbours::new(now),
@@ -294,6 +303,7 @@ impl<A: Authority> Mesh<A> {
     pub fn handle_message(&mut self, from: PeerId, message: GossipMessage, now: Instant) {
         self.wake(now);
         self.receive(from, message, now);
+        self.space_soon(now);
         self.tell_stations();
     }
 

@@ -95,7 +95,7 @@ struct Owner {
     hidden: bool,
 }
 
-/// Further parts of links, and stations, by topic.
+/// Further parts of links, stations, and what is said of the address space, by topic.
 #[derive(Clone, Debug, Default)]
 struct Others(Vec<Arc<Record>>);
 
@@ -144,7 +144,11 @@ impl Replica {
         };
         let keys = match body {
             Body::Node(node) => Some(&node.keys),
-            Body::Links(_) | Body::Stations(_) => {
+            Body::Links(_)
+            | Body::Stations(_)
+            | Body::Space(_)
+            | Body::Guard(_)
+            | Body::Division(_) => {
                 slot.and_then(|slot| self.node(slot)).map(|node| &node.keys)
             }
         };
@@ -218,7 +222,7 @@ impl Replica {
     pub fn node(&self, slot: Slot) -> Option<&Node> {
         match self.owners[slot.at()].node.as_ref()?.content()? {
             Body::Node(node) => Some(node),
-            Body::Links(_) | Body::Stations(_) => None,
+            _ => None,
         }
     }
 
@@ -392,7 +396,7 @@ impl Owner {
         match topic {
             Topic::Node => self.node.as_ref(),
             Topic::Links(0) => self.links.as_ref(),
-            Topic::Links(_) | Topic::Stations(_) => {
+            _ => {
                 let others = &self.others.as_ref()?.0;
                 let at = others.binary_search_by_key(&topic, |record| record.key.topic);
                 others.get(at.ok()?)
@@ -406,7 +410,7 @@ impl Owner {
         match topic {
             Topic::Node => self.node.replace(new),
             Topic::Links(0) => self.links.replace(new),
-            Topic::Links(_) | Topic::Stations(_) => {
+            _ => {
                 let others = &mut self.others.get_or_insert_default().0;
                 match others.binary_search_by_key(&topic, |record| record.key.topic) {
                     Ok(at) => Some(mem::replace(&mut others[at], new)),
@@ -486,6 +490,7 @@ pub(crate) mod tests {
         let body = match topic {
             Topic::Links(_) => Body::Links(Links { links: vec![link] }),
             Topic::Stations(_) => Body::Stations(Default::default()),
+            Topic::Space | Topic::Guard | Topic::Division => Body::Guard(Default::default()),
             Topic::Node => Body::Node(Node {
                 keys: PublicKeys {
                     sign: [owner; 32],

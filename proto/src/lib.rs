@@ -10,7 +10,7 @@
 //! | [`datagram`] | the UDP payload: handshake messages and sealed transport |
 //! | [`content`] | what a sealed datagram carries: control, frame, relay, broadcast, fragment |
 //! | [`message`] | control messages between two peers |
-//! | [`record`] | the signed records that gossip replicates |
+//! | [`record`], [`space`] | the signed records that gossip replicates; those about the address space |
 //! | [`ethernet`], [`arp`], [`ndp`], [`ip`] | the parts of a container's frame that wove reads |
 
 pub mod arp;
@@ -23,6 +23,7 @@ pub mod message;
 pub mod ndp;
 pub mod peer;
 pub mod record;
+pub mod space;
 
 pub use codec::DecodeError;
 pub use ethernet::MacAddr;

@@ -16,6 +16,7 @@ use crate::{
     DecodeError, MacAddr, PeerId, PublicKeys,
     codec::{decode, encode, varint_len},
     peer::ShortId,
+    space::{Division, Guard, Space},
 };
 
 /// The largest encoded record, so that one always fits a datagram of 1200 bytes.
@@ -34,6 +35,12 @@ pub enum Topic {
     Links(u8),
     /// One part of its stations: [`Stations`].
     Stations(u16),
+    /// What it owns of the address space: [`Space`].
+    Space,
+    /// What it knows of others' space: [`Guard`].
+    Guard,
+    /// Its part in the first division of the address space: [`Division`].
+    Division,
 }
 
 /// The key of a record in the replica.
@@ -102,7 +109,7 @@ impl Record {
     /// How many bytes the record takes on the wire, without encoding it.
     pub fn encoded_len(&self) -> usize {
         let topic = match self.key.topic {
-            Topic::Node => 1,
+            Topic::Node | Topic::Space | Topic::Guard | Topic::Division => 1,
             Topic::Links(_) => 2,
             Topic::Stations(part) => 1 + varint_len(u64::from(part)),
         };
@@ -199,6 +206,12 @@ pub enum Body {
     Links(Links),
     /// About some of its stations.
     Stations(Stations),
+    /// About its space.
+    Space(Space),
+    /// About others' space.
+    Guard(Guard),
+    /// About the first division.
+    Division(Division),
 }
 
 impl Body {

@@ -46,6 +46,7 @@ impl<A: Authority> Mesh<A> {
         self.publish_links(now);
         self.stations.touch_all();
         self.publish_stations(now);
+        self.publish_space_again(now);
     }
 
     pub(super) fn publish_node(&mut self, now: Instant) {
@@ -155,10 +156,12 @@ impl<A: Authority> Mesh<A> {
             Topic::Node => self.publish_node(now),
             Topic::Links(_) => self.publish(topic, Body::Links(Links::default()), now),
             Topic::Stations(_) => self.publish(topic, Body::Stations(Stations::default()), now),
+            // What was said of the space stays said, see `recall_space`.
+            Topic::Space | Topic::Guard | Topic::Division => {}
         }
     }
 
-    fn publish(&mut self, topic: Topic, body: Body, now: Instant) {
+    pub(super) fn publish(&mut self, topic: Topic, body: Body, now: Instant) {
         let key = RecordKey {
             owner: self.local.id,
             topic,
@@ -189,7 +192,10 @@ impl<A: Authority> Mesh<A> {
             (Topic::Stations(part), Some(Body::Stations(stations))) => {
                 self.apply_stations(owner, part, &stations.stations, now);
             }
-            (Topic::Node | Topic::Links(_) | Topic::Stations(_), _) => {
+            (Topic::Space | Topic::Guard | Topic::Division, Some(body)) => {
+                self.apply_space(owner, body, now);
+            }
+            (_, _) => {
                 tracing::error!(key = ?record.key, "a body passed that is not about its topic");
             }
         }
@@ -212,6 +218,7 @@ impl<A: Authority> Mesh<A> {
             None => self.events.push_back(Event::PeerAppeared(owner)),
         }
         self.neighbours.review_soon(now + self.config.push_delay);
+        self.touch_space(now);
     }
 
     /// Notes which links may have come, gone or changed.

@@ -31,6 +31,7 @@ impl<A: Authority> Mesh<A> {
             (timers.flush, "push"),
             (timers.links, "links record"),
             (timers.stations, "stations record"),
+            (timers.space, "address space"),
             (timers.routes, "routes"),
             (timers.wave, "comparison with all"),
             (Some(timers.anti_entropy), "anti-entropy"),
@@ -73,6 +74,9 @@ impl<A: Authority> Mesh<A> {
         }
         if is_due(self.timers.routes) {
             self.calculate_routes(now);
+        }
+        if is_due(self.timers.space) {
+            self.run_space(now);
         }
         if is_due(self.dialer.deadline(&self.config)) {
             self.dial_targets(now);
@@ -120,6 +124,7 @@ impl<A: Authority> Mesh<A> {
             self.reach_changed(slot);
         }
         self.neighbours.review_soon(now);
+        self.touch_space(now);
         self.events.push_back(Event::RoutesChanged);
     }
 
@@ -164,6 +169,7 @@ impl<A: Authority> Mesh<A> {
             self.neighbours.keep_in_reserve(peer, node, &mut self.rng);
         }
         self.claims.remove(&peer);
+        self.forget_in_space(peer);
         self.ways.forget(slot);
         self.replica.remove_owner(slot);
     }

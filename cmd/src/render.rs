@@ -4,7 +4,7 @@
 use ipnet::IpNet;
 use serde_json::{Value, json};
 use wove::{
-    engine::{Attachment, Reply, Status},
+    engine::{Attachment, Reply, Status, TakenOver},
     shell::view::{self, Page, Table},
 };
 
@@ -56,6 +56,7 @@ fn as_json(reply: &Reply, page: Option<Page>) -> Value {
         Reply::Attached(attachment) => json!(attachment),
         Reply::Addresses { addresses } => json!({ "addresses": addresses }),
         Reply::Attachments { attachments } => json!(attachments),
+        Reply::TakenOver { taken } => json!({ "taken": taken }),
         Reply::Token {
             token,
             join,
@@ -78,6 +79,10 @@ fn as_text(reply: &Reply, page: Option<Page>) -> Result<Printed, Failure> {
         Reply::Attachments { attachments } => {
             Printed::text(attachments_table(attachments).to_string())
         }
+        Reply::TakenOver { taken } => {
+            let line = |one: &TakenOver| format!("{} addresses taken over from {}\n", one.addresses, one.peer);
+            Printed::text(taken.iter().map(line).collect::<String>())
+        }
         Reply::Token {
             token: Some(token), ..
         } => Printed::text(format!("{token}\n")),
@@ -93,9 +98,7 @@ fn as_text(reply: &Reply, page: Option<Page>) -> Result<Printed, Failure> {
 fn status_text(status: &Status, page: Option<Page>) -> String {
     match page {
         None => view::summary_text(status),
-        Some(Page::Ipam) => {
-            "This version gives out no addresses: they are given with `wove attach`.\n".into()
-        }
+        Some(Page::Ipam) => view::ipam_text(status),
         Some(Page::Dns) => "This version has no names: containers are reached by address.\n".into(),
         Some(page) => view::table(status, page).to_string(),
     }

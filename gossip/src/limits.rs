@@ -100,11 +100,11 @@ fn is_space(said: &Space) -> bool {
         && said.gifts.len() <= space::GIFTS
         && said.taken.len() <= space::TAKEN
         && said.claims.len() <= space::CLAIMS
-        && said.life < u32::MAX
+        && epochs(said.life)
         && said.blocks.iter().all(|block| inside(block.start, block.len) && epochs(block.epoch))
         && said.blocks.is_sorted_by(|a, b| a.start + a.len <= b.start)
         && said.gifts.iter().all(|gift| inside(gift.start, gift.len) && epochs(gift.epoch))
-        && said.taken.iter().all(|taken| taken.life < u32::MAX)
+        && said.taken.iter().all(|taken| epochs(taken.life))
         && said.claims.iter().all(|at| *at < end)
         && said.ask.is_none_or(|ask| inside(ask.start, ask.len))
 }
@@ -113,7 +113,8 @@ fn is_guard(said: &Guard) -> bool {
     said.acks.len() <= space::WARDS
         && said.votes.len() <= space::VOTES
         && said.gone.len() <= space::GONE
-        && said.votes.iter().all(|vote| vote.life < u32::MAX)
+        && said.votes.iter().all(|vote| vote.life <= space::EPOCH_MAX)
+        && said.acks.iter().all(|ack| ack.life <= space::EPOCH_MAX)
 }
 
 fn is_division(said: &Division) -> bool {

@@ -35,7 +35,7 @@ pub const VOTES: usize = 6;
 pub const GONE: usize = 6;
 /// Peers among which a range is first divided.
 pub const FOUNDERS: usize = 64;
-/// The highest epoch of a block that is believed.
+/// The highest epoch of a block, and the highest life, that are believed.
 pub const EPOCH_MAX: u32 = 1 << 30;
 
 /// One division of one range. Two meshes that were formed apart have two.

@@ -32,11 +32,11 @@ pub mod status;
 pub mod text;
 pub mod timing;
 
-pub use command::{Attachment, Command, Failure, Reply, TokenCommand};
+pub use command::{Attachment, Command, Failure, Reply, TakenOver, TokenCommand};
 pub use counters::DropReason;
 pub use egress::Egress;
 pub use ingress::Ingress;
 pub use output::{Origin, Output, Upcall};
-pub use router::{Config as RouterConfig, Event, FastSetup, Router, Transmit, Tunnelled};
+pub use router::{Config as RouterConfig, Event, FastSetup, Router, SpaceSetup, Transmit, Tunnelled};
 pub use snapshot::Snapshot;
 pub use status::Status;

@@ -54,12 +54,14 @@ impl Page {
     }
 }
 
-/// The status in the shape that scripts rely on. `ipam` and `dns` are there and
-/// empty: this version gives out neither addresses nor names.
+/// The status in the shape that scripts rely on. `ipam` is empty where no
+/// addresses are given out, and `dns` always: this version has no names.
 pub fn contract(status: &Status) -> Value {
     let mut value = serde_json::to_value(status).unwrap_or_else(|_| json!({}));
     if let Value::Object(parts) = &mut value {
-        parts.insert("ipam".into(), json!({}));
+        if status.ipam.is_none() {
+            parts.insert("ipam".into(), json!({}));
+        }
         parts.insert("dns".into(), json!({}));
     }
     value
@@ -98,19 +100,63 @@ impl fmt::Display for Table {
     }
 }
 
-/// The table of a page; `Ipam` and `Dns` have none and give an empty one.
+/// The table of a page; `Dns` has none and gives an empty one.
 pub fn table(status: &Status, page: Page) -> Table {
     match page {
         Page::Connections => connections(status),
         Page::Peers => peers(status),
         Page::Targets => targets(status),
         Page::Stations => stations(status),
-        Page::Ipam | Page::Dns => Table {
+        Page::Ipam => ipam(status),
+        Page::Dns => Table {
             title: page.key(),
             header: &[],
             rows: Vec::new(),
         },
     }
+}
+
+fn ipam(status: &Status) -> Table {
+    let owners = status.ipam.iter().flat_map(|ipam| {
+        ipam.owners.iter().map(|owner| {
+            let percent = f64::from(owner.owned) * 100.0 / f64::from(ipam.total.max(1));
+            vec![
+                owner.peer.chars().take(8).collect(),
+                owner.nickname.clone(),
+                owner.owned.to_string(),
+                format!("{percent:.1}%"),
+                owner.held.to_string(),
+                if owner.local { ipam.used.to_string() } else { String::new() },
+                if owner.reachable { "yes" } else { "no" }.to_owned(),
+            ]
+        })
+    });
+    Table {
+        title: "ipam",
+        header: &["PEER", "NICKNAME", "OWNED", "SHARE", "HELD", "USED", "REACHABLE"],
+        rows: owners.collect(),
+    }
+}
+
+/// The address space in words, and who owns how much.
+pub fn ipam_text(status: &Status) -> String {
+    let Some(space) = &status.ipam else {
+        return "This peer gives out no addresses: it was launched without a range.\n".into();
+    };
+    let mut text = format!("{:>9}: {}\n{:>9}: {}\n{:>9}: {} here\n", "State", printable(&space.state), "Range", printable(&space.range), "Used", space.used);
+    if space.waiting > 0 {
+        text += &format!("{:>9}: {} for an address\n", "Waiting", space.waiting);
+    }
+    if space.unknown > 0 {
+        text += &format!("{:>9}: {} addresses, on their way or of peers not heard of\n", "Unknown", space.unknown);
+    }
+    for claim in &space.claims {
+        text += &format!("{:>9}: {claim} is in use here and belongs to another peer\n", "Claim");
+    }
+    if space.owners.is_empty() {
+        return text;
+    }
+    text + "\n" + &ipam(status).to_string()
 }
 
 fn connections(status: &Status) -> Table {

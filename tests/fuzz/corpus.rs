@@ -22,6 +22,10 @@ use proto::{
     record::{
         Body, LinkTo, Links, Node, Record, RecordKey, RttCode, Station, Stations, Topic, Version,
     },
+    space::{
+        Ack, Ask, Ballot, Began, Block, Division, Founding, Gift, Guard, Ring, Space, Taken,
+        Verdict, Vote,
+    },
 };
 
 const PEER: PeerId = PeerId([7; 16]);
@@ -221,10 +225,87 @@ pub(crate) fn bodies() -> Vec<Vec<u8>> {
     let stations = Stations {
         stations: vec![station; 5],
     };
+    let peer = ShortId([7; 8]);
+    let ballot = Ballot {
+        round: 3,
+        proposer: peer,
+    };
+    let space = Space {
+        ring: Ring {
+            id: 9,
+            base: 0x0a20_0000,
+            prefix: 12,
+        },
+        life: 1,
+        serial: 300,
+        guards: vec![peer; 2],
+        former: vec![peer],
+        blocks: vec![Block {
+            start: 1,
+            len: 300,
+            epoch: 2,
+            held: true,
+        }],
+        gifts: vec![Gift {
+            start: 500,
+            len: 8,
+            epoch: 4,
+            to: peer,
+            since: 299,
+        }],
+        taken: vec![Taken {
+            peer,
+            life: 0,
+            serial: 7,
+            gone: true,
+        }],
+        claims: vec![900],
+        ask: Some(Ask {
+            donor: peer,
+            start: 0,
+            len: 1 << 20,
+        }),
+    };
+    let guard = Guard {
+        acks: vec![Ack {
+            ward: peer,
+            instance: 1,
+            life: 1,
+            serial: 300,
+            began: Some(Began {
+                serial: 7,
+                heir: peer,
+                gone: false,
+            }),
+        }],
+        votes: vec![Vote {
+            ward: peer,
+            life: 1,
+            promised: ballot,
+            accepted: Some((ballot, Verdict::Lives)),
+        }],
+        gone: vec![peer],
+    };
+    let division = Division {
+        base: 0x0a20_0000,
+        prefix: 12,
+        promised: ballot,
+        accepted: Some((
+            ballot,
+            Founding {
+                id: 9,
+                quorum: 2,
+                founders: vec![peer; 2],
+            },
+        )),
+    };
     [
         Body::Node(node),
         Body::Links(links),
         Body::Stations(stations),
+        Body::Space(space),
+        Body::Guard(guard),
+        Body::Division(division),
     ]
     .map(|b| b.encode())
     .into()

@@ -15,6 +15,7 @@ mod esp;
 mod fastdp;
 mod faults;
 mod hostile;
+mod ipam;
 mod lab;
 mod laboratory;
 mod mtu;

@@ -267,6 +267,7 @@ impl World {
             Topic::Node => Body::Node(node),
             Topic::Links(_) => Body::Links(links),
             Topic::Stations(_) => Body::Stations(stations),
+            Topic::Space | Topic::Guard | Topic::Division => Body::Guard(Default::default()),
         };
         let key = RecordKey {
             owner: id(peer),

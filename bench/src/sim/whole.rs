@@ -141,6 +141,7 @@ impl Host {
             mtu: MTU,
             bridge: "wove".to_owned(),
             mesh: config.clone(),
+            space: None,
             seed: self.rng.next_u64(),
             version: "0.1.0".to_owned(),
         };

@@ -61,6 +61,8 @@ mod view;
 mod vote;
 
 #[cfg(test)]
+mod model;
+#[cfg(test)]
 mod schedules;
 #[cfg(test)]
 mod tests;

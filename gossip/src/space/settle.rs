@@ -82,7 +82,7 @@ impl Space {
         let (me, life, serial) = (self.me, mine.life, mine.serial);
         let mut all = mine.guards.iter().chain(&mine.former);
         let behind = all.any(|guard| {
-            self.ack_of(*guard, me)
+            !self.is_gone(*guard) && self.ack_of(*guard, me)
                 .is_some_and(|ack| (ack.life, ack.serial) > (life, serial))
         });
         self.behind = behind;

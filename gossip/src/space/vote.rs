@@ -20,6 +20,7 @@ use rand::Rng;
 use super::{
     Entry, Peers, Space,
     divide::ATTEMPT,
+    settle::weight,
     span::{self, Span},
 };
 
@@ -204,6 +205,7 @@ impl Space {
     pub(super) fn vote(&mut self, peers: &impl Peers, now: Instant) {
         self.learn_from_guards();
         self.claim_estates();
+        self.take_orphans(peers);
         let mut wards: Vec<ShortId> = self.wards.iter().copied().collect();
         if !self.mine.guards.is_empty() {
             wards.push(self.me);
@@ -212,7 +214,8 @@ impl Space {
             self.vote_on(ward, peers, now);
         }
         let lives = |space: &Self, ward: ShortId| match ward == space.me {
-            true => Some(space.mine.life),
+            // Without guards there is nobody to decide.
+            true => Some(space.mine.life).filter(|_| !space.mine.guards.is_empty()),
             false => space.table.get(&ward).map(|entry| entry.space.life),
         };
         let before = self.guard.votes.len();
@@ -296,6 +299,36 @@ impl Space {
                 let blocks = self.bequest(ward, &estate.blocks, began.gone);
                 self.take(ward, life, began, blocks);
             }
+        }
+    }
+
+    /// Who is gone with all of its guards, by the operator's word, leaves nobody
+    /// to vote: one of those who are left takes over.
+    fn take_orphans(&mut self, peers: &impl Peers) {
+        let gone: Vec<ShortId> = self
+            .table
+            .iter()
+            .filter(|(peer, entry)| {
+                let space = &entry.space;
+                let mut guards = space.guards.iter().chain(&space.former);
+                let dead = |peer: ShortId| self.is_gone(peer) && !peers.reaches(peer);
+                !space.blocks.is_empty() && dead(**peer) && guards.all(|guard| dead(*guard))
+            })
+            .map(|(peer, _)| *peer)
+            .collect();
+        for peer in gone {
+            let others = peers.candidates().into_iter().chain([self.me]);
+            let heir = others.min_by_key(|other| (weight(peer, *other), *other));
+            let Some(entry) = self.table.get(&peer).filter(|_| heir == Some(self.me)) else {
+                continue;
+            };
+            let began = Began {
+                serial: entry.space.serial,
+                heir: self.me,
+                gone: true,
+            };
+            let life = entry.space.life + 1;
+            self.bury(peer, life, Some(began));
         }
     }
 

@@ -13,19 +13,23 @@ mod paths;
 mod publish;
 mod report;
 mod sessions;
+mod space;
 
 pub use fastdp::{FastSetup, Tunnelled};
+pub use space::SpaceSetup;
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
-    net::{IpAddr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, SocketAddr},
     sync::Arc,
     time::{Duration, Instant},
 };
 
 use crypto::{Hello, Identity, Secret};
 use gossip::{DialId, Mesh, Target};
-use proto::{MacAddr, PeerId, datagram::SessionIndex, message::CAN_FASTDP};
+use proto::{
+    MacAddr, PeerId, datagram::SessionIndex, message::CAN_FASTDP, space::CAN_SPACE,
+};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
@@ -58,6 +62,8 @@ pub struct Config {
     pub bridge: String,
     /// How the mesh behaves.
     pub mesh: gossip::Config,
+    /// The address space; none if this peer takes no part in it.
+    pub space: Option<SpaceSetup>,
     /// Seeds all randomness.
     pub seed: u64,
     /// The version of wove.
@@ -76,6 +82,13 @@ pub enum Event {
     },
     /// The targets changed and should be kept.
     TargetsChanged,
+    /// Somebody who waits for an address gets it, or hears why not.
+    Address {
+        /// For which [`Router::allocate`].
+        id: u64,
+        /// The address.
+        result: Result<Ipv4Addr, String>,
+    },
     /// Something wants a person's attention.
     Warning(String),
     /// A link came up or went down.
@@ -171,15 +184,18 @@ impl Router {
             nickname: config.nickname.clone(),
             version: config.version.clone(),
             endpoints: Vec::new(),
-            capabilities: 0,
+            capabilities: if config.space.is_some() { CAN_SPACE } else { 0 },
         };
-        let mesh = Mesh::new(
+        let mut mesh = Mesh::new(
             config.mesh.clone(),
             peer,
             Keyring::new(Arc::clone(&identity)),
             rng.random(),
             now,
         );
+        if let Some(space) = &config.space {
+            mesh.open_space(space.config.clone(), space.saved.clone(), now);
+        }
         let shared = Arc::new(Shared::new(local, config.epoch));
         Self {
             local,

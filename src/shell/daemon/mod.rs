@@ -13,6 +13,7 @@
 
 mod commands;
 mod fast;
+mod ipam;
 mod network;
 mod work;
 
@@ -33,7 +34,7 @@ use tokio::{
 };
 
 use super::{
-    Config,
+    Config, config,
     api::{ControlSocket, Handle, Request},
     dataplane::{DataPlane, Upcalls},
     host::{Host, HostConfig, TunnelConfig},
@@ -43,7 +44,8 @@ use super::{
     udp::{SendBatch, UdpSocket},
     web,
 };
-use crate::engine::{Attachment, Event, Router, RouterConfig, Upcall};
+use crate::engine::{Attachment, Event, Router, RouterConfig, SpaceSetup, Upcall};
+use gossip::space::{Init, SpaceConfig};
 use fast::Fast;
 use network::Network;
 use proto::MacAddr;
@@ -108,6 +110,7 @@ struct Daemon {
     endpoints: BTreeSet<IpAddr>,
     repairing: bool,
     damaged: bool,
+    waiting: ipam::Waiting,
     ending: Option<(Ending, Option<oneshot::Sender<work::Answer>>)>,
     _servers: oneshot::Sender<()>,
 }
@@ -119,6 +122,7 @@ impl Daemon {
         let mut rng = ChaCha20Rng::from_os_rng();
         let identity = network::identity(&store, &mut rng)?;
         let network = Network::load(&store, &config.secrets, &mut rng)?;
+        let space = space_setup(&config, &store)?;
         let epoch = store.next_epoch()?;
         let control = ControlSocket::bind(&config.socket).await?;
         let web = match config.http_addr {
@@ -143,7 +147,7 @@ impl Daemon {
         let tap = Arc::new(Tap::open(&host_config.tap, TapOptions::default())?);
         let interfaces = host.set_up(host_config.clone()).await?;
         let router = Router::new(
-            router_config(&config, epoch, underlay, mtu)?,
+            router_config(&config, space, epoch, (underlay, mtu))?,
             identity,
             network.secrets().to_vec(),
             Instant::now(),
@@ -183,6 +187,7 @@ impl Daemon {
             endpoints: BTreeSet::new(),
             repairing: false,
             damaged: false,
+            waiting: ipam::Waiting::default(),
             ending: None,
             _servers: serve(control, web, &handle),
             config,
@@ -250,6 +255,7 @@ impl Daemon {
                 _ = care.tick() => self.care().await?,
             }
             self.drain();
+            self.look_after_waiting();
         }
         Ok(self
             .ending
@@ -271,6 +277,7 @@ impl Daemon {
     /// Carries out what the router says; the snapshot first, so that no
     /// datagram leaves before its answer can be received.
     fn drain(&mut self) {
+        self.save_space();
         if let Some(snapshot) = self.router.take_snapshot() {
             self.plane.publish(snapshot);
             self.apply_fast();
@@ -299,6 +306,7 @@ impl Daemon {
                     tracing::warn!("the targets are not kept: {error:#}");
                 }
             }
+            Event::Address { id, result } => self.take_address(id, result),
             Event::Warning(text) => tracing::warn!("{text}"),
             Event::Link {
                 peer,
@@ -436,7 +444,38 @@ fn serve(
     stop
 }
 
-fn router_config(config: &Config, epoch: u64, underlay: u32, mtu: u32) -> Result<RouterConfig> {
+/// How this peer takes part in the address space; none without a range.
+fn space_setup(config: &Config, store: &Store) -> Result<Option<SpaceSetup>> {
+    let Some(range) = config.ipalloc_range else {
+        return Ok(None);
+    };
+    let init = match &config.ipalloc_init {
+        config::IpallocInit::Consensus(count) => {
+            let targets = config.peers.len() + 1;
+            Init::Consensus(count.map_or(targets, |count| count as usize))
+        }
+        config::IpallocInit::Seeds(seeds) => {
+            Init::Seeds(seeds.iter().map(proto::PeerId::short_id).collect())
+        }
+        config::IpallocInit::Observer => Init::Observer,
+    };
+    Ok(Some(SpaceSetup {
+        config: SpaceConfig {
+            base: range.network(),
+            prefix: range.prefix_len(),
+            init,
+            dead_after: config.ipalloc_dead_after,
+        },
+        saved: ipam::load(store, range)?,
+    }))
+}
+
+fn router_config(
+    config: &Config,
+    space: Option<SpaceSetup>,
+    epoch: u64,
+    (underlay, mtu): (u32, u32),
+) -> Result<RouterConfig> {
     let mut mesh = gossip::Config {
         discovery: config.discovery,
         ..gossip::Config::default()
@@ -453,6 +492,7 @@ fn router_config(config: &Config, epoch: u64, underlay: u32, mtu: u32) -> Result
         mtu,
         bridge: config.bridge.clone(),
         mesh,
+        space,
         seed: OsRng
             .try_next_u64()
             .context("the kernel gives no randomness")?,

@@ -1,7 +1,7 @@
 //! Work that takes its time beside the loop: the kernel and the resolver.
 
 use std::{
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     path::PathBuf,
     sync::Arc,
     time::{Duration, Instant},
@@ -22,7 +22,7 @@ use crate::{
 pub(super) type Answer = Result<Reply, Failure>;
 
 /// What stands for the namespace of the host itself.
-const HOST: &str = "host";
+pub(super) const HOST: &str = "host";
 /// How long a name may take to resolve.
 const RESOLVE: Duration = Duration::from_secs(5);
 /// The kernel reports changes in flurries; repair waits for the end of one.
@@ -41,11 +41,14 @@ pub(super) enum Done {
         gone: Vec<IpNet>,
         reply: oneshot::Sender<Answer>,
     },
-    /// Something failed.
+    /// Something failed; addresses that were to be used are free again.
     Failed {
         error: anyhow::Error,
+        unused: Vec<IpAddr>,
         reply: oneshot::Sender<Answer>,
     },
+    /// Containers are gone.
+    Gone { gone: Vec<Attachment> },
     /// The host was put in order.
     Repaired { result: Result<Vec<String>> },
 }
@@ -97,6 +100,7 @@ impl Daemon {
         netns: PathBuf,
         ifname: String,
         addresses: Vec<IpNet>,
+        fresh: Vec<IpAddr>,
         reply: oneshot::Sender<Answer>,
     ) {
         let (host, config, done) = (
@@ -120,7 +124,11 @@ impl Daemon {
                         reply,
                     }
                 }
-                Err(error) => Done::Failed { error, reply },
+                Err(error) => Done::Failed {
+                    error,
+                    unused: fresh,
+                    reply,
+                },
             };
             let _ = done.send(outcome).await;
         });
@@ -161,13 +169,23 @@ impl Daemon {
                         reply,
                     }
                 }
-                Err(error) => Done::Failed { error, reply },
+                Err(error) => Done::Failed {
+                    error,
+                    unused: Vec::new(),
+                    reply,
+                },
             };
             let _ = done.send(outcome).await;
         });
     }
 
-    pub(super) fn expose(&self, addresses: Vec<IpNet>, hide: bool, reply: oneshot::Sender<Answer>) {
+    pub(super) fn expose(
+        &self,
+        addresses: Vec<IpNet>,
+        hide: bool,
+        fresh: Vec<IpAddr>,
+        reply: oneshot::Sender<Answer>,
+    ) {
         let (host, mac, done) = (
             Arc::clone(&self.host),
             self.bridge_mac,
@@ -198,7 +216,11 @@ impl Daemon {
                         reply,
                     }
                 }
-                Err(error) => Done::Failed { error, reply },
+                Err(error) => Done::Failed {
+                    error,
+                    unused: fresh,
+                    reply,
+                },
             };
             let _ = done.send(outcome).await;
         });
@@ -217,11 +239,18 @@ impl Daemon {
                 let answer = self.record(attachment, &gone);
                 let _ = reply.send(answer);
             }
-            Done::Failed { error, reply } => {
+            Done::Gone { gone } => self.forget_gone(&gone),
+            Done::Failed {
+                error,
+                unused,
+                reply,
+            } => {
+                self.release(&unused);
                 let _ = reply.send(Err(failure(&error)));
             }
             Done::Repaired { result } => {
                 self.repairing = false;
+                self.look_for_gone();
                 let failing = std::mem::replace(&mut self.damaged, result.is_err());
                 match result {
                     Ok(repairs) => repairs
@@ -255,8 +284,11 @@ impl Daemon {
                 .for_each(|net| self.router.detach_address(attachment.mac, net.addr(), now));
             let ips: Vec<_> = attachment.addresses.iter().map(IpNet::addr).collect();
             self.router.attach_station(attachment.mac, &ips, now);
+            ips.iter().for_each(|ip| self.router.hold_address(*ip, now));
             self.attachments.push(attachment.clone());
         }
+        let gone: Vec<IpAddr> = gone.iter().map(IpNet::addr).collect();
+        self.release(&gone);
         match self.store.save_attachments(&self.attachments) {
             Ok(()) => Ok(Reply::Attached(attachment)),
             Err(error) => Err(failure(
@@ -272,7 +304,16 @@ impl Daemon {
         let known = self.store.attachments()?;
         let (exposed, containers): (Vec<_>, Vec<_>) =
             known.into_iter().partition(|a| a.netns == HOST);
-        let found = self.host.attachments(&containers).await?;
+        // Also what this launch knows nothing of: its state may be lost.
+        let mut places = containers.clone();
+        let same = |a: &Attachment, b: &Attachment| a.netns == b.netns && a.ifname == b.ifname;
+        for place in self.host.places().await? {
+            if !places.iter().any(|known| same(known, &place)) {
+                places.push(place);
+            }
+        }
+        let mut found = self.host.attachments(&places).await?;
+        found.retain(|attachment| !attachment.addresses.is_empty());
         for lost in containers.iter().filter(|a| {
             !found
                 .iter()
@@ -300,8 +341,9 @@ impl Daemon {
 
     fn keep(&mut self, attachment: Attachment) {
         let ips: Vec<_> = attachment.addresses.iter().map(IpNet::addr).collect();
-        self.router
-            .attach_station(attachment.mac, &ips, Instant::now());
+        let now = Instant::now();
+        self.router.attach_station(attachment.mac, &ips, now);
+        ips.iter().for_each(|ip| self.router.hold_address(*ip, now));
         self.attachments.push(attachment);
     }
 

@@ -25,6 +25,14 @@ pub(super) fn mark_of_veth(bridge: &str, ifname: &str, netns: &str) -> String {
     alias
 }
 
+/// Name inside and path of the namespace, from [`mark_of_veth`].
+pub(super) fn place_of_mark<'a>(alias: &'a str, bridge: &str) -> Option<(&'a str, &'a str)> {
+    let place = alias.strip_prefix(&mark(bridge))?.strip_prefix(' ')?;
+    // An interface name may contain '@', a namespace's path begins with '/'.
+    let at = place.find("@/")?;
+    (alias.len() < ALIAS).then(|| (&place[..at], &place[at + 1..]))
+}
+
 /// Whether an alias was made by [`mark`] or [`mark_of_veth`] for this bridge.
 pub(super) fn bears_mark(alias: &str, bridge: &str) -> bool {
     alias
@@ -74,6 +82,9 @@ mod tests {
             assert!(!bears_mark(foreign, "wove"), "{foreign}");
         }
         assert_eq!(mark_of_veth("b", "i", &"ü".repeat(300)).len(), 255);
+        let mark = mark_of_veth("wove", "eth0", "/run/netns/c1");
+        assert_eq!(place_of_mark(&mark, "wove"), Some(("eth0", "/run/netns/c1")));
+        assert_eq!(place_of_mark("wove/wove", "wove"), None);
     }
 
     #[test]

@@ -118,6 +118,7 @@ impl Node {
             mtu: 1400,
             bridge: "wove".to_owned(),
             mesh: self.mesh.clone(),
+            space: None,
             seed,
             version: "test".to_owned(),
         };

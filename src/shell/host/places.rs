@@ -1,0 +1,45 @@
+//! Which containers have an interface of ours, as the marks on the host's ends tell.
+
+use std::collections::BTreeSet;
+
+use anyhow::Result;
+
+use super::{Host, names};
+use crate::engine::Attachment;
+
+impl Host {
+    /// The places of all veths of ours: path of the namespace and name inside, as
+    /// they were when they were attached. MAC and addresses are left out.
+    pub async fn places(&self) -> Result<Vec<Attachment>> {
+        let bridge = self.config()?.bridge;
+        let aliases = self.marks().await?;
+        let place = |alias: &String| {
+            let (ifname, netns) = names::place_of_mark(alias, &bridge)?;
+            Some(Attachment {
+                netns: netns.to_owned(),
+                ifname: ifname.to_owned(),
+                mac: proto::MacAddr::default(),
+                addresses: Vec::new(),
+            })
+        };
+        Ok(aliases.iter().filter_map(place).collect())
+    }
+
+    /// Those of a list whose interface is gone, with the namespace mostly.
+    pub async fn gone(&self, known: &[Attachment]) -> Result<Vec<Attachment>> {
+        let bridge = self.config()?.bridge;
+        let aliases = self.marks().await?;
+        let is_gone = |attachment: &&Attachment| {
+            let (ifname, netns) = (&attachment.ifname, &attachment.netns);
+            !aliases.contains(&names::mark_of_veth(&bridge, ifname, netns))
+        };
+        Ok(known.iter().filter(is_gone).cloned().collect())
+    }
+
+    async fn marks(&self) -> Result<BTreeSet<String>> {
+        let bridge = self.config()?.bridge;
+        let links = self.netlink.links().await?;
+        let veths = links.into_iter().filter(|link| link.is_veth_of(&bridge));
+        Ok(veths.map(|link| link.alias).collect())
+    }
+}

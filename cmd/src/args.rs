@@ -40,7 +40,8 @@ const ATTACH_EXAMPLES: &str = "Examples:
 
 Doing it twice is the same as doing it once.";
 
-const RMPEER_HELP: &str = "It is your word that the peer and its containers are gone: its addresses are given out anew.
+const RMPEER_HELP: &str =
+    "It is your word that the peer and its containers are gone: its addresses are given out anew.
 It may be run on any number of the peers that are left, at once or one after the other.
 
 Example:

@@ -392,10 +392,15 @@ fn parse_range(text: &str) -> Result<Range, String> {
         return Err("give an IPv4 range such as 10.32.0.0/12, or nothing".into());
     };
     if range.addr() != range.network() {
-        return Err(format!("this is an address within {}: give the range itself", range.trunc()));
+        return Err(format!(
+            "this is an address within {}: give the range itself",
+            range.trunc()
+        ));
     }
     if !(8..=30).contains(&range.prefix_len()) {
-        return Err("a range has a prefix of 8 to 30: of two addresses or one there is none to give".into());
+        return Err(
+            "a range has a prefix of 8 to 30: of two addresses or one there is none to give".into(),
+        );
     }
     Ok(Range(Some(range)))
 }
@@ -432,7 +437,10 @@ fn parse_time(text: &str) -> Result<Duration, String> {
         "d" => 86_400,
         _ => return Err(wrong()),
     };
-    match number.checked_mul(unit).filter(|seconds| (10..=366 * 86_400).contains(seconds)) {
+    match number
+        .checked_mul(unit)
+        .filter(|seconds| (10..=366 * 86_400).contains(seconds))
+    {
         Some(seconds) => Ok(Duration::from_secs(seconds)),
         None => Err("give a time of 10 s to 366 days".into()),
     }

@@ -80,7 +80,9 @@ fn as_text(reply: &Reply, page: Option<Page>) -> Result<Printed, Failure> {
             Printed::text(attachments_table(attachments).to_string())
         }
         Reply::TakenOver { taken } => {
-            let line = |one: &TakenOver| format!("{} addresses taken over from {}\n", one.addresses, one.peer);
+            let line = |one: &TakenOver| {
+                format!("{} addresses taken over from {}\n", one.addresses, one.peer)
+            };
             Printed::text(taken.iter().map(line).collect::<String>())
         }
         Reply::Token {

@@ -90,9 +90,8 @@ fn is_space(said: &Space) -> bool {
         return false;
     }
     let end = 1u32 << (32 - said.ring.prefix);
-    let inside = |start: u32, len: u32| {
-        len > 0 && start.checked_add(len).is_some_and(|after| after <= end)
-    };
+    let inside =
+        |start: u32, len: u32| len > 0 && start.checked_add(len).is_some_and(|after| after <= end);
     let epochs = |epoch: u32| epoch <= space::EPOCH_MAX;
     said.guards.len() <= space::GUARDS
         && said.former.len() <= space::GUARDS
@@ -101,9 +100,15 @@ fn is_space(said: &Space) -> bool {
         && said.taken.len() <= space::TAKEN
         && said.claims.len() <= space::CLAIMS
         && epochs(said.life)
-        && said.blocks.iter().all(|block| inside(block.start, block.len) && epochs(block.epoch))
+        && said
+            .blocks
+            .iter()
+            .all(|block| inside(block.start, block.len) && epochs(block.epoch))
         && said.blocks.is_sorted_by(|a, b| a.start + a.len <= b.start)
-        && said.gifts.iter().all(|gift| inside(gift.start, gift.len) && epochs(gift.epoch))
+        && said
+            .gifts
+            .iter()
+            .all(|gift| inside(gift.start, gift.len) && epochs(gift.epoch))
         && said.taken.iter().all(|taken| epochs(taken.life))
         && said.claims.iter().all(|at| *at < end)
         && said.ask.is_none_or(|ask| inside(ask.start, ask.len))

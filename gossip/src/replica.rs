@@ -148,9 +148,7 @@ impl Replica {
             | Body::Stations(_)
             | Body::Space(_)
             | Body::Guard(_)
-            | Body::Division(_) => {
-                slot.and_then(|slot| self.node(slot)).map(|node| &node.keys)
-            }
+            | Body::Division(_) => slot.and_then(|slot| self.node(slot)).map(|node| &node.keys),
         };
         let Some(keys) = keys else {
             return Merge::Orphan;

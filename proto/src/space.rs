@@ -165,9 +165,7 @@ pub struct Began {
 }
 
 /// The number of an attempt to decide.
-#[derive(
-    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Default, Serialize, Deserialize,
-)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Default, Serialize, Deserialize)]
 pub struct Ballot {
     /// Higher ones win.
     pub round: u32,

@@ -417,44 +417,51 @@ fn space() -> impl Strategy<Value = Space> {
         epoch,
         held,
     });
-    let gift = (any::<(u32, u32, u32, u64)>(), short()).prop_map(
-        |((start, len, epoch, since), to)| Gift {
-            start,
-            len,
-            epoch,
-            to,
-            since,
-        },
-    );
-    let taken = (short(), any::<(u32, u64, bool)>()).prop_map(|(peer, (life, serial, gone))| Taken {
-        peer,
-        life,
-        serial,
-        gone,
-    });
-    let ask = (short(), any::<(u32, u32)>()).prop_map(|(donor, (start, len))| Ask {
-        donor,
-        start,
-        len,
-    });
+    let gift =
+        (any::<(u32, u32, u32, u64)>(), short()).prop_map(|((start, len, epoch, since), to)| {
+            Gift {
+                start,
+                len,
+                epoch,
+                to,
+                since,
+            }
+        });
+    let taken =
+        (short(), any::<(u32, u64, bool)>()).prop_map(|(peer, (life, serial, gone))| Taken {
+            peer,
+            life,
+            serial,
+            gone,
+        });
+    let ask =
+        (short(), any::<(u32, u32)>()).prop_map(|(donor, (start, len))| Ask { donor, start, len });
     let guards = || vec(short(), 0..8);
     let lists = (vec(block, 0..25), vec(gift, 0..9), vec(taken, 0..9));
     let claims = vec(any::<u32>(), 0..17);
     let sets = (guards(), guards());
-    (ring, any::<(u32, u64)>(), sets, lists, claims, prop::option::of(ask)).prop_map(
-        |(ring, (life, serial), (guards, former), (blocks, gifts, taken), claims, ask)| Space {
-            ring,
-            life,
-            serial,
-            guards,
-            former,
-            blocks,
-            gifts,
-            taken,
-            claims,
-            ask,
-        },
+    (
+        ring,
+        any::<(u32, u64)>(),
+        sets,
+        lists,
+        claims,
+        prop::option::of(ask),
     )
+        .prop_map(
+            |(ring, (life, serial), (guards, former), (blocks, gifts, taken), claims, ask)| Space {
+                ring,
+                life,
+                serial,
+                guards,
+                former,
+                blocks,
+                gifts,
+                taken,
+                claims,
+                ask,
+            },
+        )
 }
 
 fn ballot() -> impl Strategy<Value = Ballot> {
@@ -477,23 +484,23 @@ fn guard() -> impl Strategy<Value = Guard> {
         },
     );
     let cause = prop_oneof![Just(Cause::Silent), Just(Cause::Gone), Just(Cause::Forced)];
-    let inherits = (any::<u64>(), short(), cause).prop_map(|(serial, heir, cause)| {
-        Verdict::Inherits {
+    let inherits =
+        (any::<u64>(), short(), cause).prop_map(|(serial, heir, cause)| Verdict::Inherits {
             serial,
             heir,
             cause,
-        }
-    });
+        });
     let verdict = prop_oneof![Just(Verdict::Lives), inherits];
     let accepted = prop::option::of((ballot(), verdict));
-    let vote = (short(), any::<u32>(), ballot(), accepted).prop_map(
-        |(ward, life, promised, accepted)| Vote {
-            ward,
-            life,
-            promised,
-            accepted,
-        },
-    );
+    let vote =
+        (short(), any::<u32>(), ballot(), accepted).prop_map(|(ward, life, promised, accepted)| {
+            Vote {
+                ward,
+                life,
+                promised,
+                accepted,
+            }
+        });
     (vec(ack, 0..29), vec(vote, 0..7), vec(short(), 0..7)).prop_map(|(acks, votes, gone)| Guard {
         acks,
         votes,
@@ -502,13 +509,12 @@ fn guard() -> impl Strategy<Value = Guard> {
 }
 
 fn division() -> impl Strategy<Value = Division> {
-    let founding = (any::<(u64, u16)>(), vec(short(), 0..65)).prop_map(
-        |((id, quorum), founders)| Founding {
+    let founding =
+        (any::<(u64, u16)>(), vec(short(), 0..65)).prop_map(|((id, quorum), founders)| Founding {
             id,
             quorum,
             founders,
-        },
-    );
+        });
     let accepted = prop::option::of((ballot(), founding));
     (any::<(u32, u8)>(), ballot(), accepted).prop_map(|((base, prefix), promised, accepted)| {
         Division {
@@ -519,7 +525,6 @@ fn division() -> impl Strategy<Value = Division> {
         }
     })
 }
-
 
 fn range() -> impl Strategy<Value = RangeSummary> {
     any::<(u64, u64, u64, u32)>().prop_map(|(first, last, fingerprint, count)| RangeSummary {

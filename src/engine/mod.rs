@@ -37,6 +37,8 @@ pub use counters::DropReason;
 pub use egress::Egress;
 pub use ingress::Ingress;
 pub use output::{Origin, Output, Upcall};
-pub use router::{Config as RouterConfig, Event, FastSetup, Router, SpaceSetup, Transmit, Tunnelled};
+pub use router::{
+    Config as RouterConfig, Event, FastSetup, Router, SpaceSetup, Transmit, Tunnelled,
+};
 pub use snapshot::Snapshot;
 pub use status::Status;

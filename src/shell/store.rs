@@ -215,7 +215,9 @@ impl Store {
             return Ok(None);
         };
         let saved = serde_json::from_slice(&bytes);
-        saved.map(Some).map_err(|_| self.damaged("space", "content"))
+        saved
+            .map(Some)
+            .map_err(|_| self.damaged("space", "content"))
     }
 
     /// Saves what this peer owns of the address space.

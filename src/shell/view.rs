@@ -126,14 +126,26 @@ fn ipam(status: &Status) -> Table {
                 owner.owned.to_string(),
                 format!("{percent:.1}%"),
                 owner.held.to_string(),
-                if owner.local { ipam.used.to_string() } else { String::new() },
+                if owner.local {
+                    ipam.used.to_string()
+                } else {
+                    String::new()
+                },
                 if owner.reachable { "yes" } else { "no" }.to_owned(),
             ]
         })
     });
     Table {
         title: "ipam",
-        header: &["PEER", "NICKNAME", "OWNED", "SHARE", "HELD", "USED", "REACHABLE"],
+        header: &[
+            "PEER",
+            "NICKNAME",
+            "OWNED",
+            "SHARE",
+            "HELD",
+            "USED",
+            "REACHABLE",
+        ],
         rows: owners.collect(),
     }
 }
@@ -143,15 +155,29 @@ pub fn ipam_text(status: &Status) -> String {
     let Some(space) = &status.ipam else {
         return "This peer gives out no addresses: it was launched without a range.\n".into();
     };
-    let mut text = format!("{:>9}: {}\n{:>9}: {}\n{:>9}: {} here\n", "State", printable(&space.state), "Range", printable(&space.range), "Used", space.used);
+    let mut text = format!(
+        "{:>9}: {}\n{:>9}: {}\n{:>9}: {} here\n",
+        "State",
+        printable(&space.state),
+        "Range",
+        printable(&space.range),
+        "Used",
+        space.used
+    );
     if space.waiting > 0 {
         text += &format!("{:>9}: {} for an address\n", "Waiting", space.waiting);
     }
     if space.unknown > 0 {
-        text += &format!("{:>9}: {} addresses, on their way or of peers not heard of\n", "Unknown", space.unknown);
+        text += &format!(
+            "{:>9}: {} addresses, on their way or of peers not heard of\n",
+            "Unknown", space.unknown
+        );
     }
     for claim in &space.claims {
-        text += &format!("{:>9}: {claim} is in use here and belongs to another peer\n", "Claim");
+        text += &format!(
+            "{:>9}: {claim} is in use here and belongs to another peer\n",
+            "Claim"
+        );
     }
     if space.owners.is_empty() {
         return text;

@@ -1,10 +1,6 @@
 //! Addresses that the mesh gives out, with real daemons.
 
-use std::{
-    collections::BTreeSet,
-    net::Ipv4Addr,
-    thread,
-};
+use std::{collections::BTreeSet, net::Ipv4Addr, thread};
 
 use serde_json::Value;
 
@@ -16,7 +12,9 @@ const PASSWORD: &[&str] = &["--password", "correct horse battery staple"];
 /// Launches all at once, each with all others as seeds.
 fn launch_at_once(hosts: &[Host], options: &[&str]) {
     for host in hosts {
-        let others = hosts.iter().filter(|other| other.endpoint() != host.endpoint());
+        let others = hosts
+            .iter()
+            .filter(|other| other.endpoint() != host.endpoint());
         let seeds: Vec<String> = others.map(|other| other.endpoint().to_string()).collect();
         let mut arguments = [PASSWORD, options].concat();
         arguments.extend(seeds.iter().map(String::as_str));
@@ -29,7 +27,10 @@ fn launch_at_once(hosts: &[Host], options: &[&str]) {
 fn attach(host: &Host, container: &Container, wanted: &[&str]) -> Ipv4Addr {
     let path = container.path();
     let text = host.ok(&[&["attach", "--netns", &path], wanted].concat());
-    let first = text.split_whitespace().next().and_then(|net| net.split('/').next());
+    let first = text
+        .split_whitespace()
+        .next()
+        .and_then(|net| net.split('/').next());
     let address = first.and_then(|address| address.parse().ok());
     address.unwrap_or_else(|| panic!("no address: {text}"))
 }
@@ -37,7 +38,10 @@ fn attach(host: &Host, container: &Container, wanted: &[&str]) -> Ipv4Addr {
 fn refused(host: &Host, arguments: &[&str]) -> String {
     let output = host.cli(arguments);
     let text = String::from_utf8_lossy(&output.stderr).into_owned();
-    ensure(!output.status.success(), format_args!("{arguments:?} was done"));
+    ensure(
+        !output.status.success(),
+        format_args!("{arguments:?} was done"),
+    );
     ensure(text.lines().count() == 1, &text);
     text
 }
@@ -49,7 +53,9 @@ fn ipam(host: &Host) -> Value {
 fn owned_by(host: &Host, name: &str) -> u64 {
     let owners = ipam(host)["owners"].as_array().cloned().unwrap_or_default();
     let mut of = owners.iter().filter(|owner| owner["nickname"] == name);
-    of.next().and_then(|owner| owner["owned"].as_u64()).unwrap_or(0)
+    of.next()
+        .and_then(|owner| owner["owned"].as_u64())
+        .unwrap_or(0)
 }
 
 fn guards(host: &Host) -> usize {
@@ -95,7 +101,9 @@ fn three_launched_at_once_give_thirty_addresses() {
         .map(|_| (0..10).map(|n| Container::new(100 + n)).collect())
         .collect();
     let attach_all = |host: &Host, containers: &[Container]| -> Vec<Ipv4Addr> {
-        let each = containers.iter().map(|container| attach(host, container, &[]));
+        let each = containers
+            .iter()
+            .map(|container| attach(host, container, &[]));
         each.collect()
     };
     let addresses: Vec<Vec<Ipv4Addr>> = thread::scope(|scope| {
@@ -144,7 +152,11 @@ fn the_space_of_a_dead_owner_comes_back_by_rmpeer_on_all_at_once() {
         assert_eq!(owned_by(host, "a"), 0);
         eventually(secs(10), "all of the range has an owner", || {
             let all = owned_by(host, "b") + owned_by(host, "c");
-            if all == 256 { Ok(()) } else { Err(format!("{all}")) }
+            if all == 256 {
+                Ok(())
+            } else {
+                Err(format!("{all}"))
+            }
         });
     }
     // The one that was said to be gone finds that out before it gives anything out.
@@ -157,14 +169,26 @@ fn the_space_of_a_dead_owner_comes_back_by_rmpeer_on_all_at_once() {
 #[test]
 fn the_space_of_a_silent_owner_comes_back_by_itself() {
     let lab = Lab::new();
-    let [a, b, _c] = one_owner(&lab, &["--ipalloc-range", "10.40.0.0/24", "--ipalloc-dead-after", "10s"]);
+    let [a, b, _c] = one_owner(
+        &lab,
+        &[
+            "--ipalloc-range",
+            "10.40.0.0/24",
+            "--ipalloc-dead-after",
+            "10s",
+        ],
+    );
     a.kill();
     let container = Container::new(2);
     let path = container.path();
     eventually(secs(60), "an address is free again", || {
         let output = b.cli(&["attach", "--netns", &path]);
         let text = String::from_utf8_lossy(&output.stderr).into_owned();
-        if output.status.success() { Ok(()) } else { Err(text) }
+        if output.status.success() {
+            Ok(())
+        } else {
+            Err(text)
+        }
     });
     ensure(owned_by(&b, "a") > 0, "what it held stays its own");
 }
@@ -203,7 +227,10 @@ fn a_host_without_its_state_claims_what_its_containers_use() {
     b.relaunch();
     let listed = attached(&b);
     for address in &kept {
-        ensure(listed.contains(&format!("{address}/26")), format_args!("{listed:?}"));
+        ensure(
+            listed.contains(&format!("{address}/26")),
+            format_args!("{listed:?}"),
+        );
     }
     let others: Vec<Container> = (10..16).map(Container::new).collect();
     for (at, other) in others.iter().enumerate() {
@@ -243,7 +270,11 @@ fn what_cannot_be_is_said_and_nothing_is_lost() {
     eventually(secs(20), "the address is free again", || {
         let output = a.cli(&["attach", "--netns", &last.path()]);
         let text = String::from_utf8_lossy(&output.stderr).into_owned();
-        if output.status.success() { Ok(()) } else { Err(text) }
+        if output.status.success() {
+            Ok(())
+        } else {
+            Err(text)
+        }
     });
     a.kill();
     let other = a.failing_launch(&["--ipalloc-range", "10.50.0.0/24"], None);
@@ -263,7 +294,11 @@ fn two_of_five_that_are_cut_off_take_nothing_of_the_three() {
         host.wait_peers(secs(30), 5);
         eventually(secs(20), "it owns a share", || {
             let own = owned_by(host, host.name());
-            if own > 0 { Ok(()) } else { Err(ipam(host).to_string()) }
+            if own > 0 {
+                Ok(())
+            } else {
+                Err(ipam(host).to_string())
+            }
         });
     }
     for left in &hosts[..2] {
@@ -298,10 +333,21 @@ fn subnets_are_served_and_the_host_too() {
     a.launch(&[]);
     let container = Container::new(1);
     let path = container.path();
-    let text = a.ok(&["attach", "--netns", &path, "net:10.33.7.0/24", "net:default"]);
+    let text = a.ok(&[
+        "attach",
+        "--netns",
+        &path,
+        "net:10.33.7.0/24",
+        "net:default",
+    ]);
     let words: Vec<&str> = text.split_whitespace().collect();
     assert_eq!(words.len(), 2, "{text}");
-    ensure(words.iter().any(|net| net.starts_with("10.33.7.") && net.ends_with("/24")), &text);
+    ensure(
+        words
+            .iter()
+            .any(|net| net.starts_with("10.33.7.") && net.ends_with("/24")),
+        &text,
+    );
     ensure(words.iter().any(|net| net.ends_with("/12")), &text);
     let text = a.ok(&["expose", "net:10.33.7.0/24"]);
     ensure(text.starts_with("10.33.7."), &text);
@@ -315,7 +361,9 @@ fn subnets_are_served_and_the_host_too() {
 
 #[test]
 fn attaching_and_detaching_leaks_nothing() {
-    let count = std::env::var("WOVE_ATTACHES").ok().and_then(|n| n.parse().ok());
+    let count = std::env::var("WOVE_ATTACHES")
+        .ok()
+        .and_then(|n| n.parse().ok());
     let lab = Lab::new();
     let a = lab.host("a");
     a.launch(&["--ipalloc-range", "10.40.0.0/28"]);
@@ -323,7 +371,9 @@ fn attaching_and_detaching_leaks_nothing() {
     let mut seed: usize = 7;
     let mut is_attached = [false; 5];
     for _ in 0..count.unwrap_or(40) {
-        seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        seed = seed
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695_040_888_963_407);
         let at = (seed >> 33) % containers.len();
         if is_attached[at] {
             a.detach(&containers[at]);

@@ -476,6 +476,8 @@ impl World {
             | Event::LinkDown { .. }
             | Event::RoutesChanged
             | Event::StationsChanged
+            | Event::Space(_)
+            | Event::SpaceWarning(_)
             | Event::PeerAppeared(_)
             | Event::PeerRestarted { .. }
             | Event::TargetsChanged => {}

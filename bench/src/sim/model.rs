@@ -170,7 +170,12 @@ impl Host {
             }
             MeshEvent::RoutesChanged => self.observe_routes(net),
             MeshEvent::StationsChanged => self.observe_stations(net),
-            MeshEvent::PeerAppeared(_)
+            MeshEvent::Space(outcome) => match outcome.result {
+                Ok(grant) => self.addresses.push(grant.at),
+                Err(_) => self.asked -= 1,
+            },
+            MeshEvent::SpaceWarning(_)
+            | MeshEvent::PeerAppeared(_)
             | MeshEvent::PeerRestarted { .. }
             | MeshEvent::TargetsChanged => {}
         }

@@ -75,11 +75,13 @@ impl Peers for View<'_> {
 }
 
 impl<A: Authority> Mesh<A> {
-    /// Takes part in the address space from now on. Announce [`CAN_SPACE`].
+    /// Takes part in the address space from now on.
     pub fn open_space(&mut self, config: SpaceConfig, saved: Option<Saved>, now: Instant) {
         let (me, instance) = (self.local.id.short_id(), self.local.instance as u32);
         let seed = self.rng.next_u64();
         self.space = Some(Box::new(Space::new(me, instance, config, saved, seed)));
+        self.local.capabilities |= CAN_SPACE;
+        self.publish_node(now);
         self.hear_all_of_space(now);
         self.space_soon(now);
     }
@@ -279,5 +281,8 @@ impl<A: Authority> Mesh<A> {
 }
 
 fn is_about_space(record: &Record) -> bool {
-    matches!(record.key.topic, Topic::Space | Topic::Guard | Topic::Division)
+    matches!(
+        record.key.topic,
+        Topic::Space | Topic::Guard | Topic::Division
+    )
 }

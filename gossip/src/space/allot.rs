@@ -129,7 +129,8 @@ impl Space {
         }
         let Some(first) = self.requests.front().copied() else {
             // Single addresses in use here that others own.
-            let claim = self.claim_to_ask_for();
+            let rests = self.claims_at.is_some_and(|at| now < at);
+            let claim = if rests { None } else { self.claim_to_ask_for() };
             return self.ask_for(claim, peers, now);
         };
         if !self.hold_more(first.span) {
@@ -143,12 +144,7 @@ impl Space {
         claims.copied().collect()
     }
 
-    fn find(
-        &self,
-        request: &Request,
-        claimed: &BTreeSet<u32>,
-        peers: &impl Peers,
-    ) -> Option<u32> {
+    fn find(&self, request: &Request, claimed: &BTreeSet<u32>, peers: &impl Peers) -> Option<u32> {
         if !self.recovered || self.leaving {
             return None;
         }
@@ -220,8 +216,13 @@ impl Space {
         let (first, last) = (request.span.start, request.span.end - 1);
         let cut_off = self.owners_out_of_reach();
         let more = match cut_off {
-            0 => "detach what is not needed, or launch all peers anew with a larger --ipalloc-range".to_owned(),
-            n => format!("{n} owners cannot be reached: if they are gone for good, `wove rmpeer` brings their space back"),
+            0 => {
+                "detach what is not needed, or launch all peers anew with a larger --ipalloc-range"
+                    .to_owned()
+            }
+            n => format!(
+                "{n} owners cannot be reached: if they are gone for good, `wove rmpeer` brings their space back"
+            ),
         };
         format!(
             "no address is free between {} and {}: {more}; see `wove status ipam`",

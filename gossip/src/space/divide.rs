@@ -79,6 +79,13 @@ impl Space {
 
     /// The value that enough have accepted by one ballot.
     fn decided(&self) -> Option<Founding> {
+        // Somebody who owns a part of it knows that it was decided.
+        let own = self.division.as_ref().and_then(|own| own.accepted.as_ref());
+        if let Some((_, value)) = own
+            && self.early.values().any(|said| said.ring.id == value.id)
+        {
+            return Some(value.clone());
+        }
         let accepted = || self.votes().filter_map(|(_, vote)| vote.accepted.as_ref());
         let (_, value) = accepted().find(|(ballot, value)| {
             let same = accepted().filter(|(other, _)| other == ballot).count();
@@ -132,7 +139,10 @@ impl Space {
         };
         let Some(ballot) = Some(attempt.ballot).filter(|ballot| {
             let own = self.division.as_ref();
-            own.is_some_and(|own| own.promised == *ballot && own.accepted.as_ref().is_none_or(|(held, _)| held != ballot))
+            own.is_some_and(|own| {
+                own.promised == *ballot
+                    && own.accepted.as_ref().is_none_or(|(held, _)| held != ballot)
+            })
         }) else {
             return;
         };
@@ -287,7 +297,12 @@ fn shares(range: Span, count: usize) -> Vec<Span> {
     let cut = |at: u32| {
         let exact = u64::from(range.len()) * u64::from(at) / u64::from(count);
         let exact = u32::try_from(exact).unwrap_or(range.len());
-        range.start + if at == count { range.len() } else { exact / step * step }
+        range.start
+            + if at == count {
+                range.len()
+            } else {
+                exact / step * step
+            }
     };
     (0..count)
         .map(|at| Span {

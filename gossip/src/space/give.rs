@@ -14,21 +14,24 @@ use super::{
 };
 
 /// A donor has so long to give.
-const PATIENCE: Duration = Duration::from_millis(1500);
+const PATIENCE: Duration = Duration::from_secs(2);
+/// So often everybody is asked before a wish is refused, but for no longer than...
+const ROUNDS: u32 = 2;
+/// ...this.
+const HOPE: Duration = Duration::from_secs(10);
+/// Owners of claimed addresses that would not give them are asked again after this.
+const CLAIMS_REST: Duration = Duration::from_secs(300);
 /// Not worth cutting smaller.
 const CRUMB: u32 = 32;
 /// A gift ranks above a takeover that did not know of it.
-const GIFT_STEP: u32 = 2;
+pub(super) const GIFT_STEP: u32 = 2;
 
 impl Space {
     /// Whether somebody owns part of a run with at least this epoch, by its own word.
     pub(super) fn is_owned_above(&self, span: Span, epoch: u32, but: ShortId) -> bool {
-        let above =
-            |block: &Block| block.epoch >= epoch && Span::of(block).meet(span).is_some();
+        let above = |block: &Block| block.epoch >= epoch && Span::of(block).meet(span).is_some();
         let others = self.table.iter().filter(|(peer, _)| **peer != but);
-        others
-            .flat_map(|(_, entry)| &entry.space.blocks)
-            .any(above)
+        others.flat_map(|(_, entry)| &entry.space.blocks).any(above)
     }
 
     /// Takes up what others gave us, and forgets gifts of ours that were taken up.
@@ -41,7 +44,10 @@ impl Space {
             .filter(|(_, gift)| gift.to == me)
             .collect();
         let key = |from: ShortId, gift: &Gift| (from, gift.start, gift.epoch);
-        let still: Vec<_> = offered.iter().map(|(from, gift)| key(*from, gift)).collect();
+        let still: Vec<_> = offered
+            .iter()
+            .map(|(from, gift)| key(*from, gift))
+            .collect();
         let before = self.mine.received.len();
         self.mine.received.retain(|gift| still.contains(gift));
         self.dirty.saved |= self.mine.received.len() != before;
@@ -60,9 +66,19 @@ impl Space {
             self.is_owned_above(span, gift.epoch, me)
                 || ours.any(|block| Span::of(block).meet(span).is_some())
         };
-        let waiting: Vec<Gift> = gifts.into_iter().filter(|gift| !is_taken_up(gift)).collect();
+        let waiting: Vec<Gift> = gifts
+            .into_iter()
+            .filter(|gift| !is_taken_up(gift))
+            .collect();
         self.mine.gifts = waiting;
         self.changed |= self.mine.gifts.len() != count;
+        let mine = &mut self.mine;
+        let told = |since: u64, start: u32| {
+            mine.gifts
+                .iter()
+                .any(|gift| (gift.since, gift.start) == (since, start))
+        };
+        mine.from_held.retain(|(since, start)| told(*since, *start));
     }
 
     fn take_up(&mut self, from: ShortId, gift: &Gift) {
@@ -73,19 +89,22 @@ impl Space {
             return;
         }
         let span = Span::new(gift.start, gift.len);
-        let passed_on = self
-            .mine
-            .gifts
-            .iter()
-            .any(|own| own.epoch > gift.epoch && Span::new(own.start, own.len).meet(span).is_some());
-        let held = self.mine.blocks.iter().any(|block| {
-            block.epoch >= gift.epoch && Span::of(block).meet(span).is_some()
+        let passed_on = self.mine.gifts.iter().any(|own| {
+            own.epoch > gift.epoch && Span::new(own.start, own.len).meet(span).is_some()
         });
+        let held = self
+            .mine
+            .blocks
+            .iter()
+            .any(|block| block.epoch >= gift.epoch && Span::of(block).meet(span).is_some());
         if !(passed_on || held || self.is_owned_above(span, gift.epoch, from))
             && self.mine.blocks.len() + 2 <= wire::BLOCKS
         {
             self.gain(span, gift.epoch);
-            if self.ask.is_some_and(|(ask, _)| Span::new(ask.start, ask.len).meet(span).is_some()) {
+            if self
+                .ask
+                .is_some_and(|(ask, _)| Span::new(ask.start, ask.len).meet(span).is_some())
+            {
                 self.ask = None;
             }
         } else if self.mine.blocks.len() + 2 > wire::BLOCKS {
@@ -104,9 +123,9 @@ impl Space {
                     let above = (theirs.epoch, *peer) > (ours.epoch, self.me);
                     above && Span::of(ours).meet(Span::of(theirs)).is_some()
                 });
-                lost.extend(beaten.filter_map(|ours| {
-                    Some((*peer, Span::of(ours).meet(Span::of(theirs))?))
-                }));
+                lost.extend(
+                    beaten.filter_map(|ours| Some((*peer, Span::of(ours).meet(Span::of(theirs))?))),
+                );
             }
         }
         for (peer, span) in lost {
@@ -155,18 +174,38 @@ impl Space {
                     start: wanted.start,
                     len: wanted.len(),
                 };
+                self.asking_since.get_or_insert(now);
                 self.ask = Some((ask, now + PATIENCE));
                 self.changed |= before != Some(ask);
             }
             None => {
                 self.changed |= before.is_some();
-                let known = self.table.values().any(|entry| !entry.space.blocks.is_empty());
-                if !self.tried.is_empty() || known || !self.mine.blocks.is_empty() {
+                let known = self
+                    .table
+                    .values()
+                    .any(|entry| !entry.space.blocks.is_empty());
+                let nobody = self.tried.is_empty() && (known || !self.mine.blocks.is_empty());
+                self.rounds += u32::from(!self.tried.is_empty());
+                let since = *self.asking_since.get_or_insert(now);
+                let enough = self.rounds >= ROUNDS || since + HOPE <= now;
+                if !self.is_on_its_way(wanted) && (nobody || enough) {
                     self.lose_hope(wanted);
+                    self.rounds = 0;
+                    self.asking_since = None;
                 }
                 self.tried.clear();
+                if wanted.len() == 1 {
+                    self.claims_at = Some(now + CLAIMS_REST);
+                }
             }
         }
+    }
+
+    /// Whether somebody gave us something there that does not count yet.
+    fn is_on_its_way(&self, wanted: Span) -> bool {
+        let gifts = self.table.values().flat_map(|entry| &entry.space.gifts);
+        let mut ours = gifts.filter(|gift| gift.to == self.me);
+        ours.any(|gift| Span::new(gift.start, gift.len).meet(wanted).is_some())
     }
 
     /// Who has much is asked more often.
@@ -176,9 +215,10 @@ impl Space {
             // What is held may be in use.
             u64::from(part) * if block.held { 1 } else { 8 }
         };
-        let donors = self.table.iter().filter(|(peer, _)| {
-            !self.tried.contains(peer) && peers.reaches(**peer)
-        });
+        let donors = self
+            .table
+            .iter()
+            .filter(|(peer, _)| !self.tried.contains(peer) && peers.reaches(**peer));
         let donors: Vec<(ShortId, u64)> = donors
             .map(|(peer, entry)| (*peer, entry.space.blocks.iter().map(worth).sum()))
             .filter(|(_, worth)| *worth > 0)
@@ -236,16 +276,28 @@ impl Space {
         let useful = spare.filter(|run| run.meet(inner).is_some());
         let run = useful.max_by_key(Span::len).or_else(|| {
             let held = self.mine.usable.iter().filter_map(|span| span.meet(inner));
-            held.flat_map(|span| self.unused(span)).max_by_key(Span::len)
+            held.flat_map(|span| self.unused(span))
+                .max_by_key(Span::len)
         })?;
         let fair = (self.range().len() / (2 * (self.table.len() as u32 + 1))).max(CRUMB);
-        let len = run.len().div_ceil(2).min(fair).max(run.len().min(CRUMB).div_ceil(share.min(2)));
+        let len = run
+            .len()
+            .div_ceil(2)
+            .min(fair)
+            .max(run.len().min(CRUMB).div_ceil(share.min(2)));
         let start = run.end - len;
         // A start that suits prefixes, if that leaves most of it.
         let step = len.next_power_of_two() / 2;
         let aligned = start.next_multiple_of(step.max(1));
-        let start = if run.end - aligned >= len / 2 && aligned < run.end { aligned } else { start };
-        Some(Span { start, end: run.end })
+        let start = if run.end - aligned >= len / 2 && aligned < run.end {
+            aligned
+        } else {
+            start
+        };
+        Some(Span {
+            start,
+            end: run.end,
+        })
     }
 
     /// The runs of a span that nobody uses.
@@ -262,15 +314,25 @@ impl Space {
         for block in lost {
             if self.mine.gifts.len() >= wire::GIFTS {
                 // No room to say so: keep it.
-                span::put(&mut self.mine.blocks, Block { held: false, ..block });
+                span::put(
+                    &mut self.mine.blocks,
+                    Block {
+                        held: false,
+                        ..block
+                    },
+                );
                 continue;
+            }
+            let since = self.mine.serial + 1;
+            if block.held {
+                self.mine.from_held.push((since, block.start));
             }
             self.mine.gifts.push(Gift {
                 start: block.start,
                 len: block.len,
                 epoch: block.epoch.saturating_add(GIFT_STEP),
                 to,
-                since: self.mine.serial + 1,
+                since,
             });
         }
         self.changed = true;
@@ -300,7 +362,10 @@ impl Space {
         }
         let mut heirs = peers.candidates();
         heirs.sort_by_key(|peer| {
-            let owns = self.table.get(peer).is_some_and(|entry| !entry.space.blocks.is_empty());
+            let owns = self
+                .table
+                .get(peer)
+                .is_some_and(|entry| !entry.space.blocks.is_empty());
             (!owns, super::settle::weight(self.me, *peer))
         });
         let Some(heir) = heirs.first().copied() else {
@@ -315,7 +380,12 @@ impl Space {
 
     /// Owners of something that cannot be reached.
     pub(super) fn owners_out_of_reach(&self) -> usize {
-        let owners = self.table.iter().filter(|(_, entry)| !entry.space.blocks.is_empty());
-        owners.filter(|(peer, _)| self.absent.contains_key(peer)).count()
+        let owners = self
+            .table
+            .iter()
+            .filter(|(_, entry)| !entry.space.blocks.is_empty());
+        owners
+            .filter(|(peer, _)| self.absent.contains_key(peer))
+            .count()
     }
 }

@@ -47,14 +47,14 @@ impl Space {
             return;
         }
         self.foreign.remove(&from);
-        let newer = self.table.get(&from).is_none_or(|entry| {
-            (entry.space.life, entry.space.serial) < (said.life, said.serial)
-        });
+        let newer = self
+            .table
+            .get(&from)
+            .is_none_or(|entry| (entry.space.life, entry.space.serial) < (said.life, said.serial));
         if newer {
             let before = self.table.get(&from);
-            let began = before.and_then(|entry| {
-                entry.began.filter(|_| entry.space.life == said.life)
-            });
+            let began =
+                before.and_then(|entry| entry.began.filter(|_| entry.space.life == said.life));
             let heir = before.filter(|entry| {
                 let life = entry.space.life;
                 life < said.life && self.may_inherit(from, life)
@@ -134,7 +134,11 @@ impl Space {
         self.stale = true;
         if from != self.me {
             self.divisions.insert(from, said.clone());
-        } else if self.division.as_ref().is_none_or(|own| own.promised < said.promised) {
+        } else if self
+            .division
+            .as_ref()
+            .is_none_or(|own| own.promised < said.promised)
+        {
             self.division = Some(said.clone());
         }
     }

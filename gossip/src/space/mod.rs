@@ -161,6 +161,8 @@ struct Mine {
     pending: Vec<(u64, Span)>,
     /// What became ours with these serials, not yet known to enough guards.
     gains: Vec<(u64, Span)>,
+    /// Serial and offset of gifts that were held before.
+    from_held: Vec<(u64, u32)>,
     /// Gifts that were taken up and are still told of: giver, offset, epoch.
     received: BTreeSet<(ShortId, u32, u32)>,
 }
@@ -198,6 +200,11 @@ pub struct Space {
     /// Guards know a later record of ours than we do.
     behind: bool,
     ask: Option<(wire::Ask, Instant)>,
+    /// No owner gave a claimed address away: asked again then.
+    claims_at: Option<Instant>,
+    /// How often all donors were asked in vain, and since when.
+    rounds: u32,
+    asking_since: Option<Instant>,
     /// Donors asked in vain since something was last given to us.
     tried: BTreeSet<ShortId>,
     table: BTreeMap<ShortId, Entry>,
@@ -260,6 +267,9 @@ impl Space {
             recovered: false,
             behind: false,
             ask: None,
+            claims_at: None,
+            rounds: 0,
+            asking_since: None,
             tried: BTreeSet::new(),
             table: BTreeMap::new(),
             early: BTreeMap::new(),
@@ -326,7 +336,7 @@ impl Space {
     }
 
     /// The whole range.
-    fn range(&self) -> Span {
+    pub fn range(&self) -> Span {
         Span::new(0, 1 << (32 - u32::from(self.config.prefix.clamp(1, 32))))
     }
 
@@ -337,9 +347,7 @@ impl Space {
 
     /// The offset of an address; none outside the range.
     pub fn offset(&self, address: Ipv4Addr) -> Option<u32> {
-        let at = address
-            .to_bits()
-            .checked_sub(self.config.base.to_bits())?;
+        let at = address.to_bits().checked_sub(self.config.base.to_bits())?;
         self.range().contains(at).then_some(at)
     }
 
@@ -461,7 +469,13 @@ impl Space {
 
     /// Our knowledge and votes, if they are to be published anew.
     pub fn take_guard(&mut self) -> Option<Guard> {
-        std::mem::take(&mut self.dirty.guard).then(|| self.guard.clone())
+        if !std::mem::take(&mut self.dirty.guard) {
+            return None;
+        }
+        let mut guard = self.guard.clone();
+        let too_long = |guard: &Guard| Body::Guard(guard.clone()).encode().len() > MAX_BODY;
+        while too_long(&guard) && guard.acks.pop().is_some() {}
+        Some(guard)
     }
 
     /// Our part in the first division, if it is to be published anew.

@@ -39,7 +39,14 @@ fn steps() -> Vec<Step> {
     let pairs = (0..PEERS).flat_map(|a| (0..PEERS).map(move |b| (a, b)));
     let told = pairs.filter(|(a, b)| a != b).map(|(a, b)| Step::Tell(a, b));
     let each = (0..PEERS).flat_map(|at| [Step::Allocate(at), Step::Toggle(at)]);
-    let rest = [Step::Wait, Step::Silence, Step::Cut, Step::Destroy, Step::Order, Step::Force];
+    let rest = [
+        Step::Wait,
+        Step::Silence,
+        Step::Cut,
+        Step::Destroy,
+        Step::Order,
+        Step::Force,
+    ];
     told.chain(each).chain(rest).collect()
 }
 
@@ -92,7 +99,9 @@ fn explore(world: &World, depth: u32, all: &[Step], seen: &mut HashSet<(u32, Str
 
 #[test]
 fn no_interleaving_gives_an_address_twice() {
-    let depth = std::env::var("WOVE_DEPTH").ok().and_then(|n| n.parse().ok());
+    let depth = std::env::var("WOVE_DEPTH")
+        .ok()
+        .and_then(|n| n.parse().ok());
     let mut world = World::new(PEERS, 28, Init::Consensus(PEERS));
     world.take(Step::Allocate(0));
     for _ in 0..20 {

@@ -30,7 +30,11 @@ fn schedule(seed: u64) -> World {
             }
             60..70 => {
                 let long = rng.random_bool(0.1);
-                let pause = if long { rng.random_range(30_000..90_000) } else { rng.random_range(20..2000) };
+                let pause = if long {
+                    rng.random_range(30_000..90_000)
+                } else {
+                    rng.random_range(20..2000)
+                };
                 world.now += Duration::from_millis(pause);
                 for node in 0..count {
                     world.run(node);
@@ -71,17 +75,26 @@ fn schedule(seed: u64) -> World {
             }
             95 => {
                 let back = rng.random_range(0..6);
-                world.log.push(format!("{at} is launched with the state {back} saves ago"));
+                world
+                    .log
+                    .push(format!("{at} is launched with the state {back} saves ago"));
                 world.launch(at, back);
             }
             96 => lossy = rng.random_bool(0.5),
-            97 if step > 60 && world.nodes.iter().filter(|node| node.destroyed).count() + 1 < count => {
+            97 if step > 60
+                && world.nodes.iter().filter(|node| node.destroyed).count() + 1 < count =>
+            {
                 world.log.push(format!("{at} is destroyed"));
                 world.destroy(at);
             }
             98 => {
                 // An operator who tells the truth.
-                let gone: Vec<_> = world.nodes.iter().filter(|node| node.destroyed).map(|node| node.id).collect();
+                let gone: Vec<_> = world
+                    .nodes
+                    .iter()
+                    .filter(|node| node.destroyed)
+                    .map(|node| node.id)
+                    .collect();
                 for gone in gone {
                     world.log.push(format!("rmpeer {gone:?} at {at}"));
                     world.order(at, gone, false);
@@ -112,7 +125,12 @@ fn calm_down(world: &mut World, seed: u64) {
     }
     for round in 0..400 {
         if round == 40 {
-            let gone: Vec<_> = world.nodes.iter().filter(|node| node.destroyed).map(|node| node.id).collect();
+            let gone: Vec<_> = world
+                .nodes
+                .iter()
+                .filter(|node| node.destroyed)
+                .map(|node| node.id)
+                .collect();
             for at in 0..count {
                 for gone in &gone {
                     world.order(at, *gone, false);
@@ -135,8 +153,13 @@ fn calm_down(world: &mut World, seed: u64) {
 
 #[test]
 fn no_schedule_gives_an_address_twice_or_loses_space() {
-    let count = std::env::var("WOVE_SCHEDULES").ok().and_then(|n| n.parse().ok());
-    let from: u64 = std::env::var("WOVE_SEED").ok().and_then(|n| n.parse().ok()).unwrap_or(0);
+    let count = std::env::var("WOVE_SCHEDULES")
+        .ok()
+        .and_then(|n| n.parse().ok());
+    let from: u64 = std::env::var("WOVE_SEED")
+        .ok()
+        .and_then(|n| n.parse().ok())
+        .unwrap_or(0);
     let (mut given, mut refused) = (0, 0);
     for seed in from..from + count.unwrap_or(DEFAULT) {
         let result = std::panic::catch_unwind(|| {

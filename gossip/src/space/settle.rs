@@ -33,10 +33,7 @@ fn known_serial(
         let Some(last) = enough(alive.len()).checked_sub(1) else {
             return u64::MAX;
         };
-        let mut known: Vec<u64> = alive
-            .iter()
-            .map(|peer| guard(*peer).unwrap_or(0))
-            .collect();
+        let mut known: Vec<u64> = alive.iter().map(|peer| guard(*peer).unwrap_or(0)).collect();
         known.sort_unstable_by(|a, b| b.cmp(a));
         known[last]
     };
@@ -82,8 +79,10 @@ impl Space {
         let (me, life, serial) = (self.me, mine.life, mine.serial);
         let mut all = mine.guards.iter().chain(&mine.former);
         let behind = all.any(|guard| {
-            !self.is_gone(*guard) && self.ack_of(*guard, me)
-                .is_some_and(|ack| (ack.life, ack.serial) > (life, serial))
+            !self.is_gone(*guard)
+                && self
+                    .ack_of(*guard, me)
+                    .is_some_and(|ack| (ack.life, ack.serial) > (life, serial))
         });
         self.behind = behind;
         if behind {
@@ -224,6 +223,8 @@ impl Space {
         // The serial that this change will get.
         self.mine.gains.push((self.mine.serial + 1, span));
         self.tried.clear();
+        self.rounds = 0;
+        self.asking_since = None;
         self.changed = true;
         self.stale = true;
     }

@@ -7,19 +7,20 @@
 //! ```
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     time::{Duration, Instant},
 };
 
 use proto::{
     ShortId,
-    space::{self as wire, Ballot, Began, Block, Cause, Taken, Verdict, Vote},
+    space::{self as wire, Ballot, Began, Block, Cause, Gift, Taken, Verdict, Vote},
 };
 use rand::Rng;
 
 use super::{
     Entry, Peers, Space,
     divide::ATTEMPT,
+    give::GIFT_STEP,
     settle::weight,
     span::{self, Span},
 };
@@ -89,7 +90,10 @@ impl Space {
 
     /// Keeps track of whom we guard.
     pub(super) fn note_ward(&mut self, ward: ShortId) {
-        let ours = self.table.get(&ward).is_some_and(|entry| entry.is_guard(self.me));
+        let ours = self
+            .table
+            .get(&ward)
+            .is_some_and(|entry| entry.is_guard(self.me));
         if ours {
             self.wards.insert(ward);
         } else {
@@ -138,7 +142,8 @@ impl Space {
             })
         });
         let from_heirs = from_heirs.filter(|(next, _)| *next > life);
-        let Some((next, began)) = from_guards.chain(from_heirs).max_by_key(|(life, _)| *life) else {
+        let Some((next, began)) = from_guards.chain(from_heirs).max_by_key(|(life, _)| *life)
+        else {
             return;
         };
         self.live_on(next, began);
@@ -171,7 +176,10 @@ impl Space {
         let mut lost: Vec<Span> = lost.into_iter().chain(unknown).collect();
         for (serial, span) in &self.mine.gains {
             if *serial > began.serial {
-                lost = lost.into_iter().flat_map(|lost| lost.minus(*span)).collect();
+                lost = lost
+                    .into_iter()
+                    .flat_map(|lost| lost.minus(*span))
+                    .collect();
             }
         }
         let mut count = 0;
@@ -179,13 +187,35 @@ impl Space {
             count += span.len();
             self.lose(span);
         }
-        self.mine.gifts.retain(|gift| gift.since <= began.serial);
+        self.take_back_gifts(began);
         self.warn(format!(
             "peer {:?} took over {count} addresses of this peer's space, by vote: this peer {}; it asks for space when it needs some",
             began.heir,
             if began.gone { "was said to be gone" } else { "could not be reached for long, or was forced to give way" }
         ));
         self.tried.clear();
+    }
+
+    /// Gifts that those who decided did not know of do not count. What was spare
+    /// before has another owner now; what was held is ours as before.
+    fn take_back_gifts(&mut self, began: Began) {
+        let gifts = std::mem::take(&mut self.mine.gifts);
+        let (known, void): (Vec<Gift>, Vec<Gift>) = gifts
+            .into_iter()
+            .partition(|gift| gift.since <= began.serial);
+        self.mine.gifts = known;
+        for gift in void.iter().filter(|_| !began.gone) {
+            if self.mine.from_held.contains(&(gift.since, gift.start)) {
+                let block = Block {
+                    start: gift.start,
+                    len: gift.len,
+                    epoch: gift.epoch.saturating_sub(GIFT_STEP),
+                    held: true,
+                };
+                span::put(&mut self.mine.blocks, block);
+                span::insert(&mut self.mine.usable, Span::of(&block));
+            }
+        }
     }
 
     /// What was said in the votes about one life of an owner.
@@ -220,7 +250,9 @@ impl Space {
         };
         let before = self.guard.votes.len();
         let votes = std::mem::take(&mut self.guard.votes);
-        let keep = votes.into_iter().filter(|vote| lives(self, vote.ward) == Some(vote.life));
+        let keep = votes
+            .into_iter()
+            .filter(|vote| lives(self, vote.ward) == Some(vote.life));
         self.guard.votes = keep.collect();
         self.dirty.guard |= self.guard.votes.len() != before;
         self.carry_out_orders(peers);
@@ -292,7 +324,10 @@ impl Space {
         });
         let known: Vec<_> = estates.collect();
         for (ward, life, began) in known {
-            let estate = self.table.get_mut(&ward).and_then(|entry| entry.estate.take());
+            let estate = self
+                .table
+                .get_mut(&ward)
+                .and_then(|entry| entry.estate.take());
             if began.heir == self.me
                 && let Some(estate) = estate
             {
@@ -366,7 +401,7 @@ impl Space {
             return;
         };
         let ballots = self.ballots(ward, life);
-        self.attempt(ward, life, wish, &ballots, (&guards, &former), now);
+        self.attempt(ward, life, wish, &ballots, (&guards, &former), (peers, now));
     }
 
     fn voters(&self, ward: ShortId) -> Option<(u32, Vec<ShortId>, Vec<ShortId>)> {
@@ -391,8 +426,7 @@ impl Space {
                 // A majority of guards and ward together: more than safety needs, so
                 // that no minority decides.
                 Some(Cause::Silent) => set.len().div_ceil(2) + 1,
-                Some(Cause::Forced) => set.len() / 2 + 1,
-                Some(Cause::Gone) | None => alive / 2 + 1,
+                Some(Cause::Gone | Cause::Forced) | None => alive / 2 + 1,
             };
             set.iter().filter(|peer| has(**peer)).count() >= needed
         };
@@ -413,7 +447,8 @@ impl Space {
                 let other = ballots.get(&peer).and_then(|vote| vote.accepted);
                 other.is_some_and(|(other, _)| other == ballot)
             };
-            self.carries((guards, former), cause, has).then_some(verdict)
+            self.carries((guards, former), cause, has)
+                .then_some(verdict)
         })
     }
 
@@ -450,7 +485,10 @@ impl Space {
         let Some(highest) = highest.filter(|ballot| *ballot > Ballot::default()) else {
             return;
         };
-        let latest = ballots.values().filter_map(|vote| vote.accepted).max_by_key(|(ballot, _)| *ballot);
+        let latest = ballots
+            .values()
+            .filter_map(|vote| vote.accepted)
+            .max_by_key(|(ballot, _)| *ballot);
         let accepts = latest.filter(|(ballot, verdict)| {
             *ballot >= highest && self.agrees(ward, verdict, peers, now)
         });
@@ -472,7 +510,10 @@ impl Space {
 
     fn own_vote(&mut self, ward: ShortId, life: u32) -> Option<&mut Vote> {
         let votes = &mut self.guard.votes;
-        let at = match votes.iter().position(|vote| vote.ward == ward && vote.life == life) {
+        let at = match votes
+            .iter()
+            .position(|vote| vote.ward == ward && vote.life == life)
+        {
             Some(at) => at,
             None if votes.len() >= wire::VOTES => return None,
             None => {
@@ -497,10 +538,19 @@ impl Space {
         let Verdict::Inherits { serial, cause, .. } = verdict else {
             return true;
         };
-        let known = self.table.get(&ward).map_or(0, |entry| entry.space.serial);
+        // What we said that we keep in mind counts, not what we merely heard.
+        let Some(entry) = self.table.get(&ward) else {
+            return false;
+        };
+        let said = self
+            .guard
+            .acks
+            .iter()
+            .find(|ack| ack.ward == ward && ack.life == entry.space.life);
+        let known = said.map_or(entry.space.serial, |ack| ack.serial);
         known <= *serial
             && match cause {
-                Cause::Silent => self.is_long_absent(ward, now) && self.sees_most(peers),
+                Cause::Silent => self.is_long_absent(ward, now) && self.sees_most(ward, peers),
                 Cause::Gone => self.is_gone(ward) && !peers.reaches(ward),
                 Cause::Forced => true,
             }
@@ -512,14 +562,25 @@ impl Space {
     }
 
     /// Whether we are not the ones that are cut off.
-    fn sees_most(&self, peers: &impl Peers) -> bool {
-        let owners = self.table.iter().filter(|(_, entry)| !entry.space.blocks.is_empty());
-        let (mut all, mut seen) = (1, 1);
-        for (owner, _) in owners {
-            all += 1;
-            seen += usize::from(peers.reaches(*owner));
-        }
-        2 * seen > all
+    fn sees_most(&self, ward: ShortId, peers: &impl Peers) -> bool {
+        let owners = self
+            .table
+            .iter()
+            .filter(|(_, entry)| !entry.space.blocks.is_empty());
+        let guards = self
+            .table
+            .get(&ward)
+            .into_iter()
+            .flat_map(|entry| &entry.space.guards);
+        let all: BTreeSet<ShortId> = owners
+            .map(|(owner, _)| owner)
+            .chain(guards)
+            .copied()
+            .collect();
+        let seen = all
+            .iter()
+            .filter(|peer| **peer == self.me || peers.reaches(**peer));
+        2 * seen.count() > all.len()
     }
 
     /// What we want decided about a peer.
@@ -549,7 +610,7 @@ impl Space {
             (!left.is_empty()).then_some(Cause::Gone)
         } else if self.ordered.get(&ward) == Some(&true) {
             spare.then_some(Cause::Forced)
-        } else if !reached && self.is_long_absent(ward, now) && self.sees_most(peers) {
+        } else if !reached && self.is_long_absent(ward, now) && self.sees_most(ward, peers) {
             spare.then_some(Cause::Silent)
         } else {
             None
@@ -568,9 +629,14 @@ impl Space {
         wish: Verdict,
         ballots: &BTreeMap<ShortId, Vote>,
         sets: (&[ShortId], &[ShortId]),
-        now: Instant,
+        (peers, now): (&impl Peers, Instant),
     ) {
-        let Some(attempt) = self.attempts.get(&ward).cloned().filter(|attempt| now < attempt.until) else {
+        let Some(attempt) = self
+            .attempts
+            .get(&ward)
+            .cloned()
+            .filter(|attempt| now < attempt.until)
+        else {
             let round = ballots.values().map(|vote| vote.promised.round).max();
             let ballot = Ballot {
                 round: round.unwrap_or(0).saturating_add(1),
@@ -585,7 +651,11 @@ impl Space {
             return;
         };
         let ballot = attempt.ballot;
-        let promised = |peer: ShortId| ballots.get(&peer).is_some_and(|vote| vote.promised == ballot);
+        let promised = |peer: ShortId| {
+            ballots
+                .get(&peer)
+                .is_some_and(|vote| vote.promised == ballot)
+        };
         let proposed = ballots.get(&self.me).and_then(|vote| vote.accepted);
         if !promised(self.me)
             || proposed.is_some_and(|(held, _)| held == ballot)
@@ -594,6 +664,10 @@ impl Space {
             return;
         }
         let verdict = self.bound_to(ballot, ballots, sets).unwrap_or(wish);
+        let votes = sets.0.contains(&self.me) || sets.1.contains(&self.me);
+        if votes && !self.agrees(ward, &verdict, peers, now) {
+            return;
+        }
         if let Some(own) = self.own_vote(ward, life) {
             own.accepted = Some((ballot, verdict));
             self.note_vote();
@@ -616,8 +690,11 @@ impl Space {
         let binding = proposals.into_iter().find(|(earlier, verdict)| {
             self.carries(sets, cause_of(verdict), |peer| {
                 let vote = ballots.get(&peer).filter(|vote| vote.promised == ballot);
-                // Who promised this ballot accepts no earlier one any more.
-                vote.is_none_or(|vote| vote.accepted.is_some_and(|(held, _)| held >= *earlier))
+                // Who promised this ballot accepts no earlier one any more, nor do the dead.
+                match vote {
+                    None => !self.is_gone(peer),
+                    Some(vote) => vote.accepted.is_some_and(|(held, _)| held >= *earlier),
+                }
             })
         });
         binding.map(|(_, verdict)| verdict)
@@ -643,9 +720,13 @@ impl Space {
             let mut parts = vec![Span::of(&block)];
             let others = self.table.iter().filter(|(peer, _)| **peer != ward);
             let others = others.flat_map(|(_, entry)| &entry.space.blocks);
-            let above = others.chain(&self.mine.blocks).filter(|other| other.epoch > block.epoch);
+            let above = others
+                .chain(&self.mine.blocks)
+                .filter(|other| other.epoch > block.epoch);
             let gifts = self.table.values().flat_map(|entry| &entry.space.gifts);
-            let gifts = gifts.chain(&self.mine.gifts).filter(|gift| gift.epoch > block.epoch);
+            let gifts = gifts
+                .chain(&self.mine.gifts)
+                .filter(|gift| gift.epoch > block.epoch);
             above.for_each(|other| span::remove(&mut parts, Span::of(other)));
             gifts.for_each(|gift| span::remove(&mut parts, Span::new(gift.start, gift.len)));
             left.extend(parts.into_iter().map(|part| Block {
@@ -676,6 +757,7 @@ impl Space {
                 self.gain(Span::of(block), block.epoch.saturating_add(1));
             }
         }
+        self.adopt_gifts(ward);
         if self.mine.taken.len() >= wire::TAKEN {
             self.mine.taken.remove(0);
         }
@@ -692,7 +774,29 @@ impl Space {
         }
         self.changed = true;
         let count: u32 = blocks.iter().map(|block| block.len).sum();
-        self.warn(format!("took over {count} addresses of peer {ward:?}, by vote"));
+        self.warn(format!(
+            "took over {count} addresses of peer {ward:?}, by vote"
+        ));
+    }
+
+    /// What a peer gave before its end may not have been heard of by those it was
+    /// given to: we give it in its place.
+    fn adopt_gifts(&mut self, ward: ShortId) {
+        let gifts = self.table.get(&ward).map(|entry| entry.space.gifts.clone());
+        for gift in gifts.unwrap_or_default() {
+            let span = Span::new(gift.start, gift.len);
+            let ours = self
+                .mine
+                .blocks
+                .iter()
+                .any(|block| block.epoch >= gift.epoch && Span::of(block).meet(span).is_some());
+            let known = self.mine.gifts.iter().any(|own| own.start == gift.start);
+            let taken_up = ours || known || self.is_owned_above(span, gift.epoch, self.me);
+            if gift.to != self.me && !taken_up && self.mine.gifts.len() < wire::GIFTS {
+                let since = self.mine.serial + 1;
+                self.mine.gifts.push(Gift { since, ..gift });
+            }
+        }
     }
 
     /// Says which records of our wards we keep in mind. A guard that accepted a
@@ -701,10 +805,18 @@ impl Space {
         let ack = |ward: &ShortId| {
             let entry = self.table.get(ward)?;
             let (life, serial) = (entry.space.life, entry.space.serial);
-            let fence = self.guard.votes.iter().find_map(|vote| match vote.accepted {
-                Some((_, Verdict::Inherits { serial, .. })) if (vote.ward, vote.life) == (*ward, life) => Some(serial),
-                _ => None,
-            });
+            let fence = self
+                .guard
+                .votes
+                .iter()
+                .find_map(|vote| match vote.accepted {
+                    Some((_, Verdict::Inherits { serial, .. }))
+                        if (vote.ward, vote.life) == (*ward, life) =>
+                    {
+                        Some(serial)
+                    }
+                    _ => None,
+                });
             Some(wire::Ack {
                 ward: *ward,
                 instance: peers.instance(*ward).unwrap_or(0),
@@ -713,7 +825,12 @@ impl Space {
                 began: entry.began,
             })
         };
-        let acks: Vec<wire::Ack> = self.wards.iter().filter_map(ack).take(wire::WARDS).collect();
+        let acks: Vec<wire::Ack> = self
+            .wards
+            .iter()
+            .filter_map(ack)
+            .take(wire::WARDS)
+            .collect();
         if acks != self.guard.acks {
             self.guard.acks = acks;
             (self.dirty.guard, self.dirty.saved) = (true, true);

@@ -253,8 +253,20 @@ impl World {
             if let Some(space) = &node.space {
                 story += &format!(
                     "\n{at}: part {} {} life {} serial {} recovered {} guards {:?} former {:?} blocks {:?} gifts {:?} usable {:?} pending {:?} votes {:?} acks {:?} ask {:?}",
-                    self.part[at], space.view(&self.view(at)).state, space.mine.life, space.mine.serial, space.recovered, space.mine.guards, space.mine.former,
-                    space.mine.blocks, space.mine.gifts, space.mine.usable, space.mine.pending, space.guard.votes, space.guard.acks, space.ask
+                    self.part[at],
+                    space.view(&self.view(at)).state,
+                    space.mine.life,
+                    space.mine.serial,
+                    space.recovered,
+                    space.mine.guards,
+                    space.mine.former,
+                    space.mine.blocks,
+                    space.mine.gifts,
+                    space.mine.usable,
+                    space.mine.pending,
+                    space.guard.votes,
+                    space.guard.acks,
+                    space.ask
                 );
             } else {
                 story += &format!("\n{at}: down, destroyed {}", node.destroyed);
@@ -267,7 +279,11 @@ impl World {
     pub(super) fn state(&self) -> String {
         let from = self.story();
         let state = from.rfind("\n0: ").map_or("", |at| &from[at..]);
-        let rest: Vec<_> = self.nodes.iter().map(|node| (&node.heard, &node.containers)).collect();
+        let rest: Vec<_> = self
+            .nodes
+            .iter()
+            .map(|node| (&node.heard, &node.containers))
+            .collect();
         format!("{state}{:?}{rest:?}", self.part)
     }
 
@@ -285,13 +301,34 @@ impl World {
                 continue;
             }
             if let Some((version, space)) = said.space.filter(|_| !lost()) {
-                self.hear(to, owner, version, |held| &mut held.space, space, Space::hear_space);
+                self.hear(
+                    to,
+                    owner,
+                    version,
+                    |held| &mut held.space,
+                    space,
+                    Space::hear_space,
+                );
             }
             if let Some((version, guard)) = said.guard.filter(|_| !lost()) {
-                self.hear(to, owner, version, |held| &mut held.guard, guard, Space::hear_guard);
+                self.hear(
+                    to,
+                    owner,
+                    version,
+                    |held| &mut held.guard,
+                    guard,
+                    Space::hear_guard,
+                );
             }
             if let Some((version, division)) = said.division.filter(|_| !lost()) {
-                self.hear(to, owner, version, |held| &mut held.division, division, Space::hear_division);
+                self.hear(
+                    to,
+                    owner,
+                    version,
+                    |held| &mut held.division,
+                    division,
+                    Space::hear_division,
+                );
             }
         }
     }
@@ -327,7 +364,9 @@ impl World {
         let mut all: Vec<(Span, usize)> = Vec::new();
         for (at, node) in self.nodes.iter().enumerate() {
             let spans = node.space.iter().filter(|space| space.recovered);
-            all.extend(spans.flat_map(|space| space.mine.usable.iter().map(move |span| (*span, at))));
+            all.extend(
+                spans.flat_map(|space| space.mine.usable.iter().map(move |span| (*span, at))),
+            );
         }
         all.sort_unstable();
         for pair in all.windows(2) {
@@ -363,9 +402,14 @@ impl World {
         all.sort_unstable();
         let total: u32 = all.iter().map(Span::len).sum();
         let whole = 1 << (32 - self.prefix);
-        let divided = self.nodes.iter().any(|node| node.space.as_ref().is_some_and(|space| space.ring.is_some()));
+        let divided = self.nodes.iter().any(|node| {
+            node.space
+                .as_ref()
+                .is_some_and(|space| space.ring.is_some())
+        });
         assert!(
-            !divided || ((total == whole || forgotten) && all.is_sorted_by(|a, b| a.end <= b.start)),
+            !divided
+                || ((total == whole || forgotten) && all.is_sorted_by(|a, b| a.end <= b.start)),
             "{total} of {whole} addresses have an owner\n{}",
             self.story()
         );

@@ -27,9 +27,7 @@ use std::{
 
 use crypto::{Hello, Identity, Secret};
 use gossip::{DialId, Mesh, Target};
-use proto::{
-    MacAddr, PeerId, datagram::SessionIndex, message::CAN_FASTDP, space::CAN_SPACE,
-};
+use proto::{MacAddr, PeerId, datagram::SessionIndex, message::CAN_FASTDP};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
@@ -184,7 +182,7 @@ impl Router {
             nickname: config.nickname.clone(),
             version: config.version.clone(),
             endpoints: Vec::new(),
-            capabilities: if config.space.is_some() { CAN_SPACE } else { 0 },
+            capabilities: 0,
         };
         let mut mesh = Mesh::new(
             config.mesh.clone(),

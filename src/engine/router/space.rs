@@ -5,7 +5,7 @@ use std::{
     time::Instant,
 };
 
-use gossip::space::{Outcome, Saved, Span, SpaceConfig};
+use gossip::space::{Outcome, Saved, SpaceConfig, Span};
 use ipnet::Ipv4Net;
 use proto::{PeerId, ShortId};
 
@@ -34,7 +34,10 @@ impl Router {
             let result = Err("this peer was launched without an address range: give an address, or launch it with --ipalloc-range".to_owned());
             return self.events.push_back(Event::Address { id, result });
         };
-        let start = subnet.network().to_bits().checked_sub(range.network().to_bits());
+        let start = subnet
+            .network()
+            .to_bits()
+            .checked_sub(range.network().to_bits());
         let inside = range.contains(&subnet) && subnet.prefix_len() <= 30;
         match start.filter(|_| inside) {
             Some(start) => {
@@ -86,7 +89,9 @@ impl Router {
 
     /// Whether the range was divided.
     pub fn is_primed(&self) -> bool {
-        self.mesh.space().is_some_and(gossip::space::Space::is_ready)
+        self.mesh
+            .space()
+            .is_some_and(gossip::space::Space::is_ready)
     }
 
     /// Takes over the space of a peer, given by id, start of an id, or nickname.
@@ -111,7 +116,10 @@ impl Router {
     }
 
     fn find_owner(&self, name: &str) -> Result<ShortId, String> {
-        let view = self.mesh.space_view().ok_or("this peer was launched without an address range")?;
+        let view = self
+            .mesh
+            .space_view()
+            .ok_or("this peer was launched without an address range")?;
         let hex = name.to_ascii_lowercase();
         let owners = view.owners.iter().map(|owner| owner.peer);
         let known = self.mesh.peers().map(|peer| peer.id.short_id());
@@ -126,7 +134,9 @@ impl Router {
         match all.as_slice() {
             [one] => Ok(*one),
             [] => Err(format!("no peer {name} is known: see `wove status ipam`")),
-            _ => Err(format!("{name} stands for several peers: give more of the id, see `wove status ipam`")),
+            _ => Err(format!(
+                "{name} stands for several peers: give more of the id, see `wove status ipam`"
+            )),
         }
     }
 
@@ -139,7 +149,10 @@ impl Router {
     pub fn owned_by(&self, peer: ShortId) -> u32 {
         let view = self.mesh.space_view();
         let owners = view.iter().flat_map(|view| &view.owners);
-        owners.filter(|owner| owner.peer == peer).map(|owner| owner.owned).sum()
+        owners
+            .filter(|owner| owner.peer == peer)
+            .map(|owner| owner.owned)
+            .sum()
     }
 
     /// Begins to give back all that this peer owns; whether that takes time.
@@ -183,14 +196,29 @@ impl Router {
         let known: u32 = view.owners.iter().map(|owner| owner.owned).sum();
         Some(IpamStatus {
             state: view.state,
-            range: self.space_range().map(|range| range.to_string()).unwrap_or_default(),
+            range: self
+                .space_range()
+                .map(|range| range.to_string())
+                .unwrap_or_default(),
             ring: view.ring.map(|ring| format!("{ring:016x}")),
             total: view.total,
             used: view.used,
             waiting: view.waiting,
-            unknown: if view.ring.is_some() { view.total.saturating_sub(known) } else { 0 },
-            claims: view.claims.iter().map(|at| -> Ipv4Addr { space.address(*at) }).collect(),
-            guards: view.guards.iter().map(|guard| format!("{guard:?}")).collect(),
+            unknown: if view.ring.is_some() {
+                view.total.saturating_sub(known)
+            } else {
+                0
+            },
+            claims: view
+                .claims
+                .iter()
+                .map(|at| -> Ipv4Addr { space.address(*at) })
+                .collect(),
+            guards: view
+                .guards
+                .iter()
+                .map(|guard| format!("{guard:?}"))
+                .collect(),
             owners: view.owners.iter().map(owner).collect(),
         })
     }

@@ -36,7 +36,10 @@ impl Daemon {
                 match self.in_subnets(&place, Some(&ifname), &subnets) {
                     Ok(more) if more.is_empty() && addresses.is_empty() && !subnets.is_empty() => {
                         Err(Failure {
-                            message: format!("{ifname} of {place} has no address of {}", subnets.join(" ")),
+                            message: format!(
+                                "{ifname} of {place} has no address of {}",
+                                subnets.join(" ")
+                            ),
                         })
                     }
                     Ok(more) => {

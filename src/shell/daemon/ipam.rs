@@ -137,7 +137,10 @@ impl Daemon {
             && !subnets.is_empty()
             && !netns.exists()
         {
-            let why = format!("network namespace {} cannot be opened: is the container running?", netns.display());
+            let why = format!(
+                "network namespace {} cannot be opened: is the container running?",
+                netns.display()
+            );
             let _ = reply.send(refusal(why));
             return;
         }
@@ -208,16 +211,25 @@ impl Daemon {
                 return Ok(range);
             }
             let subnet = text.parse::<Ipv4Net>().map_err(|_| {
-                format!("net:{text} is no subnet of {range}: addresses are given out of IPv4 subnets")
+                format!(
+                    "net:{text} is no subnet of {range}: addresses are given out of IPv4 subnets"
+                )
             })?;
             if subnet.addr() != subnet.network() {
-                return Err(format!("{subnet} is an address and no subnet: write net:{}", subnet.trunc()));
+                return Err(format!(
+                    "{subnet} is an address and no subnet: write net:{}",
+                    subnet.trunc()
+                ));
             }
             if subnet.prefix_len() > 30 {
-                return Err(format!("{subnet} has no address to give: a subnet has a prefix of 30 at most"));
+                return Err(format!(
+                    "{subnet} has no address to give: a subnet has a prefix of 30 at most"
+                ));
             }
             if !range.contains(&subnet) {
-                return Err(format!("{subnet} is not within {range}, the range of --ipalloc-range"));
+                return Err(format!(
+                    "{subnet} is not within {range}, the range of --ipalloc-range"
+                ));
             }
             Ok(subnet)
         };
@@ -232,11 +244,15 @@ impl Daemon {
         subnets: &[String],
     ) -> Result<Vec<IpNet>, String> {
         let subnets = self.parse_subnets(subnets)?;
-        let here = self.attachments.iter().filter(|a| a.netns == netns && ifname.is_none_or(|name| a.ifname == name));
+        let here = self
+            .attachments
+            .iter()
+            .filter(|a| a.netns == netns && ifname.is_none_or(|name| a.ifname == name));
         let addresses = here.flat_map(|a| a.addresses.iter().copied());
         let inside = addresses.filter(|net| {
             subnets.iter().any(|subnet| {
-                net.prefix_len() == subnet.prefix_len() && matches!(net.addr(), IpAddr::V4(ip) if subnet.contains(&ip))
+                net.prefix_len() == subnet.prefix_len()
+                    && matches!(net.addr(), IpAddr::V4(ip) if subnet.contains(&ip))
             })
         });
         Ok(inside.collect())
@@ -341,16 +357,37 @@ impl Daemon {
     /// Answers those whose time has come.
     pub(super) fn look_after_waiting(&mut self) {
         let now = Instant::now();
-        while let Some(at) = self.waiting.orders.iter().position(|order| order.until <= now) {
-            let state = self.router.status(now).ipam.map(|ipam| ipam.state).unwrap_or_default();
-            self.give_up(at, &format!("no address after {} s: {state}; see `wove status ipam`", PATIENCE.as_secs()));
+        while let Some(at) = self
+            .waiting
+            .orders
+            .iter()
+            .position(|order| order.until <= now)
+        {
+            let state = self
+                .router
+                .status(now)
+                .ipam
+                .map(|ipam| ipam.state)
+                .unwrap_or_default();
+            self.give_up(
+                at,
+                &format!(
+                    "no address after {} s: {state}; see `wove status ipam`",
+                    PATIENCE.as_secs()
+                ),
+            );
         }
         let ready = self.router.is_primed();
         for (until, reply) in std::mem::take(&mut self.waiting.primes) {
             if ready {
                 let _ = reply.send(Ok(Reply::Done));
             } else if until <= now {
-                let state = self.router.status(now).ipam.map(|ipam| ipam.state).unwrap_or_default();
+                let state = self
+                    .router
+                    .status(now)
+                    .ipam
+                    .map(|ipam| ipam.state)
+                    .unwrap_or_default();
                 let _ = reply.send(refusal(format!("the range is not divided yet: {state}")));
             } else {
                 self.waiting.primes.push((until, reply));
@@ -358,7 +395,10 @@ impl Daemon {
         }
         for takeover in std::mem::take(&mut self.waiting.takeovers) {
             let left = |peer: ShortId| self.router.owned_by(peer);
-            let done = takeover.peers.iter().all(|(_, peer, before)| *before == 0 || left(*peer) < *before);
+            let done = takeover
+                .peers
+                .iter()
+                .all(|(_, peer, before)| *before == 0 || left(*peer) < *before);
             if done || takeover.until <= now {
                 let taken = takeover.peers.iter().map(|(name, peer, before)| TakenOver {
                     peer: name.clone(),
@@ -385,7 +425,12 @@ impl Daemon {
 
     /// Looks which containers are gone: their addresses are free.
     pub(super) fn look_for_gone(&self) {
-        let known: Vec<Attachment> = self.attachments.iter().filter(|a| a.netns != HOST).cloned().collect();
+        let known: Vec<Attachment> = self
+            .attachments
+            .iter()
+            .filter(|a| a.netns != HOST)
+            .cloned()
+            .collect();
         if known.is_empty() {
             return;
         }
@@ -407,7 +452,11 @@ impl Daemon {
                 continue;
             };
             self.attachments.remove(at);
-            tracing::info!(netns = lost.netns, ifname = lost.ifname, "an attached container is gone");
+            tracing::info!(
+                netns = lost.netns,
+                ifname = lost.ifname,
+                "an attached container is gone"
+            );
             self.router.detach_station(lost.mac, now);
             let ips: Vec<IpAddr> = lost.addresses.iter().map(IpNet::addr).collect();
             self.release(&ips);

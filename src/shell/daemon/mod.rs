@@ -34,8 +34,9 @@ use tokio::{
 };
 
 use super::{
-    Config, config,
+    Config,
     api::{ControlSocket, Handle, Request},
+    config,
     dataplane::{DataPlane, Upcalls},
     host::{Host, HostConfig, TunnelConfig},
     logging::{self, LogControl},
@@ -45,8 +46,8 @@ use super::{
     web,
 };
 use crate::engine::{Attachment, Event, Router, RouterConfig, SpaceSetup, Upcall};
-use gossip::space::{Init, SpaceConfig};
 use fast::Fast;
+use gossip::space::{Init, SpaceConfig};
 use network::Network;
 use proto::MacAddr;
 use work::Done;

@@ -83,7 +83,10 @@ mod tests {
         }
         assert_eq!(mark_of_veth("b", "i", &"ü".repeat(300)).len(), 255);
         let mark = mark_of_veth("wove", "eth0", "/run/netns/c1");
-        assert_eq!(place_of_mark(&mark, "wove"), Some(("eth0", "/run/netns/c1")));
+        assert_eq!(
+            place_of_mark(&mark, "wove"),
+            Some(("eth0", "/run/netns/c1"))
+        );
         assert_eq!(place_of_mark("wove/wove", "wove"), None);
     }
 

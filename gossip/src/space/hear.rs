@@ -62,6 +62,8 @@ impl Space {
             let estate = match heir {
                 Some(entry) => Some(Estate {
                     life: entry.space.life,
+                    guards: entry.space.guards.clone(),
+                    former: entry.space.former.clone(),
                     blocks: entry.space.blocks.clone(),
                 }),
                 None => before.and_then(|entry| entry.estate.clone()),

@@ -55,6 +55,7 @@ mod allot;
 mod divide;
 mod give;
 mod hear;
+mod inherit;
 mod settle;
 pub(crate) mod span;
 mod view;
@@ -183,6 +184,8 @@ struct Entry {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 struct Estate {
     life: u32,
+    guards: Vec<ShortId>,
+    former: Vec<ShortId>,
     blocks: Vec<wire::Block>,
 }
 

@@ -420,10 +420,10 @@ impl World {
     /// An operator's order at a host.
     pub(super) fn order(&mut self, at: usize, peer: ShortId, force: bool) {
         let view = self.view(at);
-        if let Some(space) = &mut self.nodes[at].space {
-            if view.reaches(peer) == force {
-                space.take_over(peer, force, &view);
-            }
+        if let Some(space) = &mut self.nodes[at].space
+            && view.reaches(peer) == force
+        {
+            space.take_over(peer, force, &view);
         }
         self.run(at);
     }

@@ -1,16 +1,20 @@
-//! The cost of a handshake and of taking in a record.
+//! The cost of a handshake, of taking in a record, and of answering for a name.
 
-use std::sync::Arc;
+use std::{net::IpAddr, sync::Arc};
 
 use criterion::{BatchSize, Criterion, criterion_group, criterion_main};
 use crypto::{Identity, Secret};
-use gossip::replica::Replica;
+use gossip::{Directory, replica::Replica};
 use proto::{
     PeerId, PublicKeys, ShortId,
     record::{Body, LinkTo, Links, Node, Record, RecordKey, RttCode, Topic, Version},
 };
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
+use wove::engine::{
+    dns::{NameMap, Transport, View, Zone},
+    snapshot::StationMap,
+};
 use wove_bench::handshake;
 
 fn handshakes(c: &mut Criterion) {
@@ -100,5 +104,35 @@ fn signed(owner: u64, topic: Topic, sequence: u64, body: Body) -> Arc<Record> {
     Arc::new(record)
 }
 
-criterion_group!(benches, handshakes, records, merges);
+/// One query, from bytes to bytes, among ten thousand names.
+fn queries(c: &mut Criterion) {
+    let names: Vec<String> = (0..10_000).map(|n| format!("name-{n}")).collect();
+    let pairs = (0..).zip(&names);
+    let pairs = pairs.map(|(n, name)| (name.as_str(), IpAddr::from(u32::to_be_bytes(n))));
+    let (directory, changed) = Directory::sample(pairs);
+    let mut map = NameMap::default();
+    map.update(&directory, &changed);
+    let zone = Zone::new("wove.local").expect("a domain");
+    let header = [0x12, 0x34, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0];
+    let ask = |name: &[u8]| {
+        let domain = b"\x04wove\x05local\0\0\x01\0\x01";
+        [&header[..], &[name.len() as u8], name, domain].concat()
+    };
+    for (what, query) in [("known", ask(b"name-4711")), ("unknown", ask(b"nobody"))] {
+        c.bench_function(&format!("names/answer, {what}"), |bench| {
+            bench.iter(|| {
+                let view = View {
+                    names: &map,
+                    stations: &StationMap::default(),
+                    networks: &[],
+                    forwards: true,
+                    turn: 1,
+                };
+                zone.answer(&query, Transport::Datagram, view)
+            });
+        });
+    }
+}
+
+criterion_group!(benches, handshakes, records, merges, queries);
 criterion_main!(benches);

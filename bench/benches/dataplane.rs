@@ -80,7 +80,13 @@ fn forward(c: &mut Criterion) {
     let now = now();
     let mut there_and_back = |frame: &mut [u8]| {
         egress.handle_frame(&pair.near, frame, now, &mut out);
-        ingress.handle_datagram(&pair.far, &mut out.datagram, NEAR_ADDRESS, now, &mut back);
+        ingress.handle_datagram(
+            &pair.far,
+            &mut out.datagram,
+            NEAR_ADDRESS.into(),
+            now,
+            &mut back,
+        );
         (out.datagrams, back.frames)
     };
     for size in SIZES {

@@ -10,7 +10,7 @@ use std::{
 
 use crypto::{Established, Hello, Identity, Initiator, Responder, Secret};
 use proto::{
-    MacAddr, PeerId,
+    Endpoint, MacAddr, PeerId,
     datagram::{Datagram, Protection},
 };
 use rand::SeedableRng;
@@ -121,7 +121,7 @@ fn snapshot(
         session: Some(Arc::clone(&session)),
         protection: Protection::Sealed,
         route: Route::Direct {
-            address,
+            address: Endpoint::Udp(address),
             datagram: DATAGRAM,
         },
         counters: Arc::default(),
@@ -158,7 +158,7 @@ pub struct Sink {
 }
 
 impl Output for Sink {
-    fn datagram(&mut self, _to: SocketAddr, len: usize, fill: impl FnOnce(&mut [u8]) -> bool) {
+    fn datagram(&mut self, _to: Endpoint, len: usize, fill: impl FnOnce(&mut [u8]) -> bool) {
         self.datagram.resize(len, 0);
         if fill(&mut self.datagram) {
             self.datagrams += 1;

@@ -5,7 +5,7 @@
     reason = "help lines are read by clap, and brackets mean optional"
 )]
 
-use std::path::PathBuf;
+use std::{net::IpAddr, path::PathBuf};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use ipnet::IpNet;
@@ -37,8 +37,15 @@ const ATTACH_EXAMPLES: &str = "Examples:
   wove attach --netns c1 net:default net:10.32.7.0/24 one of each
   wove attach --netns c1 10.32.1.5/24                 this one
   wove attach --pid 4242 --ifname mesh0 10.32.1.6/24 fd00:32::6/64
+  wove attach --container web1 --dns --name web 10.32.1.7/24
 
-Doing it twice is the same as doing it once.";
+Doing it twice is the same as doing it once. Names are told without the domain.";
+
+const DNS_EXAMPLES: &str = "Examples:
+  wove dns add printer 192.0.2.7       a name for something outside
+  wove dns remove printer              no longer
+  wove dns lookup web                  all addresses of a name
+  wove dns lookup 10.32.1.7            all names of an address";
 
 const RMPEER_HELP: &str =
     "It is your word that the peer and its containers are gone: its addresses are given out anew.
@@ -161,7 +168,7 @@ pub enum ClientCommand {
     #[command(after_help = ATTACH_EXAMPLES)]
     Attach(AttachArgs),
     /// Take addresses from such an interface; with none given, all, and the interface too
-    Detach(AttachArgs),
+    Detach(DetachArgs),
     /// Give this host addresses on the overlay
     #[command(after_help = "Examples:\n  wove expose\n  wove expose 10.32.0.1/24")]
     Expose(AddressArgs),
@@ -208,9 +215,16 @@ pub enum ClientCommand {
         #[command(flatten)]
         output: OutputArgs,
     },
-    /// Names of containers
-    #[command(hide = true)]
-    Dns(RestArgs),
+    /// Look up names, or change those that belong to no container
+    #[command(after_help = DNS_EXAMPLES)]
+    Dns {
+        /// What to do about them.
+        #[command(subcommand)]
+        action: DnsAction,
+        /// How to answer.
+        #[command(flatten)]
+        output: OutputArgs,
+    },
     /// Take over the addresses of peers that are gone for good
     #[command(after_help = RMPEER_HELP)]
     Rmpeer {
@@ -274,9 +288,78 @@ pub struct AttachArgs {
     /// 10.32.1.5/24, fd00:32::5/64, net:10.32.7.0/24 or net:default [default: net:default]
     #[arg(value_name = "ADDR", value_parser = parse_address)]
     pub addresses: Vec<Address>,
+    /// What it is called.
+    #[command(flatten)]
+    pub naming: NamingArgs,
     /// How to answer.
     #[command(flatten)]
     pub output: OutputArgs,
+}
+
+/// Which namespace, which interface, which addresses to take.
+#[derive(Args, Clone, Debug)]
+pub struct DetachArgs {
+    /// Which namespace.
+    #[command(flatten)]
+    pub place: PlaceArgs,
+    /// Name of the interface inside, 1 to 15 bytes
+    #[arg(long, value_name = "NAME", default_value = "wove0", value_parser = parse_ifname)]
+    pub ifname: String,
+    /// Addresses with prefix length: 10.32.1.5/24, fd00:32::5/64
+    #[arg(value_name = "ADDR", value_parser = parse_address)]
+    pub addresses: Vec<Address>,
+    /// How to answer.
+    #[command(flatten)]
+    pub output: OutputArgs,
+}
+
+/// What a container is called.
+#[derive(Args, Clone, Debug)]
+pub struct NamingArgs {
+    /// Tell the mesh this name for it; may be repeated
+    ///
+    /// Without the option: the name of the container, or of the namespace, or the
+    /// host name of a process that has one of its own. Several containers may have one name.
+    #[arg(long = "name", value_name = "NAME", value_parser = parse_name)]
+    pub names: Vec<String>,
+    /// Tell nobody a name for it
+    #[arg(long, conflicts_with_all = ["names", "hostname"])]
+    pub no_name: bool,
+    /// Set its host name, write it into its hosts file, and tell it as a name
+    #[arg(long, value_name = "NAME", value_parser = parse_name)]
+    pub hostname: Option<String>,
+    /// Answer names inside, and write its resolv.conf and hosts for that
+    #[arg(long)]
+    pub dns: bool,
+}
+
+/// What to do about names.
+#[derive(Subcommand, Clone, Debug)]
+pub enum DnsAction {
+    /// Give a name addresses, besides those it has
+    Add {
+        /// The name, with or without the domain
+        #[arg(value_name = "NAME")]
+        name: String,
+        /// Addresses, of containers or of anything else
+        #[arg(required = true, value_name = "IP")]
+        addresses: Vec<IpAddr>,
+    },
+    /// Take addresses from a name that was added on this host; with none given, all
+    Remove {
+        /// The name, with or without the domain
+        #[arg(value_name = "NAME")]
+        name: String,
+        /// The addresses
+        #[arg(value_name = "IP")]
+        addresses: Vec<IpAddr>,
+    },
+    /// Print all addresses of a name, or all names of an address
+    Lookup {
+        /// The name, with or without the domain, or the address
+        #[arg(value_name = "NAME|IP")]
+        name: String,
+    },
 }
 
 /// Which namespace: exactly one of three.
@@ -289,7 +372,7 @@ pub struct PlaceArgs {
     /// The namespace of a process
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub pid: Option<u32>,
-    /// The namespace of a container (not in this version)
+    /// A container of Docker or podman, by name or id
     #[arg(long, value_name = "ID")]
     pub container: Option<String>,
 }
@@ -379,6 +462,11 @@ fn parse_address(text: &str) -> Result<Address, String> {
         return Err("this is the subnet itself: give an address in it".into());
     }
     Ok(Address::Exact(address))
+}
+
+fn parse_name(text: &str) -> Result<String, String> {
+    config::check_name(text)?;
+    Ok(text.to_owned())
 }
 
 /// A bare name is one of `ip netns`; a path is made absolute, for the daemon works elsewhere.

@@ -9,19 +9,20 @@ use clap::CommandFactory;
 use ipnet::IpNet;
 use serde_json::json;
 use wove::{
-    engine::{Command as Ask, Reply, TokenCommand},
+    engine::{Attachment, Command as Ask, DnsCommand, Naming, Reply, TokenCommand},
     shell::{self, demo::DemoOptions, view},
 };
 
 use crate::{
     args::{
-        Address, AddressArgs, AttachArgs, Cli, ClientCommand, Command, Output, PlaceArgs,
-        ResetArgs, Shell, TokenAction,
+        Address, AddressArgs, AttachArgs, Cli, ClientCommand, Command, DetachArgs, DnsAction,
+        Output, PlaceArgs, ResetArgs, Shell, TokenAction,
     },
     client::{Client, ClientError},
     failure::Failure,
     launch::{check_privilege, peer_address},
     render::{self, Printed},
+    runtime,
 };
 
 /// The longest line read from standard input, in bytes.
@@ -84,10 +85,7 @@ fn client(socket: PathBuf, command: ClientCommand) -> Result<(), Failure> {
         }
         C::Reset(options) => reset(&client, &options),
         C::Version { output } => version(&client, output.output),
-        C::Dns(_) => Err(Failure::not_in_this_version(
-            "wove dns",
-            "containers are reached by address",
-        )),
+        C::Dns { action, output } => answer(&client, &Ask::Dns(dns(action)), output.output),
         C::Rmpeer {
             peers,
             force,
@@ -102,7 +100,24 @@ fn answer(client: &Client, command: &Ask, output: Output) -> Result<(), Failure>
 }
 
 fn attach(client: &Client, options: AttachArgs) -> Result<(), Failure> {
-    let netns = namespace(&options.place)?;
+    let mut naming = Naming {
+        names: options.naming.names,
+        nameless: options.naming.no_name,
+        hostname: options.naming.hostname,
+        dns: options.naming.dns,
+        container: None,
+    };
+    let netns = match &options.place.container {
+        Some(container) => {
+            let found = runtime::find(container)?;
+            if naming.names.is_empty() && !naming.nameless {
+                naming.names = found.names;
+            }
+            naming.container = Some(found.id);
+            process_namespace(found.pid)
+        }
+        None => namespace(&options.place)?,
+    };
     let (addresses, subnets) = split_or_default(&options.addresses);
     answer(
         client,
@@ -111,13 +126,17 @@ fn attach(client: &Client, options: AttachArgs) -> Result<(), Failure> {
             ifname: options.ifname,
             addresses,
             subnets,
+            naming,
         },
         options.output.output,
     )
 }
 
-fn detach(client: &Client, options: AttachArgs) -> Result<(), Failure> {
-    let netns = namespace(&options.place)?;
+fn detach(client: &Client, options: DetachArgs) -> Result<(), Failure> {
+    let netns = match &options.place.container {
+        Some(container) => container_namespace(client, container)?,
+        None => namespace(&options.place)?,
+    };
     let (addresses, subnets) = split(&options.addresses);
     answer(
         client,
@@ -220,11 +239,38 @@ fn peer_addresses(peers: &[String]) -> Result<Vec<String>, Failure> {
 fn namespace(place: &PlaceArgs) -> Result<PathBuf, Failure> {
     match (&place.netns, place.pid) {
         (Some(netns), _) => Ok(netns.clone()),
-        (None, Some(pid)) => Ok(format!("/proc/{pid}/ns/net").into()),
-        (None, None) => Err(Failure::not_in_this_version(
-            "--container",
-            "name the namespace of its process with --pid, or by --netns",
-        )),
+        (None, Some(pid)) => Ok(process_namespace(pid)),
+        (None, None) => Err(Failure::Usage("name a namespace".into())),
+    }
+}
+
+fn process_namespace(pid: u32) -> PathBuf {
+    format!("/proc/{pid}/ns/net").into()
+}
+
+/// What is attached is known by the container's id, also when the container is gone.
+fn container_namespace(client: &Client, container: &str) -> Result<PathBuf, Failure> {
+    let found = runtime::find(container);
+    let id = found.as_ref().map_or(container, |found| &found.id);
+    let Reply::Attachments { attachments } = client.ask(&Ask::Ps)? else {
+        return Err(Failure::failed("the daemon does not say what is attached"));
+    };
+    let is_it = |a: &&Attachment| {
+        let known = a.naming.container.as_deref();
+        known.is_some_and(|known| known == id || (id.len() >= 12 && known.starts_with(id)))
+    };
+    match (attachments.iter().find(is_it), found) {
+        (Some(attachment), _) => Ok(attachment.netns.clone().into()),
+        (None, Ok(found)) => Ok(process_namespace(found.pid)),
+        (None, Err(error)) => Err(error),
+    }
+}
+
+fn dns(action: DnsAction) -> DnsCommand {
+    match action {
+        DnsAction::Add { name, addresses } => DnsCommand::Add { name, addresses },
+        DnsAction::Remove { name, addresses } => DnsCommand::Remove { name, addresses },
+        DnsAction::Lookup { name } => DnsCommand::Lookup { name },
     }
 }
 

@@ -15,7 +15,7 @@ use clap::{Args, ValueEnum, builder::BoolishValueParser};
 use ipnet::{IpNet, Ipv4Net};
 use wove::shell::{
     Config,
-    config::{self, IpallocInit, LogFormat, MTU_RANGE, PeerAddressError, Secrets},
+    config::{self, DnsConfig, IpallocInit, LogFormat, MTU_RANGE, Secrets},
     logging,
 };
 
@@ -104,6 +104,10 @@ pub struct LaunchArgs {
     #[command(flatten)]
     pub secrets: SecretArgs,
 
+    /// Names.
+    #[command(flatten)]
+    pub dns: DnsArgs,
+
     /// Where to serve /metrics, /status, /healthz and a page, read-only: ip:port [default: off]
     #[arg(
         long,
@@ -127,10 +131,6 @@ pub struct LaunchArgs {
         default_value = "text"
     )]
     pub log_format: LogFormatArg,
-
-    /// What a later version will take.
-    #[command(flatten)]
-    pub later: LaterArgs,
 }
 
 /// The network's secrets. Several are valid at once, so that one can be
@@ -189,16 +189,37 @@ pub struct SecretArgs {
     pub trusted_subnets: Vec<IpNet>,
 }
 
-/// Options of the contract that this version refuses by name.
+/// Names.
 #[derive(Args, Clone, Debug)]
-pub struct LaterArgs {
-    #[arg(long, env = "WOVE_DNS_DOMAIN", hide = true)]
-    dns_domain: Option<String>,
-    #[arg(long, env = "WOVE_DNS_LISTEN", hide = true)]
-    dns_listen: Option<String>,
-    /// Accepted: without names there is nothing to switch off.
-    #[arg(long, env = "WOVE_NO_DNS", hide = true, value_parser = BoolishValueParser::new())]
-    no_dns: bool,
+#[command(next_help_heading = "Names")]
+pub struct DnsArgs {
+    /// Tell no names and answer none
+    #[arg(long, env = "WOVE_NO_DNS", value_parser = BoolishValueParser::new())]
+    pub no_dns: bool,
+
+    /// The domain of names; give all hosts the same
+    #[arg(long, env = "WOVE_DNS_DOMAIN", value_name = "DOMAIN", default_value = config::DEFAULT_DOMAIN,
+          value_parser = parse_domain)]
+    pub dns_domain: String,
+
+    /// Answer at this address of the host, too: this host, and containers of the mesh
+    #[arg(long, env = "WOVE_DNS_LISTEN", value_name = "IP[:PORT]", value_parser = parse_server)]
+    pub dns_listen: Option<SocketAddr>,
+
+    /// Servers to ask for other names [default: those in /etc/resolv.conf]
+    #[arg(long, env = "WOVE_DNS_UPSTREAM", value_name = "IP[:PORT],...", value_delimiter = ',',
+          value_parser = parse_server)]
+    pub dns_upstream: Vec<SocketAddr>,
+}
+
+impl DnsArgs {
+    fn config(self) -> Option<DnsConfig> {
+        (!self.no_dns).then_some(DnsConfig {
+            domain: self.dns_domain,
+            listen: self.dns_listen,
+            upstream: self.dns_upstream,
+        })
+    }
 }
 
 /// How to log.
@@ -213,7 +234,6 @@ pub enum LogFormatArg {
 impl LaunchArgs {
     /// The configuration that these options make; reads the files of secrets.
     pub fn config(self, socket: PathBuf) -> Result<Config, Failure> {
-        self.later.refuse()?;
         if self.resume && !self.peers.is_empty() {
             return Err(Failure::Usage(
                 "--resume starts from the targets of the last run and takes no PEER".into(),
@@ -244,6 +264,7 @@ impl LaunchArgs {
             conn_limit: Some(self.conn_limit).filter(|limit| *limit > 0),
             resume: self.resume,
             peers,
+            dns: self.dns.config(),
             http_addr: self.http_addr,
             log_filter: self.log_level,
             log_format: match self.log_format {
@@ -251,19 +272,6 @@ impl LaunchArgs {
                 LogFormatArg::Json => LogFormat::Json,
             },
         })
-    }
-}
-
-impl LaterArgs {
-    fn refuse(&self) -> Result<(), Failure> {
-        let given = |flag, value: &Option<String>| value.is_some().then_some(flag);
-        match given("--dns-domain", &self.dns_domain).or(given("--dns-listen", &self.dns_listen)) {
-            Some(flag) => Err(Failure::not_in_this_version(
-                flag,
-                "launch without it and name containers by address",
-            )),
-            None => Ok(()),
-        }
     }
 }
 
@@ -341,10 +349,7 @@ fn read_lines(what: &str, file: &Path) -> Result<Vec<String>, Failure> {
 
 /// The address of a peer as the daemon knows it.
 pub fn peer_address(text: &str) -> Result<String, Failure> {
-    config::parse_peer(text.trim()).map_err(|error| match error {
-        PeerAddressError::Tcp(_) => Failure::Failed(error.to_string()),
-        PeerAddressError::Malformed { .. } => Failure::Usage(error.to_string()),
-    })
+    config::parse_peer(text.trim()).map_err(|error| Failure::Usage(error.to_string()))
 }
 
 /// Refuses when this process may not change the network of the host.
@@ -444,6 +449,21 @@ fn parse_time(text: &str) -> Result<Duration, String> {
         Some(seconds) => Ok(Duration::from_secs(seconds)),
         None => Err("give a time of 10 s to 366 days".into()),
     }
+}
+
+fn parse_domain(text: &str) -> Result<String, String> {
+    config::check_domain(text).map_err(str::to_owned)
+}
+
+/// The address of a name server; the port is 53 unless given.
+fn parse_server(text: &str) -> Result<SocketAddr, String> {
+    let alone = text.parse::<IpAddr>().map(|ip| SocketAddr::new(ip, 53));
+    let server = alone.or_else(|_| text.parse());
+    let server = server.map_err(|_| "write IP, IP:PORT or [v6]:PORT")?;
+    if server.port() == 0 || server.ip().is_unspecified() || server.ip().is_multicast() {
+        return Err("this is no address of a server: name one address".into());
+    }
+    Ok(server)
 }
 
 fn parse_filter(text: &str) -> Result<String, String> {

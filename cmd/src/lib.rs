@@ -7,3 +7,4 @@ pub mod commands;
 pub mod failure;
 pub mod launch;
 pub mod render;
+pub mod runtime;

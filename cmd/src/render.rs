@@ -55,6 +55,7 @@ fn as_json(reply: &Reply, page: Option<Page>) -> Value {
         Reply::Report { report } => report.clone(),
         Reply::Attached(attachment) => json!(attachment),
         Reply::Addresses { addresses } => json!({ "addresses": addresses }),
+        Reply::Names { name, found } => json!({ "name": name, "found": found }),
         Reply::Attachments { attachments } => json!(attachments),
         Reply::TakenOver { taken } => json!({ "taken": taken }),
         Reply::Token {
@@ -76,6 +77,12 @@ fn as_text(reply: &Reply, page: Option<Page>) -> Result<Printed, Failure> {
         Reply::Report { report } => Printed::json(report),
         Reply::Attached(attachment) => Printed::text(addresses_line(&attachment.addresses)),
         Reply::Addresses { addresses } => Printed::text(addresses_line(addresses)),
+        Reply::Names { found, .. } => Printed::text(
+            found
+                .iter()
+                .map(|line| format!("{line}\n"))
+                .collect::<String>(),
+        ),
         Reply::Attachments { attachments } => {
             Printed::text(attachments_table(attachments).to_string())
         }
@@ -101,7 +108,6 @@ fn status_text(status: &Status, page: Option<Page>) -> String {
     match page {
         None => view::summary_text(status),
         Some(Page::Ipam) => view::ipam_text(status),
-        Some(Page::Dns) => "This version has no names: containers are reached by address.\n".into(),
         Some(page) => view::table(status, page).to_string(),
     }
 }
@@ -121,11 +127,12 @@ fn attachments_table(attachments: &[Attachment]) -> Table {
             a.ifname.clone(),
             a.mac.to_string(),
             join(&a.addresses, ","),
+            a.naming.names.join(","),
         ]
     };
     Table {
         title: "attachments",
-        header: &["NETNS", "IFNAME", "MAC", "ADDRESSES"],
+        header: &["NETNS", "IFNAME", "MAC", "ADDRESSES", "NAMES"],
         rows: attachments.iter().map(row).collect(),
     }
 }
@@ -145,7 +152,7 @@ mod tests {
     fn attachment() -> Attachment {
         serde_json::from_value(json!({
             "netns": "/run/netns/c1", "ifname": "wove0", "mac": "02:00:00:00:00:05",
-            "addresses": ["10.32.1.5/24", "fd00:32::5/64"],
+            "addresses": ["10.32.1.5/24", "fd00:32::5/64"], "names": ["web"],
         }))
         .unwrap()
     }
@@ -182,7 +189,7 @@ mod tests {
             .lines()
             .map(|line| line.split_whitespace().collect())
             .collect();
-        assert_eq!(rows[0], ["NETNS", "IFNAME", "MAC", "ADDRESSES"]);
+        assert_eq!(rows[0], ["NETNS", "IFNAME", "MAC", "ADDRESSES", "NAMES"]);
         assert_eq!(
             rows[1][..3],
             ["/run/netns/c1", "wove0", "02:00:00:00:00:05"]

@@ -53,6 +53,11 @@ impl ReplayWindow {
         true
     }
 
+    /// Whether no higher counter was accepted than this.
+    pub fn is_newest(&self, counter: u64) -> bool {
+        counter + 1 >= self.next
+    }
+
     /// Moves the front to `counter`, clearing the blocks it enters.
     fn advance(&mut self, counter: u64) {
         let (first, last) = (self.next.div_ceil(BLOCK_BITS), counter / BLOCK_BITS);

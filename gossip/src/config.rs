@@ -4,7 +4,7 @@ use std::{net::SocketAddr, time::Duration};
 
 use proto::{PeerId, PublicKeys};
 
-use crate::event::DialId;
+use crate::{event::DialId, sums::Scope};
 
 /// Signs and verifies records, so that this crate needs no crypto.
 pub trait Authority {
@@ -45,9 +45,6 @@ pub struct Config {
     pub backoff_small: Duration,
     /// A dial without result is given up after this.
     pub dial_timeout: Duration,
-    /// Between rounds of anti-entropy for their own sake; jittered by half of it.
-    /// Beats start others as soon as two neighbours differ for good.
-    pub anti_entropy: Duration,
     /// Between attempts to reach one of the peers that are cut off (heals partitions); jittered.
     pub explore: Duration,
     /// A learnt station that is silent for so long is forgotten.
@@ -58,10 +55,11 @@ pub struct Config {
     pub push_delay: Duration,
     /// While much happens, news wait so long instead, and share datagrams.
     pub batch_delay: Duration,
-    /// A mesh of so many peers is large, and always something happens: rounds of
-    /// anti-entropy, which then always find something on its way, are six times
-    /// as rare, what replaces a lost link is told together with the loss, and
-    /// news have longer before they are named and asked for.
+    /// How news spread and links are pruned.
+    pub pace: Pace,
+    /// The same in a large mesh, where something happens always.
+    pub pace_large: Pace,
+    /// A mesh of so many peers is large.
     pub large_from: usize,
     /// Changes of links wait so long before they are published.
     pub links_delay: Duration,
@@ -73,14 +71,8 @@ pub struct Config {
     /// Copies of news, in bytes per second, that are borne before links are
     /// pruned down to three that bring news.
     pub spare: u32,
-    /// Copies borne before they are pruned down to one link in a large mesh, where
-    /// they are most of what it costs, and to two in others.
-    pub spare_hard: [u32; 2],
     /// A pruned link gets news again after this; jittered. At most 160 s.
     pub prune_for: Duration,
-    /// The same if so few links are left to bring news; in a large mesh, and in
-    /// others, whose links are asked for news again when some are missing.
-    pub prune_hard_for: [Duration; 2],
     /// Records of one owner accepted in a row.
     pub owner_burst: u16,
     /// Records of one owner accepted per second thereafter.
@@ -91,6 +83,55 @@ pub struct Config {
     pub reclaim_after: Duration,
     /// Once an identity is known to be cloned, our records jump over the other's after pauses that grow to this.
     pub jump_pause: Duration,
+}
+
+/// What a mesh spends so that news come soon.
+#[derive(Clone, Copy, Debug)]
+pub struct Pace {
+    /// Links that bring news, at least, however dear the copies are.
+    pub fewest: u8,
+    /// Copies of news, in bytes per second, that are borne before links are
+    /// pruned down to `fewest`.
+    pub spare: u32,
+    /// A link that was pruned for that gets news again after this; jittered. At most 160 s.
+    pub prune_for: Duration,
+    /// News that come over other links are named and asked for after this: once
+    /// pushes that take a longer way have had their time.
+    pub ripe: Duration,
+    /// A peer that lacks news asks for pushes again only if it lacked most of two
+    /// beats in a row, for over the many hops of a large mesh some are lost always.
+    pub patient: bool,
+    /// Between rounds of anti-entropy for their own sake; jittered by half of it.
+    /// Beats start others as soon as two neighbours differ for good.
+    pub anti_entropy: Duration,
+    /// The loss of a link that fell silent is published after this.
+    pub loss_delay: Duration,
+}
+
+impl Pace {
+    /// Of a mesh in which mostly little happens.
+    pub const USUAL: Self = Self {
+        fewest: 2,
+        spare: 200,
+        prune_for: Duration::from_secs(100),
+        ripe: Duration::from_secs(1),
+        patient: false,
+        anti_entropy: Duration::from_secs(15),
+        loss_delay: Duration::from_millis(20),
+    };
+
+    /// Of a mesh in which something happens always: copies are most of what it
+    /// costs, rounds always find something that is on its way, and the link that
+    /// takes the place of a lost one is told of together with the loss.
+    pub const LARGE: Self = Self {
+        fewest: 1,
+        spare: 50,
+        prune_for: Duration::from_secs(40),
+        ripe: Duration::from_secs(2),
+        patient: true,
+        anti_entropy: Duration::from_secs(90),
+        loss_delay: Duration::from_millis(500),
+    };
 }
 
 impl Default for Config {
@@ -109,20 +150,19 @@ impl Default for Config {
             backoff_max: Duration::from_secs(60),
             backoff_small: Duration::from_secs(3),
             dial_timeout: Duration::from_secs(15),
-            anti_entropy: Duration::from_secs(15),
             explore: Duration::from_secs(4),
             station_age: Duration::from_secs(600),
             peer_age: Duration::from_secs(600),
             push_delay: Duration::from_millis(10),
             batch_delay: Duration::from_millis(100),
+            pace: Pace::USUAL,
+            pace_large: Pace::LARGE,
             large_from: 3000,
             links_delay: Duration::from_millis(20),
             links_spacing: Duration::from_secs(1),
             burst: 64,
             spare: 32,
-            spare_hard: [50, 200],
             prune_for: Duration::from_secs(60),
-            prune_hard_for: [Duration::from_secs(40), Duration::from_secs(100)],
             owner_burst: 300,
             owner_rate: 20,
             owner_limit: 20_000,
@@ -176,4 +216,9 @@ pub struct SessionInfo {
     pub outbound: bool,
     /// The dial that led to it, if one did.
     pub dial: Option<DialId>,
+    /// What the other end can read.
+    pub scope: Scope,
+    /// Added to the round-trip time that a link over it is published with, so
+    /// that it is taken only where there is no other way.
+    pub handicap: Duration,
 }

@@ -48,6 +48,9 @@ pub enum Event {
     RoutesChanged,
     /// [`crate::Mesh::stations`] changed.
     StationsChanged,
+    /// [`crate::Mesh::directory`] answers differently for some names; see
+    /// [`crate::Mesh::take_changed_names`].
+    NamesChanged,
     /// A peer was heard of for the first time.
     PeerAppeared(PeerId),
     /// A peer was launched again.
@@ -155,6 +158,14 @@ pub enum Warning {
         "more than {limit} stations behind this peer: further ones are not announced; is a host scanning?"
     )]
     TooManyStations {
+        /// How many fit.
+        limit: usize,
+    },
+    /// More names than can be told.
+    #[error(
+        "more than {limit} names and addresses on this peer: the others do not learn all of them; remove some with `wove dns remove`"
+    )]
+    TooManyNames {
         /// How many fit.
         limit: usize,
     },

@@ -13,7 +13,8 @@ pub(crate) fn position(key: &RecordKey) -> u64 {
     let topic = match key.topic {
         Topic::Node => 0,
         Topic::Links(part) => 1 + u64::from(part).min(0xfe),
-        Topic::Stations(part) => 0x100 + u64::from(part).min(0xfeff),
+        Topic::Stations(part) => 0x100 + u64::from(part).min(0xdeff),
+        Topic::Names(part) => 0xe000 + u64::from(part).min(0x1ffe),
         Topic::Space | Topic::Guard | Topic::Division => 0xffff,
     };
     start(&key.owner.short_id()) & !0xffff | topic
@@ -81,10 +82,13 @@ mod tests {
             at(1, Topic::Links(3)),
             at(1, Topic::Stations(0)),
             at(1, Topic::Stations(255)),
+            at(1, Topic::Names(0)),
+            at(1, Topic::Names(255)),
             at(2, Topic::Node),
         ];
         assert!(all.is_sorted_by(|a, b| a < b));
         assert!(at(1, Topic::Links(u8::MAX)) < at(1, Topic::Stations(0)));
-        assert!(at(1, Topic::Stations(u16::MAX)) < at(2, Topic::Node));
+        assert!(at(1, Topic::Stations(u16::MAX)) < at(1, Topic::Names(0)));
+        assert!(at(1, Topic::Names(u16::MAX)) < at(2, Topic::Node));
     }
 }

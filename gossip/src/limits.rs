@@ -1,7 +1,7 @@
 //! What a record may hold. Everything beyond is refused before it is verified.
 
 use proto::{
-    record::{Body, MAX_BODY, Record, Topic},
+    record::{Body, MAX_BODY, Name, Record, Topic},
     space::{self, Division, Guard, Space},
 };
 
@@ -13,6 +13,12 @@ pub const PART_LINKS: usize = 90;
 pub const STATION_PARTS: u16 = 256;
 /// IP addresses of one station.
 pub const STATION_IPS: usize = 8;
+/// Parts of names that one peer may have.
+pub const NAME_PARTS: u16 = 256;
+/// Pairs of name and address of one peer.
+pub const NAMES_PER_PEER: usize = 4096;
+/// Bytes of a name, without the domain.
+pub const NAME_LENGTH: usize = 180;
 /// Endpoints in a node record.
 pub const NODE_ENDPOINTS: usize = 16;
 /// Bytes of a nickname.
@@ -42,6 +48,19 @@ impl Refusal {
     }
 }
 
+/// Whether a text is a name as records have it: labels of 1 to 63 letters, digits,
+/// `-` and `_`, in lower case, with dots between, and not too long. What people
+/// type is brought into this form by [`crate::names::canonical`].
+pub fn is_name(text: &str) -> bool {
+    let is_label = |label: &str| {
+        (1..=63).contains(&label.len())
+            && label
+                .bytes()
+                .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b"-_".contains(&b))
+    };
+    text.len() <= NAME_LENGTH && text.split('.').all(is_label)
+}
+
 /// Reads the body and holds it against the limits of its kind.
 pub(crate) fn checked_body(record: &Record) -> Result<&Body, Refusal> {
     if record.body.len() > MAX_BODY {
@@ -67,6 +86,16 @@ pub(crate) fn checked_body(record: &Record) -> Result<&Body, Refusal> {
                     .stations
                     .iter()
                     .all(|station| ips(station) && !station.mac.is_multicast())
+        }
+        (Topic::Names(part), Body::Names(names)) => {
+            let sane = |name: &Name| {
+                is_name(&name.name)
+                    && !name.addresses.is_empty()
+                    && name.addresses.is_sorted_by(|a, b| a < b)
+            };
+            *part < NAME_PARTS
+                && names.names.is_sorted_by(|a, b| a.name < b.name)
+                && names.names.iter().all(sane)
         }
         (Topic::Space, Body::Space(space)) => is_space(space),
         (Topic::Guard, Body::Guard(guard)) => is_guard(guard),

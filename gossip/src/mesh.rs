@@ -33,12 +33,13 @@ use crate::{
     absent::Absent,
     bucket::TokenBucket,
     claims::Claims,
-    config::{Authority, Config, LocalPeer, SessionInfo},
+    config::{Authority, Config, LocalPeer, Pace, SessionInfo},
     dialer::{Dialer, TargetState},
     event::{Counters, DialId, Event, Warning},
     limits::{LINK_PARTS, PART_LINKS},
     link::{Link, LinkState},
     local::Own,
+    names::{Changed, Directory, LocalNames},
     neighbours::Neighbours,
     news::News,
     outbox::Outbox,
@@ -48,6 +49,7 @@ use crate::{
     routes::{Hop, Routes, Ways},
     space::{Saved, Space},
     stations::{Learnt, LocalStations},
+    sums::Scope,
     target::Target,
     topology::Graph,
 };
@@ -94,11 +96,13 @@ pub struct Mesh<A> {
     /// Made when first asked for after a change.
     graph: OnceLock<Graph>,
     claims: Claims,
+    directory: Directory,
     // What we say.
     own: Own,
     links: Parts<PeerId>,
     published_rtt: BTreeMap<PeerId, RttCode>,
     stations: LocalStations,
+    names: LocalNames,
     // The address space; none if this peer takes no part in it.
     space: Option<Box<Space>>,
     space_saved: Option<Saved>,
@@ -186,6 +190,9 @@ struct Timers {
     /// When new links were published last.
     links_done: Option<Instant>,
     stations: Option<Instant>,
+    names: Option<Instant>,
+    /// When names were published last.
+    names_done: Option<Instant>,
     space: Option<Instant>,
     routes: Option<Instant>,
     routes_done: Instant,
@@ -241,11 +248,13 @@ impl<A: Authority> Mesh<A> {
             links: None,
             links_done: None,
             stations: None,
+            names: None,
+            names_done: None,
             space: None,
             routes: None,
             routes_done: now,
             wave: None,
-            anti_entropy: now + config.anti_entropy,
+            anti_entropy: now + config.pace.anti_entropy,
             refresh_rtt: now,
             upkeep: now,
         };
@@ -260,10 +269,12 @@ impl<A: Authority> Mesh<A> {
             absent: Absent::default(),
             graph: OnceLock::new(),
             claims: Claims::default(),
+            directory: Directory::default(),
             own: Own::new(local.epoch),
             links: Parts::new(PART_LINKS, usize::from(LINK_PARTS)),
             published_rtt: BTreeMap::new(),
             stations: LocalStations::new(local.id, config.reclaim_after),
+            names: LocalNames::new(),
             space: None,
             space_saved: None,
             sessions: BTreeMap::new(),
@@ -304,14 +315,14 @@ impl<A: Authority> Mesh<A> {
         self.wake(now);
         self.receive(from, message, now);
         self.space_soon(now);
-        self.tell_stations();
+        self.tell_changes();
     }
 
     /// Does what is due.
     pub fn handle_timeout(&mut self, now: Instant) {
         self.wake(now);
         self.run_due(now);
-        self.tell_stations();
+        self.tell_changes();
     }
 
     /// Adds targets, or makes these the only ones. Those that wait are dialled at once.
@@ -442,6 +453,16 @@ impl<A: Authority> Mesh<A> {
         &self.claims
     }
 
+    /// Everybody's names.
+    pub fn directory(&self) -> &Directory {
+        &self.directory
+    }
+
+    /// What changed in the directory since the last call.
+    pub fn take_changed_names(&mut self) -> Changed {
+        self.directory.take_changed()
+    }
+
     /// Everybody known, ourselves included, by id.
     pub fn peers(&self) -> impl Iterator<Item = PeerView<'_>> {
         let replica = &self.replica;
@@ -494,7 +515,7 @@ impl<A: Authority> Mesh<A> {
 
     /// Stands for all records that are compared with others: equal on peers that agree.
     pub fn fingerprint(&self) -> u64 {
-        self.replica.sum().fingerprint
+        self.replica.sum(Scope::ALL).fingerprint
     }
 
     /// What was done so far.
@@ -535,8 +556,12 @@ impl<A: Authority> Mesh<A> {
             .is_small(self.ways.reached(), self.replica.owner_count())
     }
 
-    fn is_large(&self) -> bool {
-        self.ways.reached() >= self.config.large_from
+    fn pace(&self) -> &Pace {
+        if self.ways.reached() < self.config.large_from {
+            &self.config.pace
+        } else {
+            &self.config.pace_large
+        }
     }
 
     /// How many links to have.
@@ -565,7 +590,10 @@ impl<A: Authority> Mesh<A> {
         }
     }
 
-    fn tell_stations(&mut self) {
+    fn tell_changes(&mut self) {
+        if self.directory.has_changed() {
+            self.events.push_back(Event::NamesChanged);
+        }
         if std::mem::replace(&mut self.stations_told, self.claims.changes())
             != self.claims.changes()
         {

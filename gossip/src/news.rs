@@ -19,10 +19,6 @@ use crate::replica::Slot;
 const LOG: usize = 512;
 /// Buckets of digests seen, two each.
 const BUCKETS: usize = 2048;
-/// News are named only when pushes that take a longer way have had their time.
-pub(crate) const RIPE: Duration = Duration::from_millis(1000);
-/// The same where the ways are longest.
-pub(crate) const RIPE_LARGE: Duration = Duration::from_millis(2000);
 /// News named in one beat.
 const NAMED: usize = 100;
 
@@ -127,6 +123,8 @@ mod tests {
     use proto::{PeerId, record::Topic};
 
     use super::*;
+
+    const RIPE: Duration = Duration::from_secs(1);
 
     fn key(owner: u8) -> RecordKey {
         RecordKey {

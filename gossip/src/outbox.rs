@@ -14,6 +14,7 @@ use proto::{
 use crate::{
     reconcile::{self, Backlog},
     replica::Replica,
+    sums::Scope,
 };
 
 /// Sums in one message.
@@ -112,8 +113,14 @@ impl Outbox {
             && self.prune.is_none()
     }
 
-    /// Takes out the next message; `pushed` counts the records in it.
-    pub(crate) fn next(&mut self, replica: &Replica, pushed: &mut u64) -> Option<GossipMessage> {
+    /// Takes out the next message for a neighbour that reads what is in the scope;
+    /// `pushed` counts the records in it.
+    pub(crate) fn next(
+        &mut self,
+        replica: &Replica,
+        scope: Scope,
+        pushed: &mut u64,
+    ) -> Option<GossipMessage> {
         if let Some((resume, digests)) = self.grafts.take() {
             return Some(GossipMessage::Graft { resume, digests });
         }
@@ -128,14 +135,17 @@ impl Outbox {
         }
         // Many sums are marks of a backlog, and do not wait for its end.
         let sums_wait = self.ranges.len() >= RANGES;
-        if let Some(push) = (!sums_wait).then(|| self.next_push(replica)).flatten() {
+        if let Some(push) = (!sums_wait)
+            .then(|| self.next_push(replica, scope))
+            .flatten()
+        {
             if let GossipMessage::Push { records, .. } = &push {
                 *pushed += records.len() as u64;
             }
             return Some(push);
         }
         if !sums_wait && let Some((first, last)) = self.lists.pop_front() {
-            let held = reconcile::list(replica, first, last);
+            let held = reconcile::list(replica, scope, first, last);
             return Some(GossipMessage::Versions { first, last, held });
         }
         let count = self.ranges.len().min(RANGES);
@@ -144,20 +154,20 @@ impl Outbox {
         })
     }
 
-    fn next_push(&mut self, replica: &Replica) -> Option<GossipMessage> {
+    fn next_push(&mut self, replica: &Replica, scope: Scope) -> Option<GossipMessage> {
         let push = |fresh, load: Load| GossipMessage::Push {
             fresh,
             records: load.records,
         };
-        let news = take_keys(&mut self.news, replica);
+        let news = take_keys(&mut self.news, replica, scope);
         if !news.records.is_empty() {
             return Some(push(true, news));
         }
-        let mut load = take_keys(&mut self.repairs, replica);
+        let mut load = take_keys(&mut self.repairs, replica, scope);
         while let Some(backlog) = self.backlogs.front_mut() {
             let ranges = &mut self.ranges;
             if !backlog.work_off(
-                replica,
+                (replica, scope),
                 |record| load.add(record),
                 |mark| ranges.push_back(mark),
             ) {
@@ -189,10 +199,10 @@ impl Load {
     }
 }
 
-fn take_keys(keys: &mut BTreeSet<RecordKey>, replica: &Replica) -> Load {
+fn take_keys(keys: &mut BTreeSet<RecordKey>, replica: &Replica, scope: Scope) -> Load {
     let mut load = Load::default();
     while let Some(key) = keys.first().copied() {
-        if let Some(record) = replica.get(&key)
+        if let Some(record) = replica.get(&key).filter(|_| scope.has(key.topic))
             && !load.add(record)
         {
             break;
@@ -230,7 +240,7 @@ mod tests {
             outbox.repair(record.key);
             outbox.want([record.key]);
         }
-        let everything = reconcile::compare(&replica, 0, u64::MAX, &[]);
+        let everything = reconcile::compare(&replica, Scope::ALL, (0, u64::MAX), &[]);
         outbox.work_off(everything.push.unwrap());
         outbox.graft(true, [u32::MAX; 1000]);
         outbox.prune(60, 3);
@@ -242,7 +252,7 @@ mod tests {
         };
         outbox.summarise([widest; 100]);
         let (mut pushed, mut sent) = (0, 0);
-        while let Some(message) = outbox.next(&replica, &mut pushed) {
+        while let Some(message) = outbox.next(&replica, Scope::ALL, &mut pushed) {
             if let GossipMessage::Push { records, .. } = &message {
                 sent += records.len();
             }

@@ -19,7 +19,7 @@ struct Part<K> {
     used: usize,
 }
 
-impl<K: Ord + Copy> Parts<K> {
+impl<K: Ord + Clone> Parts<K> {
     /// At most `limit` parts of `capacity` each.
     pub(crate) fn new(capacity: usize, limit: usize) -> Self {
         Self {
@@ -62,7 +62,7 @@ impl<K: Ord + Copy> Parts<K> {
         };
         let part = &mut self.parts[place];
         part.used += size;
-        part.used -= part.items.insert(key, size).unwrap_or(0);
+        part.used -= part.items.insert(key.clone(), size).unwrap_or(0);
         self.places.insert(key, place);
         self.dirty.insert(place);
         true
@@ -84,17 +84,22 @@ impl<K: Ord + Copy> Parts<K> {
         self.dirty.extend(0..self.parts.len().max(count));
     }
 
+    /// Whether any part has changed.
+    pub(crate) fn is_dirty(&self) -> bool {
+        !self.dirty.is_empty()
+    }
+
     /// The parts that changed since the last call.
     pub(crate) fn take_dirty(&mut self) -> BTreeSet<usize> {
         std::mem::take(&mut self.dirty)
     }
 
     /// What is in a part; nothing if there is no such part.
-    pub(crate) fn items(&self, part: usize) -> impl Iterator<Item = K> {
+    pub(crate) fn items(&self, part: usize) -> impl Iterator<Item = &K> {
         self.parts
             .get(part)
             .into_iter()
-            .flat_map(|part| part.items.keys().copied())
+            .flat_map(|part| part.items.keys())
     }
 
     /// All items.
@@ -132,7 +137,7 @@ mod tests {
                     model.remove(&key);
                 }
                 for part in 0..8 {
-                    prop_assert!(parts.items(part).map(|key| model[&key]).sum::<usize>() <= 100);
+                    prop_assert!(parts.items(part).map(|key| model[key]).sum::<usize>() <= 100);
                 }
                 prop_assert!(parts.keys().eq(model.keys()));
             }

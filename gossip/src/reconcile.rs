@@ -22,6 +22,7 @@ use proto::{
 use crate::{
     hash::{digest, position},
     replica::Replica,
+    sums::Scope,
 };
 
 /// A side with no more records than this in a range lists them.
@@ -85,17 +86,21 @@ impl Backlog {
     /// Says whether that was all.
     pub fn work_off(
         &mut self,
-        replica: &Replica,
+        (replica, scope): (&Replica, Scope),
         mut accept: impl FnMut(&Arc<Record>) -> bool,
         mut mark: impl FnMut(RangeSummary),
     ) -> bool {
-        for record in replica.from(self.next, self.last) {
+        for record in replica.from(self.next, self.last, scope) {
             let position = position(&record.key);
             if position < self.first {
                 continue;
             }
             if self.run.1 >= FEW {
-                mark(summary(replica, self.run.0, position.saturating_sub(1)));
+                mark(summary(
+                    replica,
+                    scope,
+                    (self.run.0, position.saturating_sub(1)),
+                ));
                 self.run = (position, 0);
             }
             if !self.held.contains(&record.key) && !accept(record) {
@@ -105,24 +110,24 @@ impl Backlog {
             self.run.1 += 1;
         }
         if self.run.1 > 0 {
-            mark(summary(replica, self.run.0, self.last));
+            mark(summary(replica, scope, (self.run.0, self.last)));
         }
         true
     }
 }
 
-/// The sum over everything, to start a round.
-pub fn root(replica: &Replica) -> RangeSummary {
-    summary(replica, 0, u64::MAX)
+/// The sum over everything that the neighbour can read, to start a round.
+pub fn root(replica: &Replica, scope: Scope) -> RangeSummary {
+    summary(replica, scope, (0, u64::MAX))
 }
 
 /// Compares a neighbour's sum with ours.
-pub fn answer(replica: &Replica, theirs: &RangeSummary) -> Answer {
+pub fn answer(replica: &Replica, scope: Scope, theirs: &RangeSummary) -> Answer {
     let (first, last) = (theirs.first, theirs.last);
     if first > last {
         return Answer::Equal;
     }
-    let ours = replica.sum_of(first, last);
+    let ours = replica.sum_of(first, last, scope);
     if ours.count == theirs.count && ours.fingerprint == theirs.fingerprint {
         return Answer::Equal;
     }
@@ -135,11 +140,11 @@ pub fn answer(replica: &Replica, theirs: &RangeSummary) -> Answer {
         });
     }
     if theirs.count <= FEW {
-        return Answer::Echo(summary(replica, first, last));
+        return Answer::Echo(summary(replica, scope, (first, last)));
     }
     Answer::Split(
         split(first, last)
-            .map(|(first, last)| summary(replica, first, last))
+            .map(|range| summary(replica, scope, range))
             .collect(),
     )
 }
@@ -170,21 +175,26 @@ impl Given {
 }
 
 /// Our list for a range.
-pub fn list(replica: &Replica, first: u64, last: u64) -> Vec<Held> {
+pub fn list(replica: &Replica, scope: Scope, first: u64, last: u64) -> Vec<Held> {
     let held = |record: &Record| Held {
         key: record.key,
         version: record.version,
         digest: digest(record),
     };
     replica
-        .range(first, last)
+        .range(first, last, scope)
         .take(LIST)
         .map(|record| held(record))
         .collect()
 }
 
 /// Compares a neighbour's list with what we hold.
-pub fn compare(replica: &Replica, first: u64, last: u64, held: &[Held]) -> Difference {
+pub fn compare(
+    replica: &Replica,
+    scope: Scope,
+    (first, last): (u64, u64),
+    held: &[Held],
+) -> Difference {
     let mut difference = Difference::default();
     if first > last {
         return difference;
@@ -209,7 +219,7 @@ pub fn compare(replica: &Replica, first: u64, last: u64, held: &[Held]) -> Diffe
             Some(_) => drop(known.insert(*key)),
         }
     }
-    let mut keys = replica.range(first, last).map(|record| record.key);
+    let mut keys = replica.range(first, last, scope).map(|record| record.key);
     difference.push = keys.find(|key| !known.contains(key)).map(|next| Backlog {
         next,
         first,
@@ -220,8 +230,8 @@ pub fn compare(replica: &Replica, first: u64, last: u64, held: &[Held]) -> Diffe
     difference
 }
 
-fn summary(replica: &Replica, first: u64, last: u64) -> RangeSummary {
-    let sum = replica.sum_of(first, last);
+fn summary(replica: &Replica, scope: Scope, (first, last): (u64, u64)) -> RangeSummary {
+    let sum = replica.sum_of(first, last, scope);
     RangeSummary {
         first,
         last,
@@ -342,7 +352,7 @@ mod tests {
         let mut turn = 0;
         let mut marked = Vec::new();
         while !backlog.work_off(
-            replica,
+            (replica, Scope::ALL),
             |record| {
                 turn += 1;
                 let room = turn % 3 != 0;
@@ -389,19 +399,24 @@ mod tests {
     /// Runs rounds until nothing is said any more; returns how many records crossed.
     fn run(a: &mut Replica, b: &mut Replica) -> usize {
         let mut crossed = 0;
-        let mut open = vec![(true, root(a))];
+        let mut open = vec![(true, root(a, Scope::ALL))];
         while let Some((to_b, summary)) = open.pop() {
             let (asker, answerer) = if to_b {
                 (&mut *a, &mut *b)
             } else {
                 (&mut *b, &mut *a)
             };
-            match answer(answerer, &summary) {
+            match answer(answerer, Scope::ALL, &summary) {
                 Answer::Equal => {}
                 Answer::Split(parts) => open.extend(parts.into_iter().map(|part| (!to_b, part))),
                 Answer::Echo(range) => open.push((!to_b, range)),
                 Answer::List(List { first, last, .. }) => {
-                    let difference = compare(asker, first, last, &list(answerer, first, last));
+                    let difference = compare(
+                        asker,
+                        Scope::ALL,
+                        (first, last),
+                        &list(answerer, Scope::ALL, first, last),
+                    );
                     for record in difference
                         .push
                         .map_or_else(Vec::new, |push| drained(push, asker))
@@ -433,7 +448,7 @@ mod tests {
             };
             let (mut a, mut b) = (replica_of(&own(&left)), replica_of(&own(&right)));
             let crossed = run(&mut a, &mut b);
-            prop_assert_eq!(a.sum(), b.sum());
+            prop_assert_eq!(a.sum(Scope::ALL), b.sum(Scope::ALL));
             // Each difference is one record and perhaps the node of its owner.
             prop_assert!(crossed <= 4 * (left.len() + right.len()));
         }
@@ -447,10 +462,10 @@ mod tests {
             let records: Vec<_> = records.iter().map(|(o, t)| record(*o, Topic::Links(*t), 1, 0)).collect();
             let replica = replica_of(&records);
             let (first, last) = (ends.0.min(ends.1), ends.0.max(ends.1));
-            let held: Vec<Held> = list(&replica, first, last).into_iter().step_by(skip).collect();
-            let push = compare(&replica, first, last, &held).push;
+            let held: Vec<Held> = list(&replica, Scope::ALL, first, last).into_iter().step_by(skip).collect();
+            let push = compare(&replica, Scope::ALL, (first, last), &held).push;
             let sent: Vec<_> = push.map_or_else(Vec::new, |push| drained(push, &replica)).iter().map(|r| r.key).collect();
-            let lacked = replica.range(first, last).map(|r| r.key).filter(|key| held.iter().all(|held| held.key != *key));
+            let lacked = replica.range(first, last, Scope::ALL).map(|r| r.key).filter(|key| held.iter().all(|held| held.key != *key));
             prop_assert_eq!(sent, lacked.collect::<Vec<_>>());
         }
 

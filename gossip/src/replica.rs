@@ -18,9 +18,10 @@ use proto::{
 
 use crate::{
     budget::{Allowance, Budget},
-    hash::{position, record_hash, scatter},
+    hash::{position, scatter},
     limits::{self, Refusal},
-    order::{Order, PART_BITS},
+    order::Order,
+    sums::{Scope, Sum, Sums, bucket, bucket_range},
 };
 
 /// Names an owner for as long as it is known.
@@ -55,18 +56,6 @@ pub enum Merge {
     Refused(Refusal),
 }
 
-/// What stands for a set of records: equal sets have equal sums.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Sum {
-    /// XOR of the records' hashes.
-    pub fingerprint: u64,
-    /// How many.
-    pub count: u32,
-}
-
-/// Sums are kept for as many equal parts of the space of positions.
-const BUCKET_BITS: u32 = PART_BITS;
-
 /// The records, by owner.
 #[derive(Clone, Debug)]
 pub struct Replica {
@@ -78,8 +67,7 @@ pub struct Replica {
     /// Nobody can choose ids that collide in the index without knowing it.
     salt: u64,
     order: Order,
-    sums: Box<[Sum]>,
-    total: Sum,
+    sums: Sums,
     count: usize,
     owner_limit: usize,
 }
@@ -95,7 +83,8 @@ struct Owner {
     hidden: bool,
 }
 
-/// Further parts of links, stations, and what is said of the address space, by topic.
+/// Further parts of links, stations, names, and what is said of the address space,
+/// by topic.
 #[derive(Clone, Debug, Default)]
 struct Others(Vec<Arc<Record>>);
 
@@ -108,8 +97,7 @@ impl Replica {
             index: HashTable::new(),
             salt,
             order: Order::new(),
-            sums: vec![Sum::default(); 1 << BUCKET_BITS].into(),
-            total: Sum::default(),
+            sums: Sums::new(),
             count: 0,
             owner_limit,
         }
@@ -144,11 +132,7 @@ impl Replica {
         };
         let keys = match body {
             Body::Node(node) => Some(&node.keys),
-            Body::Links(_)
-            | Body::Stations(_)
-            | Body::Space(_)
-            | Body::Guard(_)
-            | Body::Division(_) => slot.and_then(|slot| self.node(slot)).map(|node| &node.keys),
+            _ => slot.and_then(|slot| self.node(slot)).map(|node| &node.keys),
         };
         let Some(keys) = keys else {
             return Merge::Orphan;
@@ -261,14 +245,14 @@ impl Replica {
         self.owners[slot.at()].records()
     }
 
-    /// The sum over all records that are not hidden.
-    pub fn sum(&self) -> Sum {
-        self.total
+    /// The sum over all records in the scope that are not hidden.
+    pub fn sum(&self, scope: Scope) -> Sum {
+        self.sums.total(scope)
     }
 
     /// The sum over a range of positions, both ends included. Whole buckets
     /// come from the kept sums, so at most two buckets are walked.
-    pub fn sum_of(&self, first: u64, last: u64) -> Sum {
+    pub fn sum_of(&self, first: u64, last: u64, scope: Scope) -> Sum {
         let mut sum = Sum::default();
         if first > last {
             return sum;
@@ -277,27 +261,32 @@ impl Replica {
         for index in low..=high {
             let (start, end) = bucket_range(index);
             sum = if first <= start && end <= last {
-                sum.joined(self.sums[index])
+                sum.joined(self.sums.bucket(index, scope))
             } else {
-                let part = self.range(first.max(start), last.min(end));
+                let part = self.range(first.max(start), last.min(end), scope);
                 part.fold(sum, |sum, record| sum.joined(Sum::of(record)))
             };
         }
         sum
     }
 
-    /// The records in a range of positions that are not hidden, by key.
-    pub fn range(&self, first: u64, last: u64) -> impl Iterator<Item = &Arc<Record>> {
+    /// The records in a range of positions and the scope that are not hidden, by key.
+    pub fn range(&self, first: u64, last: u64, scope: Scope) -> impl Iterator<Item = &Arc<Record>> {
         let start = RecordKey {
             owner: lowest_id(first),
             topic: Topic::Node,
         };
-        self.from(start, last)
+        self.from(start, last, scope)
             .filter(move |record| position(&record.key) >= first)
     }
 
-    /// The records from a key on, up to a position, that are not hidden, by key.
-    pub(crate) fn from(&self, key: RecordKey, last: u64) -> impl Iterator<Item = &Arc<Record>> {
+    /// The records in the scope from a key on, up to a position, that are not hidden, by key.
+    pub(crate) fn from(
+        &self,
+        key: RecordKey,
+        last: u64,
+        scope: Scope,
+    ) -> impl Iterator<Item = &Arc<Record>> {
         let start = self.order.place(&key.owner, |slot| self.id(slot));
         let owners = self.order.slots()[start..]
             .iter()
@@ -307,6 +296,7 @@ impl Replica {
             .filter(|owner| !owner.hidden)
             .flat_map(Owner::records)
             .filter(move |record| record.key >= key && position(&record.key) <= last)
+            .filter(move |record| scope.has(record.key.topic))
     }
 
     /// Leaves an owner's records out of sums and ranges, or takes them in again.
@@ -314,7 +304,7 @@ impl Replica {
         let owner = &mut self.owners[slot.at()];
         if mem::replace(&mut owner.hidden, hidden) != hidden {
             for record in owner.records() {
-                toggle((&mut self.sums, &mut self.total), record, !hidden);
+                self.sums.toggle(record, !hidden);
             }
         }
     }
@@ -325,7 +315,7 @@ impl Replica {
         for record in owner.records() {
             self.count -= 1;
             if !owner.hidden {
-                toggle((&mut self.sums, &mut self.total), record, false);
+                self.sums.toggle(record, false);
             }
         }
         let hash = self.scattered(&owner.id.short_id());
@@ -341,9 +331,9 @@ impl Replica {
         let before = owner.put(record);
         if !owner.hidden {
             if let Some(before) = &before {
-                toggle((&mut self.sums, &mut self.total), before, false);
+                self.sums.toggle(before, false);
             }
-            toggle((&mut self.sums, &mut self.total), record, true);
+            self.sums.toggle(record, true);
         }
         self.count += usize::from(before.is_none());
         before
@@ -422,39 +412,6 @@ impl Owner {
     }
 }
 
-impl Sum {
-    fn of(record: &Record) -> Self {
-        Self {
-            fingerprint: record_hash(record),
-            count: 1,
-        }
-    }
-
-    fn joined(self, other: Self) -> Self {
-        Self {
-            fingerprint: self.fingerprint ^ other.fingerprint,
-            count: self.count + other.count,
-        }
-    }
-}
-
-/// Adds a record to the sums or takes it out.
-fn toggle((sums, total): (&mut [Sum], &mut Sum), record: &Record, add: bool) {
-    for sum in [&mut sums[bucket(position(&record.key))], total] {
-        sum.fingerprint ^= record_hash(record);
-        sum.count = if add { sum.count + 1 } else { sum.count - 1 };
-    }
-}
-
-fn bucket(position: u64) -> usize {
-    (position >> (64 - BUCKET_BITS)) as usize
-}
-
-fn bucket_range(index: usize) -> (u64, u64) {
-    let first = (index as u64) << (64 - BUCKET_BITS);
-    (first, first | (u64::MAX >> BUCKET_BITS))
-}
-
 /// The lowest id whose records may have this position.
 fn lowest_id(position: u64) -> PeerId {
     let mut id = [0; 16];
@@ -474,150 +431,4 @@ fn rank(record: &Record) -> impl Ord {
 }
 
 #[cfg(test)]
-pub(crate) mod tests {
-    use proptest::prelude::*;
-    use proto::record::{Links, MAX_BODY, Version};
-
-    use super::*;
-
-    pub(crate) fn record(owner: u8, topic: Topic, sequence: u64, salt: u8) -> Arc<Record> {
-        let link = LinkTo {
-            peer: ShortId([0xee; 8]),
-            rtt: RttCode(salt),
-        };
-        let body = match topic {
-            Topic::Links(_) => Body::Links(Links { links: vec![link] }),
-            Topic::Stations(_) => Body::Stations(Default::default()),
-            Topic::Space | Topic::Guard | Topic::Division => Body::Guard(Default::default()),
-            Topic::Node => Body::Node(Node {
-                keys: PublicKeys {
-                    sign: [owner; 32],
-                    exchange: [owner; 32],
-                },
-                nickname: format!("n{salt}"),
-                instance: 1,
-                endpoints: vec![],
-                version: String::new(),
-                capabilities: 0,
-            }),
-        };
-        let key = RecordKey {
-            owner: PeerId([owner; 16]),
-            topic,
-        };
-        let mut record = Record::new(key, Version { epoch: 1, sequence }, body.encode());
-        record.signature = ([salt; 32], [owner; 32]);
-        Arc::new(record)
-    }
-
-    /// A replica that knows the owners of all records.
-    pub(crate) fn replica_of<'a>(records: impl IntoIterator<Item = &'a Arc<Record>>) -> Replica {
-        let mut replica = Replica::new(1000, 7);
-        for record in records {
-            replica.merge(
-                &self::record(record.key.owner.0[0], Topic::Node, 0, 0),
-                |_, _| true,
-            );
-            replica.merge(record, |_, _| true);
-        }
-        replica
-    }
-
-    fn records() -> impl Strategy<Value = Vec<Arc<Record>>> {
-        let topic = prop_oneof![
-            Just(Topic::Node),
-            (0u8..3).prop_map(Topic::Links),
-            (0u16..3).prop_map(Topic::Stations)
-        ];
-        let one =
-            (0u8..4, topic, 0u64..4, 0u8..3).prop_map(|(o, t, s, salt)| record(o, t, s, salt));
-        prop::collection::vec(one, 0..60)
-    }
-
-    proptest! {
-        #[test]
-        fn merging_is_commutative_and_idempotent(records in records(), seed in any::<u64>()) {
-            let once = replica_of(&records);
-            let mut shuffled = records.clone();
-            shuffled.sort_by_key(|r| record_hash(r) ^ seed);
-            shuffled.extend(records.iter().take(7).cloned());
-            let again = replica_of(&shuffled);
-            prop_assert!(once.range(0, u64::MAX).eq(again.range(0, u64::MAX)));
-            prop_assert_eq!(once.sum(), again.sum());
-        }
-
-        #[test]
-        fn merging_is_associative(a in records(), b in records(), c in records()) {
-            let join = |x: &Replica, y: &Replica| {
-                let mut joined = x.clone();
-                y.range(0, u64::MAX).for_each(|r| { joined.merge(r, |_, _| true); });
-                joined
-            };
-            let (a, b, c) = (replica_of(&a), replica_of(&b), replica_of(&c));
-            prop_assert_eq!(join(&join(&a, &b), &c).sum(), join(&a, &join(&b, &c)).sum());
-        }
-
-        #[test]
-        fn kept_sums_equal_counted_sums(records in records(), cuts in any::<(u64, u64)>(), hidden in 0u8..4) {
-            let mut replica = replica_of(&records);
-            let slot = |replica: &Replica, owner: u8| replica.slot(&PeerId([owner; 16]));
-            if let Some(slot) = slot(&replica, hidden) {
-                replica.set_hidden(slot, true);
-            }
-            if let Some(slot) = slot(&replica, (hidden + 1) % 4) {
-                replica.remove_owner(slot);
-            }
-            let (first, last) = (cuts.0.min(cuts.1), cuts.0.max(cuts.1));
-            let counted = replica.range(first, last).fold(Sum::default(), |s, r| s.joined(Sum::of(r)));
-            prop_assert_eq!(replica.sum_of(first, last), counted);
-            prop_assert_eq!(replica.sum_of(0, u64::MAX), replica.sum());
-            prop_assert!(replica.owners().map(|slot| replica.id(slot)).is_sorted());
-            prop_assert_eq!(replica.owners().flat_map(|slot| replica.records_of(slot)).count(), replica.len());
-            // A slot that was given back is found under its new owner alone.
-            replica.merge(&record(9, Topic::Node, 1, 0), |_, _| true);
-            for owner in 0..10 {
-                let found = replica.slot(&PeerId([owner; 16]));
-                prop_assert!(found.is_none_or(|slot| replica.id(slot) == PeerId([owner; 16])));
-            }
-        }
-
-        #[test]
-        fn hostile_bodies_never_panic(body in prop::collection::vec(any::<u8>(), 0..1200), part in any::<u8>()) {
-            let mut bad = (*record(1, Topic::Links(part), 1, 0)).clone();
-            bad.body = body;
-            let mut replica = replica_of(&[]);
-            replica.merge(&record(1, Topic::Node, 1, 0), |_, _| true);
-            let merged = replica.merge(&Arc::new(bad.clone()), |_, _| true);
-            let readable = Body::decode(&bad.body).is_ok() && bad.body.len() <= MAX_BODY;
-            prop_assert!(readable || matches!(merged, Merge::Refused(_)));
-        }
-    }
-
-    #[test]
-    fn only_the_authentic_are_taken_and_only_with_their_node() {
-        let mut replica = Replica::new(1, 7);
-        let node = record(1, Topic::Node, 1, 0);
-        assert_eq!(
-            replica.merge(&record(1, Topic::Links(0), 1, 0), |_, _| true),
-            Merge::Orphan
-        );
-        assert_eq!(replica.merge(&node, |_, _| false), Merge::Forged);
-        assert!(matches!(
-            replica.merge(&node, |_, _| true),
-            Merge::New {
-                conflict: false,
-                ..
-            }
-        ));
-        assert_eq!(replica.merge(&node, |_, _| true), Merge::Stale);
-        let twin = record(1, Topic::Node, 1, 9);
-        assert!(matches!(
-            replica.merge(&twin, |_, _| true),
-            Merge::New { conflict: true, .. }
-        ));
-        assert_eq!(
-            replica.merge(&record(2, Topic::Node, 1, 0), |_, _| true),
-            Merge::Refused(Refusal::TooManyPeers)
-        );
-    }
-}
+pub(crate) mod tests;

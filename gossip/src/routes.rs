@@ -285,6 +285,24 @@ impl Routes<'_> {
         hop.cost.saturating_sub(there)
     }
 
+    /// The way to a peer through a neighbour of both, whatever the best way is:
+    /// for the time until it is known that a link is gone.
+    pub fn detour(&self, peer: &PeerId) -> Option<Hop> {
+        let (replica, local) = (self.replica, self.ways.local);
+        let there = replica.slot(peer).filter(|there| *there != local)?;
+        let common = replica.neighbours(there).filter_map(|(next, rest)| {
+            let first = replica.link(local, next)?;
+            let cost = cost(first).saturating_add(cost(rest));
+            (next != local).then_some((cost, next))
+        });
+        let (cost, next) = common.min()?;
+        Some(Hop {
+            next: replica.id(next),
+            hops: 2,
+            cost,
+        })
+    }
+
     /// Whether frames can reach the peer, or it is ourselves.
     pub fn reaches(&self, peer: &PeerId) -> bool {
         self.replica
@@ -362,6 +380,12 @@ mod tests {
             Routes { replica, ways }.next_hop(&id(to))
         }
 
+        fn detour(&self, from: usize, to: usize) -> Option<Hop> {
+            let ways = &self.ways[from];
+            let replica = &self.replica;
+            Routes { replica, ways }.detour(&id(to))
+        }
+
         /// Costs from a peer by Bellman and Ford's algorithm.
         fn costs(&self, from: usize) -> Vec<Option<u32>> {
             let size = self.reported.len();
@@ -432,5 +456,28 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn a_detour_leads_over_the_nearest_common_neighbour() {
+        let mut mesh = Mesh::new(5);
+        for (a, b, rtt) in [
+            (0, 1, 100),
+            (0, 2, 1000),
+            (2, 1, 1000),
+            (0, 3, 9000),
+            (3, 1, 10),
+        ] {
+            mesh.link(a, b, rtt);
+        }
+        mesh.update();
+        let hop = mesh.detour(0, 1).unwrap();
+        assert_eq!((hop.next, hop.hops), (id(2), 2));
+        assert!(hop.cost > mesh.hop(0, 1).unwrap().cost);
+        assert_eq!(mesh.detour(0, 0), None);
+        assert_eq!(mesh.detour(0, 4), None);
+        // A link that only one end reports is none.
+        mesh.report(2, 1, None);
+        assert_eq!(mesh.detour(0, 1).unwrap().next, id(3));
     }
 }

@@ -200,7 +200,7 @@ impl LocalStations {
         let items = self
             .parts
             .items(part)
-            .filter_map(|mac| Some((mac, self.table.get(&mac)?)));
+            .filter_map(|mac| Some((*mac, self.table.get(mac)?)));
         let station = |(mac, entry): (MacAddr, &Entry)| Station {
             mac,
             claim: entry.claim,

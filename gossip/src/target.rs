@@ -8,6 +8,9 @@ use thiserror::Error;
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Target(Arc<str>);
 
+/// Before the targets that are dialled by TCP.
+const TCP: &str = "tcp://";
+
 /// Why a text is not a target.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum TargetError {
@@ -23,8 +26,8 @@ impl Target {
     /// Reads `host`, `host:port`, `v6`, `[v6]`, `[v6]:port`, each also with `tcp://` before it.
     pub fn parse(text: &str, default_port: u16) -> Result<Self, TargetError> {
         let trimmed = text.trim().to_ascii_lowercase();
-        let (scheme, rest) = match trimmed.strip_prefix("tcp://") {
-            Some(rest) => ("tcp://", rest),
+        let (scheme, rest) = match trimmed.strip_prefix(TCP) {
+            Some(rest) => (TCP, rest),
             None => ("", trimmed.as_str()),
         };
         let (host, port) = split(rest).ok_or_else(|| TargetError::Host(text.to_owned()))?;
@@ -45,9 +48,19 @@ impl Target {
         })
     }
 
-    /// The text, as the shell resolves it and people read it.
+    /// The text, as people read it.
     pub fn as_str(&self) -> &str {
         &self.0
+    }
+
+    /// Whether it is to be dialled by TCP alone.
+    pub fn is_tcp(&self) -> bool {
+        self.0.starts_with(TCP)
+    }
+
+    /// Host and port without the scheme, as a resolver reads them.
+    pub fn authority(&self) -> &str {
+        self.0.strip_prefix(TCP).unwrap_or(&self.0)
     }
 }
 

@@ -8,6 +8,7 @@
 //! |---|---|
 //! | [`peer`] | who a peer is: [`PeerId`], [`PublicKeys`] |
 //! | [`datagram`] | the UDP payload: handshake messages and sealed transport |
+//! | [`endpoint`], [`stream`] | where datagrams are sent to; datagrams on a TCP connection |
 //! | [`content`] | what a sealed datagram carries: control, frame, relay, broadcast, fragment |
 //! | [`message`] | control messages between two peers |
 //! | [`record`], [`space`] | the signed records that gossip replicates; those about the address space |
@@ -17,6 +18,7 @@ pub mod arp;
 pub mod codec;
 pub mod content;
 pub mod datagram;
+pub mod endpoint;
 pub mod ethernet;
 pub mod ip;
 pub mod message;
@@ -24,7 +26,9 @@ pub mod ndp;
 pub mod peer;
 pub mod record;
 pub mod space;
+pub mod stream;
 
 pub use codec::DecodeError;
+pub use endpoint::Endpoint;
 pub use ethernet::MacAddr;
 pub use peer::{PeerId, PublicKeys, ShortId};

@@ -166,10 +166,24 @@ pub enum PathMessage {
     Offer(VxlanOffer),
     /// Answers an offer: the sender wants no fast path, by [`Decline`]'s code.
     Decline(u8),
+    /// The sender probes the receiver's endpoints now, in search of a direct
+    /// path: the receiver is to probe these at the same time, so that the NATs
+    /// of both ends let the probes in. Needs [`CAN_MEET`].
+    Meet {
+        /// Where the sender may be reached, by UDP. At most 16 are heeded.
+        endpoints: Vec<SocketAddr>,
+    },
 }
+
+/// The bit of a greeting's capabilities: [`PathMessage::Meet`] is understood.
+pub const CAN_MEET: u64 = 1 << 2;
 
 /// The bit of a greeting's capabilities: offers of a fast path are understood.
 pub const CAN_FASTDP: u64 = 1;
+
+/// The bit of a greeting's capabilities: records of names are understood. Whoever
+/// lacks it could not read a message that holds one, or its key.
+pub const KNOWS_NAMES: u64 = 1 << 5;
 
 /// How a peer takes frames by VXLAN from one other peer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -35,6 +35,8 @@ pub enum Topic {
     Links(u8),
     /// One part of its stations: [`Stations`].
     Stations(u16),
+    /// One part of its names: [`Names`]. Only for those who have [`crate::message::KNOWS_NAMES`].
+    Names(u16),
     /// What it owns of the address space: [`Space`].
     Space,
     /// What it knows of others' space: [`Guard`].
@@ -111,7 +113,7 @@ impl Record {
         let topic = match self.key.topic {
             Topic::Node | Topic::Space | Topic::Guard | Topic::Division => 1,
             Topic::Links(_) => 2,
-            Topic::Stations(part) => 1 + varint_len(u64::from(part)),
+            Topic::Stations(part) | Topic::Names(part) => 1 + varint_len(u64::from(part)),
         };
         let version = varint_len(self.version.epoch) + varint_len(self.version.sequence);
         let body = varint_len(self.body.len() as u64) + self.body.len();
@@ -206,6 +208,8 @@ pub enum Body {
     Links(Links),
     /// About some of its stations.
     Stations(Stations),
+    /// About some of its names.
+    Names(Names),
     /// About its space.
     Space(Space),
     /// About others' space.
@@ -308,4 +312,21 @@ pub struct Station {
     pub claim: u32,
     /// Its IP addresses, each with the claim that beats a lower one. At most 8.
     pub ips: Vec<(IpAddr, u32)>,
+}
+
+/// Names that the owner of the record answers for.
+#[derive(Clone, Debug, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Names {
+    /// The names of this part, strictly sorted.
+    pub names: Vec<Name>,
+}
+
+/// A name and addresses it stands for; another part may have more of them.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Name {
+    /// Labels with dots between, in lower case, without the domain: hosts whose
+    /// domains differ know each other's names all the same.
+    pub name: String,
+    /// The addresses, strictly sorted.
+    pub addresses: Vec<IpAddr>,
 }

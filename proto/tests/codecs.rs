@@ -21,13 +21,14 @@ use wove_proto::{
         VxlanOffer,
     },
     record::{
-        Body, LinkTo, Links, MAX_RECORD, Node, Record, RecordKey, RttCode, Station, Stations,
-        Topic, Version,
+        Body, LinkTo, Links, MAX_RECORD, Name, Names, Node, Record, RecordKey, RttCode, Station,
+        Stations, Topic, Version,
     },
     space::{
         Ack, Ask, Ballot, Began, Block, Cause, Division, Founding, Gift, Guard, Ring, Space, Taken,
         Verdict, Vote,
     },
+    stream::{self, Deframer},
 };
 
 mod golden {
@@ -327,6 +328,7 @@ fn topic() -> impl Strategy<Value = Topic> {
         Just(Topic::Node),
         any::<u8>().prop_map(Topic::Links),
         any::<u16>().prop_map(Topic::Stations),
+        any::<u16>().prop_map(Topic::Names),
         Just(Topic::Space),
         Just(Topic::Guard),
         Just(Topic::Division)
@@ -399,6 +401,12 @@ fn body() -> impl Strategy<Value = Body> {
             })
         }),
         vec(station(), 0..10).prop_map(|stations| Body::Stations(Stations { stations })),
+        vec(("[a-z.]{0,16}", vec(any::<IpAddr>(), 0..4)), 0..10).prop_map(|names| {
+            let name = |(name, addresses)| Name { name, addresses };
+            Body::Names(Names {
+                names: names.into_iter().map(name).collect(),
+            })
+        }),
         space().prop_map(Body::Space),
         guard().prop_map(Body::Guard),
         division().prop_map(Body::Division),
@@ -589,9 +597,60 @@ fn message() -> impl Strategy<Value = Message> {
         (0u32..1 << 24, any::<u16>(), any::<u16>())
             .prop_map(|(vni, port, room)| { PathMessage::Offer(VxlanOffer { vni, port, room }) }),
         any::<u8>().prop_map(PathMessage::Decline),
+        vec(address(), 0..16).prop_map(|endpoints| PathMessage::Meet { endpoints }),
     ];
     prop_oneof![
         gossip().prop_map(Message::Gossip),
         path.prop_map(Message::Path)
     ]
+}
+
+proptest! {
+    /// However a connection cuts them, the same datagrams come out.
+    #[test]
+    fn a_stream_gives_back_its_datagrams(
+        datagrams in vec(vec(any::<u8>(), 1..300), 0..20),
+        cuts in vec(1usize..400, 1..40),
+    ) {
+        let framed = datagrams.iter().flat_map(|datagram| {
+            let prefix = stream::prefix(datagram.len()).expect("neither empty nor long");
+            prefix.into_iter().chain(datagram.iter().copied())
+        });
+        let framed: Vec<u8> = framed.collect();
+        let (mut deframer, mut out, mut rest) = (Deframer::new(), Vec::new(), &framed[..]);
+        for cut in cuts.iter().cycle() {
+            if rest.is_empty() {
+                break;
+            }
+            let (part, after) = rest.split_at((*cut).min(rest.len()));
+            rest = after;
+            deframer.extend(part);
+            while let Some(datagram) = deframer.next(300).expect("none is longer") {
+                out.push(datagram.to_vec());
+            }
+        }
+        prop_assert_eq!(out, datagrams);
+    }
+
+    /// Whatever comes, no datagram is empty or longer than allowed.
+    #[test]
+    fn a_hostile_stream_gives_bounded_datagrams(
+        parts in vec(vec(any::<u8>(), 0..200), 0..20),
+        limit in 1usize..3000,
+    ) {
+        let mut deframer = Deframer::new();
+        'parts: for part in parts {
+            deframer.extend(&part);
+            loop {
+                match deframer.next(limit) {
+                    Ok(Some(datagram)) => prop_assert!((1..=limit).contains(&datagram.len())),
+                    Ok(None) => break,
+                    Err(error) => {
+                        prop_assert_eq!(error, DecodeError::Limit);
+                        break 'parts;
+                    }
+                }
+            }
+        }
+    }
 }

@@ -1,6 +1,6 @@
 //! What an operator can ask of a running daemon, and its answers.
 
-use std::path::PathBuf;
+use std::{net::IpAddr, path::PathBuf};
 
 use ipnet::IpNet;
 use proto::MacAddr;
@@ -36,6 +36,9 @@ pub enum Command {
         ifname: String,
         /// Its addresses, each with a prefix length.
         addresses: Vec<IpNet>,
+        /// What it is called.
+        #[serde(flatten, default)]
+        naming: Naming,
         /// Subnets out of which it gets an address each: `default` or a CIDR.
         #[serde(default)]
         subnets: Vec<String>,
@@ -79,6 +82,8 @@ pub enum Command {
     },
     /// What is attached and exposed.
     Ps,
+    /// Look up or change names.
+    Dns(DnsCommand),
     /// Show or change the network secrets.
     Token(TokenCommand),
     /// Change what is logged.
@@ -90,6 +95,31 @@ pub enum Command {
     Stop,
     /// Remove everything wove made on this host, forget the network, shut down.
     Reset,
+}
+
+/// What to do about names.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "action", rename_all = "lowercase")]
+pub enum DnsCommand {
+    /// Give a name addresses, besides those it has.
+    Add {
+        /// With or without the domain.
+        name: String,
+        /// Inside the overlay or outside.
+        addresses: Vec<IpAddr>,
+    },
+    /// Take addresses from a name that was added on this host; none given means all.
+    Remove {
+        /// With or without the domain.
+        name: String,
+        /// The addresses.
+        addresses: Vec<IpAddr>,
+    },
+    /// The addresses of a name, or the names of an address.
+    Lookup {
+        /// With or without the domain.
+        name: String,
+    },
 }
 
 /// What to do about network secrets.
@@ -140,6 +170,13 @@ pub enum Reply {
         /// The addresses.
         addresses: Vec<IpNet>,
     },
+    /// A name's addresses, or an address's names.
+    Names {
+        /// The name or address asked for.
+        name: String,
+        /// Addresses, or names with the domain.
+        found: Vec<String>,
+    },
     /// What is attached and exposed.
     Attachments {
         /// Containers, and the host itself under `netns` = "host".
@@ -182,6 +219,33 @@ pub struct Attachment {
     pub mac: MacAddr,
     /// Its addresses.
     pub addresses: Vec<IpNet>,
+    /// What it is called.
+    #[serde(flatten, default)]
+    pub naming: Naming,
+}
+
+/// What an attached container is called, and what it was given for that.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Naming {
+    /// Names without the domain. In a request: none means the default.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub names: Vec<String>,
+    /// Nobody is told a name.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub nameless: bool,
+    /// The host name set inside.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hostname: Option<String>,
+    /// Whether names are answered inside, and resolv.conf and hosts written.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub dns: bool,
+    /// The container engine's id of it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub container: Option<String>,
+}
+
+fn is_false(value: &bool) -> bool {
+    !value
 }
 
 /// Why a command was not done: what, why, what to do, in one line.

@@ -57,6 +57,17 @@ pub enum Purpose {
     Session(PeerId),
 }
 
+/// Ways to be tried only once the others have stayed silent for a while.
+#[derive(Debug)]
+pub struct Later {
+    /// The ways.
+    pub ways: Vec<Origin>,
+    /// From when on.
+    pub at: Instant,
+    /// Not while frames are relayed to this peer.
+    pub unless: Option<PeerId>,
+}
+
 /// What came of a step.
 pub enum Outcome {
     /// A datagram is to be sent.
@@ -126,6 +137,7 @@ struct Attempt {
     initiator: Initiator,
     purpose: Purpose,
     ways: Vec<Origin>,
+    later: Option<Later>,
     secret: usize,
     cookie: Option<Cookie>,
     phase: Phase,
@@ -177,7 +189,18 @@ impl Handshakes {
     }
 
     /// Begins a handshake along all `ways` at once; the first answer wins.
-    pub fn begin(&mut self, purpose: Purpose, mut ways: Vec<Origin>, now: Instant) {
+    pub fn begin(&mut self, purpose: Purpose, ways: Vec<Origin>, now: Instant) {
+        self.begin_with_others(purpose, ways, None, now);
+    }
+
+    /// The same, with other ways for later.
+    pub fn begin_with_others(
+        &mut self,
+        purpose: Purpose,
+        mut ways: Vec<Origin>,
+        later: Option<Later>,
+        now: Instant,
+    ) {
         ways.truncate(MAX_WAYS);
         if ways.is_empty() || self.attempts.len() >= MAX_ATTEMPTS {
             let reason = if ways.is_empty() {
@@ -188,10 +211,16 @@ impl Handshakes {
             self.fail(purpose, reason.to_owned(), false);
             return;
         }
-        self.begin_with(purpose, ways, 0, now);
+        self.begin_with(purpose, (ways, later), 0, now);
     }
 
-    fn begin_with(&mut self, purpose: Purpose, ways: Vec<Origin>, secret: usize, now: Instant) {
+    fn begin_with(
+        &mut self,
+        purpose: Purpose,
+        (ways, later): (Vec<Origin>, Option<Later>),
+        secret: usize,
+        now: Instant,
+    ) {
         let index = self.fresh_index();
         let (initiator, datagram) =
             match Initiator::start(&self.identity, &self.hello, index, &mut self.rng) {
@@ -211,6 +240,7 @@ impl Handshakes {
             initiator,
             purpose,
             ways,
+            later,
             secret,
             cookie: None,
             phase: Phase::AwaitingResponse,
@@ -444,7 +474,7 @@ impl Handshakes {
                 Phase::AwaitingConfirm { way, .. } => vec![way],
                 Phase::AwaitingResponse => attempt.ways,
             };
-            self.begin_with(attempt.purpose, ways, next, now);
+            self.begin_with(attempt.purpose, (ways, None), next, now);
             return;
         }
         let text = match reason {
@@ -505,6 +535,26 @@ impl Handshakes {
         self.make_room(now);
     }
 
+    /// Tries the other ways where the first have been silent for long enough.
+    /// `is_reached` says whether frames are relayed to a peer.
+    pub fn widen(&mut self, now: Instant, is_reached: impl Fn(&PeerId) -> bool) {
+        for attempt in self.attempts.values_mut() {
+            let due = attempt.later.take_if(|later| {
+                now >= later.at && !later.unless.as_ref().is_some_and(&is_reached)
+            });
+            if let (Some(later), Phase::AwaitingResponse) = (due, &attempt.phase) {
+                let datagram = attempt.first_message();
+                for way in later.ways.into_iter().take(MAX_WAYS) {
+                    attempt.ways.push(way);
+                    self.outcomes.push_back(Outcome::Send {
+                        way,
+                        datagram: datagram.clone(),
+                    });
+                }
+            }
+        }
+    }
+
     /// What came of the last step.
     pub fn poll_outcome(&mut self) -> Option<Outcome> {
         self.outcomes.pop_front()
@@ -524,10 +574,7 @@ impl Attempt {
     fn repeat(&self, outcomes: &mut VecDeque<Outcome>) {
         match &self.phase {
             Phase::AwaitingResponse => {
-                let datagram = match self.cookie {
-                    Some(cookie) => self.initiator.with_cookie(&cookie),
-                    None => self.initiator.datagram().to_vec(),
-                };
+                let datagram = self.first_message();
                 for way in &self.ways {
                     outcomes.push_back(Outcome::Send {
                         way: *way,
@@ -541,6 +588,13 @@ impl Attempt {
                     datagram: completion.clone(),
                 });
             }
+        }
+    }
+
+    fn first_message(&self) -> Vec<u8> {
+        match self.cookie {
+            Some(cookie) => self.initiator.with_cookie(&cookie),
+            None => self.initiator.datagram().to_vec(),
         }
     }
 

@@ -12,13 +12,12 @@
 
 use std::{
     collections::HashMap,
-    net::SocketAddr,
     time::{Duration, Instant},
 };
 
 use crypto::ReplayWindow;
 use proto::{
-    PeerId,
+    Endpoint, PeerId,
     content::{BroadcastHeader, Content, FragmentHeader, RelayHeader},
     datagram::{Datagram, Protection, SessionIndex, TransportHeader},
     ethernet::EthernetFrame,
@@ -86,7 +85,7 @@ impl Ingress {
         &mut self,
         snapshot: &Snapshot,
         datagram: &mut [u8],
-        from: SocketAddr,
+        from: Endpoint,
         now: Instant,
         out: &mut impl Output,
     ) {
@@ -201,6 +200,10 @@ impl Ingress {
         let Some(window) = self.windows.get_mut(&header.receiver) else {
             return;
         };
+        // A copy that was held back says nothing of where the peer is now.
+        if !window.replay.is_newest(header.counter) {
+            return;
+        }
         if window
             .moved
             .is_none_or(|last| now.duration_since(last) >= MOVED_EVERY)

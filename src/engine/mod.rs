@@ -7,11 +7,13 @@
 //! | [`Snapshot`] | the immutable forwarding view that the data path reads |
 //! | [`Egress`] | a container's frame to datagrams |
 //! | [`Ingress`] | a datagram to a frame, a relay, or the control machine |
+//! | [`dns`] | what is asked for a name |
 //! | [`Status`], [`Command`] | what operators see and ask |
 
 pub mod command;
 pub mod counters;
 pub mod dedup;
+pub mod dns;
 pub mod egress;
 pub mod esp;
 pub mod fastdp;
@@ -26,13 +28,16 @@ pub mod output;
 pub mod peers;
 pub mod pmtu;
 pub mod router;
+pub mod scout;
 pub mod seal;
 pub mod snapshot;
 pub mod status;
 pub mod text;
 pub mod timing;
 
-pub use command::{Attachment, Command, Failure, Reply, TakenOver, TokenCommand};
+pub use command::{
+    Attachment, Command, DnsCommand, Failure, Naming, Reply, TakenOver, TokenCommand,
+};
 pub use counters::DropReason;
 pub use egress::Egress;
 pub use ingress::Ingress;

@@ -1,15 +1,15 @@
 //! Where the data path writes to, and what it tells the control thread.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 
-use proto::{MacAddr, PeerId, datagram::SessionIndex};
+use proto::{Endpoint, MacAddr, PeerId, datagram::SessionIndex};
 
 /// Effects of handling one frame or datagram. The shell backs it with batches
 /// that are flushed after each read; a simulation with plain vectors.
 pub trait Output {
     /// Appends a datagram of `len` zero bytes for `to`; if `fill` returns
     /// false the datagram is taken back.
-    fn datagram(&mut self, to: SocketAddr, len: usize, fill: impl FnOnce(&mut [u8]) -> bool);
+    fn datagram(&mut self, to: Endpoint, len: usize, fill: impl FnOnce(&mut [u8]) -> bool);
 
     /// Delivers a frame to the local bridge.
     fn frame(&mut self, frame: &[u8]);
@@ -23,7 +23,7 @@ pub trait Output {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Origin {
     /// Straight from an address.
-    Direct(SocketAddr),
+    Direct(Endpoint),
     /// Through relays, from a peer.
     Relayed(PeerId),
     /// Through the kernel's VXLAN, with the identifier of this index.
@@ -58,14 +58,14 @@ pub enum Upcall {
         /// Its counter.
         counter: u64,
         /// Where it came from.
-        from: SocketAddr,
+        from: Endpoint,
     },
     /// A peer was heard from an address that is not its path.
     Moved {
         /// The peer.
         peer: PeerId,
         /// The address.
-        from: SocketAddr,
+        from: Endpoint,
     },
     /// A local container was seen.
     Station {

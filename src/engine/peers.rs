@@ -13,19 +13,25 @@
 
 use std::{
     collections::{BTreeMap, VecDeque},
-    net::SocketAddr,
     sync::Arc,
     time::{Duration, Instant},
 };
 
 use crypto::{Cipher, Rekey, Session};
-use proto::datagram::{Protection, SessionIndex};
+use proto::{
+    Endpoint,
+    datagram::{Protection, SessionIndex},
+};
 
 use super::{
     counters::PeerCounters,
     fastdp::{Bar, FastPath},
     pmtu::Pmtu,
-    timing::{ACTIVE, CROSSING, OVERLAP, PATH_DEAD, PATH_FRESH, PATH_STALE, PENDING_AGE},
+    scout::Scout,
+    timing::{
+        ACTIVE, ASK_AGAIN, CROSSING, HUSH, OVERLAP, PATH_DEAD, PATH_FRESH, PATH_STALE, PENDING_AGE,
+        SUSPECT,
+    },
 };
 
 /// Frames that wait for a session, per peer.
@@ -45,6 +51,8 @@ pub struct Peer {
     pub current: Option<SessionIndex>,
     /// The direct path, if one is proven.
     pub direct: Option<Direct>,
+    /// Looking for another way to it than `direct`.
+    pub scout: Scout,
     /// The kernel's way to it.
     pub fast: FastPath,
     /// Parts of the protocol it has, from its greeting.
@@ -64,7 +72,9 @@ pub struct Peer {
     /// When a notice of an unknown session is heeded next.
     pub notice_at: Instant,
     pending: VecDeque<(Instant, Vec<u8>)>,
-    frames_seen: u64,
+    frames_seen: (u64, u64),
+    sent_at: Option<Instant>,
+    received_at: Option<Instant>,
 }
 
 /// A session with its administration.
@@ -90,7 +100,7 @@ pub struct Held {
 /// A proven direct path.
 pub struct Direct {
     /// The peer's address.
-    pub address: SocketAddr,
+    pub address: Endpoint,
     /// Whether this peer dialled.
     pub outbound: bool,
     /// When the path last proved to work both ways.
@@ -101,10 +111,12 @@ pub struct Direct {
     pub pmtu: Pmtu,
     /// When the first of the probes left that are unanswered.
     pub unanswered_since: Option<Instant>,
+    /// Whether frames go round it where they can.
+    pub suspect: bool,
     /// When to probe next.
     pub probe_at: Instant,
     /// Probes under way: token, when, where to.
-    pub probes: BTreeMap<u64, (Instant, SocketAddr)>,
+    pub probes: BTreeMap<u64, (Instant, Endpoint)>,
 }
 
 impl Peer {
@@ -116,6 +128,7 @@ impl Peer {
             sessions: Vec::new(),
             current: None,
             direct: None,
+            scout: Scout::default(),
             fast: FastPath::new(now),
             capabilities: 0,
             link: false,
@@ -126,7 +139,9 @@ impl Peer {
             direct_retry_at: now,
             notice_at: now,
             pending: VecDeque::new(),
-            frames_seen: 0,
+            frames_seen: (0, 0),
+            sent_at: None,
+            received_at: None,
         }
     }
 
@@ -255,12 +270,24 @@ impl Peer {
     /// Notes whether frames flowed since the last call.
     pub fn observe(&mut self, now: Instant) {
         let totals = self.counters.totals();
-        let frames = totals.rx_frames + totals.tx_frames;
-        if frames != self.frames_seen {
-            self.frames_seen = frames;
+        let before = std::mem::replace(&mut self.frames_seen, (totals.rx_frames, totals.tx_frames));
+        if before.0 != totals.rx_frames {
+            self.received_at = Some(now);
+        }
+        if before.1 != totals.tx_frames {
+            self.sent_at = Some(now);
+        }
+        if before != self.frames_seen {
             self.active_at = Some(now);
             self.used_at = now;
         }
+    }
+
+    /// Whether frames go out and none come back: of most conversations that is
+    /// the first sign of a path that broke.
+    pub fn is_hushed(&self, now: Instant) -> bool {
+        let within = |at: Option<Instant>| at.is_some_and(|at| now.duration_since(at) < HUSH);
+        within(self.sent_at) && !within(self.received_at)
     }
 
     /// Keeps a frame until there is a session. The oldest gives way.
@@ -286,14 +313,21 @@ impl Peer {
 
 impl Direct {
     /// A path that just proved to work.
-    pub fn new(address: SocketAddr, outbound: bool, limit: usize, now: Instant) -> Self {
+    /// `limit` is the largest UDP payload that the local underlay carries.
+    pub fn new(address: Endpoint, outbound: bool, limit: usize, now: Instant) -> Self {
+        let pmtu = if address.is_tcp() {
+            Pmtu::given(limit, now)
+        } else {
+            Pmtu::new(limit, now)
+        };
         Self {
             address,
             outbound,
             answered_at: now,
             rtt: Duration::ZERO,
-            pmtu: Pmtu::new(limit, now),
+            pmtu,
             unanswered_since: None,
+            suspect: false,
             probe_at: now,
             probes: BTreeMap::new(),
         }
@@ -303,6 +337,7 @@ impl Direct {
     pub fn answered(&mut self, now: Instant) {
         self.answered_at = now;
         self.unanswered_since = None;
+        self.suspect = false;
     }
 
     /// Takes a measurement into the smoothed round-trip time (RFC 6298).
@@ -312,6 +347,28 @@ impl Direct {
         } else {
             (self.rtt * 7 + rtt) / 8
         };
+    }
+
+    /// Whether a relay is better.
+    pub fn is_second_choice(&self) -> bool {
+        self.suspect || self.address.is_tcp()
+    }
+
+    /// For how long the path owes an answer.
+    pub fn silence(&self, now: Instant) -> Duration {
+        self.unanswered_since
+            .map_or(Duration::ZERO, |since| now.duration_since(since))
+    }
+
+    /// Whether the path is to be asked again whether it works.
+    pub fn is_to_be_asked_again(&self, now: Instant) -> bool {
+        self.silence(now) >= ASK_AGAIN.max(self.rtt * 2)
+    }
+
+    /// Whether an answer is so late, and later `by` so much, that the path is
+    /// better avoided.
+    pub fn is_late(&self, now: Instant, by: Duration) -> bool {
+        self.silence(now) >= SUSPECT.max(self.rtt * 4) + by
     }
 
     /// Whether probes stay unanswered for too long.

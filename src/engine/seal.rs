@@ -8,11 +8,11 @@
 //!
 //! Both seals happen in the buffer the datagram leaves from.
 
-use std::{net::SocketAddr, sync::atomic::Ordering};
+use std::sync::atomic::Ordering;
 
 use crypto::Session;
 use proto::{
-    PeerId,
+    Endpoint, PeerId,
     content::{FRAGMENT_HEADER, FragmentHeader, HOP_LIMIT, RELAY_HEADER, RelayHeader},
     datagram::{Protection, TAG, TRANSPORT_HEADER, TRANSPORT_OVERHEAD},
 };
@@ -105,9 +105,9 @@ fn come_nearer(route: &Route, header: &mut RelayHeader) -> Result<PeerId, DropRe
 
 /// The way of one datagram: straight, or inside the seal of the next hop.
 enum Way<'a> {
-    Direct(SocketAddr),
+    Direct(Endpoint),
     Relay {
-        address: SocketAddr,
+        address: Endpoint,
         link: &'a Session,
         header: [u8; RELAY_HEADER],
     },

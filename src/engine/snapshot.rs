@@ -6,7 +6,7 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
-    net::{IpAddr, SocketAddr},
+    net::IpAddr,
     sync::{
         Arc,
         atomic::{AtomicU32, AtomicU64, Ordering},
@@ -15,13 +15,16 @@ use std::{
 
 use crypto::Session;
 use proto::{
-    MacAddr, PeerId,
+    Endpoint, MacAddr, PeerId,
     content::{FRAME_HEADER, RELAY_HEADER},
     datagram::{Protection, SessionIndex, TRANSPORT_OVERHEAD},
     ethernet,
 };
 
-use super::counters::{Counters, PeerCounters};
+use super::{
+    counters::{Counters, PeerCounters},
+    dns::NameMap,
+};
 
 /// The forwarding view of one moment.
 #[derive(Clone)]
@@ -42,6 +45,8 @@ pub struct Snapshot {
     pub neighbours: Arc<Vec<PeerId>>,
     /// Whom the kernel may carry frames to and from.
     pub fast: Arc<FastTable>,
+    /// Which names have which addresses.
+    pub names: Arc<NameMap>,
 }
 
 /// Fast paths by index: the VXLAN identifier that this peer chose for the other.
@@ -131,7 +136,7 @@ pub enum Route {
     /// Straight to it.
     Direct {
         /// Its proven address.
-        address: SocketAddr,
+        address: Endpoint,
         /// The largest UDP payload proven to arrive, in bytes.
         datagram: usize,
     },
@@ -149,7 +154,7 @@ pub enum Route {
 }
 
 /// Where MAC addresses live, and which MAC answers for an IP address.
-#[derive(Clone, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct StationMap {
     /// The peer behind which a MAC lives.
     pub macs: HashMap<MacAddr, PeerId>,
@@ -169,6 +174,7 @@ impl Snapshot {
             trees: Arc::default(),
             neighbours: Arc::default(),
             fast: Arc::default(),
+            names: Arc::default(),
         }
     }
 

@@ -1,7 +1,7 @@
 //! What an operator can see: one serialisable value behind the text tables,
 //! the JSON and the metrics.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use proto::{MacAddr, PeerId};
 use serde::{Deserialize, Serialize};
@@ -30,6 +30,55 @@ pub struct Status {
     pub warnings: Vec<String>,
     /// Counters of this peer.
     pub counters: CounterStatus,
+    /// Names; a daemon of an older version does not say.
+    #[serde(default)]
+    pub dns: DnsStatus,
+}
+
+/// Names, and who answers for them.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DnsStatus {
+    /// Whether this peer answers, and tells names of its own.
+    pub enabled: bool,
+    /// The domain.
+    pub domain: String,
+    /// Where this host is answered; containers are in their own namespace.
+    pub listen: Option<SocketAddr>,
+    /// Attached containers in which names are answered.
+    pub inside: usize,
+    /// Servers that are asked for everything else.
+    pub upstream: Vec<SocketAddr>,
+    /// Names of everybody who can be reached, with the domain.
+    pub names: Vec<NameStatus>,
+    /// What was asked.
+    pub counters: DnsCounters,
+}
+
+/// One address of a name.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NameStatus {
+    /// The name.
+    pub name: String,
+    /// One of its addresses.
+    pub address: IpAddr,
+    /// Who says so.
+    #[serde(with = "text")]
+    pub peer: PeerId,
+}
+
+/// Queries since launch, by what became of them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DnsCounters {
+    /// Answered from the mesh.
+    pub answered: u64,
+    /// Denied: there is no such name.
+    pub unknown: u64,
+    /// Answered by another server.
+    pub forwarded: u64,
+    /// Answered with an error.
+    pub failed: u64,
+    /// Not answered: not allowed to ask, no query, or too many at once.
+    pub refused: u64,
 }
 
 /// This peer.

@@ -31,5 +31,34 @@ pub const IDLE: Duration = Duration::from_secs(300);
 pub const PENDING_AGE: Duration = Duration::from_secs(5);
 /// Direct attempts towards a peer whose frames are relayed.
 pub const DIRECT_RETRY: Duration = Duration::from_secs(3);
+/// Within one such attempt, when endpoints are probed: the first probes open the
+/// NATs on the way, and are lost on those of the other end.
+pub const ROUNDS: [Duration; 3] = [
+    Duration::ZERO,
+    Duration::from_millis(300),
+    Duration::from_millis(900),
+];
+/// Frames go out and none come in for this long: the path is asked whether it works.
+pub const HUSH: Duration = Duration::from_millis(200);
+/// A path that owes an answer for this long is asked again; a multiple of its
+/// round-trip time if that is more.
+pub const ASK_AGAIN: Duration = Duration::from_millis(100);
+/// A path that owes an answer for this long is gone round, if there is a way, but
+/// not given up yet; a multiple of its round-trip time if that is more.
+pub const SUSPECT: Duration = Duration::from_millis(200);
+/// How long the path of a peer that was heard elsewhere has to show that it still
+/// works; a multiple of its round-trip time if that is more.
+pub const GRACE: Duration = Duration::from_millis(150);
+/// How long an address that a peer did not move to is not looked at again.
+pub const HOLD: Duration = Duration::from_secs(3);
+/// A neighbour whose UDP is silent for this long is tried over TCP: a little
+/// before its link would be given up.
+pub const TCP_SUSPECT: Duration = Duration::from_millis(1300);
+/// The peer with the higher id leaves the first attempt to the other.
+pub const TCP_COURTESY: Duration = Duration::from_millis(200);
+/// Who is dialled and does not answer by UDP for this long is dialled by TCP, too.
+pub const TCP_DELAY: Duration = Duration::from_millis(900);
+/// What a link over TCP costs more than its round-trip time: a relay is better.
+pub const TCP_HANDICAP: Duration = Duration::from_secs(1);
 /// Two handshakes that cross within this time count as one meeting.
 pub const CROSSING: Duration = Duration::from_secs(5);

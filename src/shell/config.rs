@@ -10,6 +10,8 @@ use std::{
 use ipnet::{IpNet, Ipv4Net};
 use proto::PeerId;
 
+use crate::engine::dns::Zone;
+
 /// Where keys, targets and addresses are kept unless told otherwise.
 pub const DEFAULT_STATE_DIR: &str = "/var/lib/wove";
 /// Where the daemon answers its clients unless told otherwise.
@@ -18,6 +20,8 @@ pub const DEFAULT_SOCKET: &str = "/run/wove/wove.sock";
 pub const DEFAULT_PORT: u16 = 6783;
 /// The bridge unless told otherwise.
 pub const DEFAULT_BRIDGE: &str = "wove";
+/// The domain of names unless told otherwise.
+pub const DEFAULT_DOMAIN: &str = "wove.local";
 /// The range of addresses unless told otherwise.
 pub const DEFAULT_RANGE: &str = "10.32.0.0/12";
 /// How long a peer must be silent to be dead, unless told otherwise.
@@ -68,6 +72,8 @@ pub struct Config {
     pub resume: bool,
     /// The seeds, each as [`parse_peer`] returns it.
     pub peers: Vec<String>,
+    /// Names, and who answers for them; none switches them off.
+    pub dns: Option<DnsConfig>,
     /// Where metrics and the status page are served, read-only; none means nowhere.
     pub http_addr: Option<SocketAddr>,
     /// What is logged: `info`, or `wove::engine=debug,info`.
@@ -97,11 +103,49 @@ impl Default for Config {
             conn_limit: None,
             resume: false,
             peers: Vec::new(),
+            dns: Some(DnsConfig::default()),
             http_addr: None,
             log_filter: DEFAULT_LOG_FILTER.into(),
             log_format: LogFormat::Text,
         }
     }
+}
+
+/// How names are answered for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DnsConfig {
+    /// The domain, as [`check_domain`] returns it.
+    pub domain: String,
+    /// An address of this host at which it and the containers of the mesh are
+    /// answered, beside the containers' own.
+    pub listen: Option<SocketAddr>,
+    /// Servers to ask for other names; none means those of the host's resolv.conf.
+    pub upstream: Vec<SocketAddr>,
+}
+
+impl Default for DnsConfig {
+    fn default() -> Self {
+        Self {
+            domain: DEFAULT_DOMAIN.into(),
+            listen: None,
+            upstream: Vec::new(),
+        }
+    }
+}
+
+/// A domain in lower case and without the dot at its end.
+pub fn check_domain(text: &str) -> Result<String, &'static str> {
+    check_name(text).and_then(|domain| match Zone::new(&domain) {
+        Some(_) => Ok(domain),
+        None => Err("a domain is shorter than 180 bytes"),
+    })
+}
+
+/// A name of a container in lower case and without the dot at its end.
+pub fn check_name(text: &str) -> Result<String, &'static str> {
+    gossip::names::canonical(text).ok_or(
+        "a name has labels of 1 to 63 letters, digits, dashes or underscores, dots between, and at most 180 bytes",
+    )
 }
 
 /// How the range is first divided.
@@ -155,42 +199,35 @@ pub enum LogFormat {
 
 /// Why a text is not the address of a peer.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum PeerAddressError {
-    /// A form that a later version will understand.
-    #[error(
-        "TCP is not available in this version, so {0} cannot be dialled: give host[:port], which is dialled over UDP"
-    )]
-    Tcp(String),
-    /// Anything else.
-    #[error(
-        "{text:?} is not the address of a peer ({why}): write host[:port], [v6]:port or an IPv6 address"
-    )]
-    Malformed {
-        /// What was given, cut to a readable length.
-        text: String,
-        /// What is wrong with it.
-        why: &'static str,
-    },
+#[error(
+    "{text:?} is not the address of a peer ({why}): write host[:port], [v6]:port or an IPv6 address, \
+     each also with tcp:// before it"
+)]
+pub struct PeerAddressError {
+    /// What was given, cut to a readable length.
+    text: String,
+    /// What is wrong with it.
+    why: &'static str,
 }
 
-/// Reads `host[:port]`, `[v6][:port]` or a bare IPv6 address and returns it
-/// with its port, [`DEFAULT_PORT`] if it had none; names come out in lower
+/// Reads `host[:port]`, `[v6][:port]` or a bare IPv6 address, each also with
+/// `tcp://` before it, and returns it with its port, [`DEFAULT_PORT`] if it had none; names come out in lower
 /// case, addresses in their shortest form, so that equal targets are equal texts.
 pub fn parse_peer(text: &str) -> Result<String, PeerAddressError> {
-    let malformed = |why| PeerAddressError::Malformed {
+    let malformed = |why| PeerAddressError {
         text: text.chars().take(80).collect(),
         why,
     };
-    if text
-        .get(..6)
-        .is_some_and(|scheme| scheme.eq_ignore_ascii_case("tcp://"))
-    {
-        split_peer(&text[6..]).map_err(malformed)?;
-        return Err(PeerAddressError::Tcp(text.to_owned()));
-    }
-    let (host, port) = split_peer(text).map_err(malformed)?;
-    Ok(format!("{host}:{port}"))
+    let by_tcp = text
+        .split_at_checked(TCP.len())
+        .filter(|(scheme, _)| scheme.eq_ignore_ascii_case(TCP));
+    let (scheme, address) = by_tcp.map_or(("", text), |(_, address)| (TCP, address));
+    let (host, port) = split_peer(address).map_err(malformed)?;
+    Ok(format!("{scheme}{host}:{port}"))
 }
+
+/// Before the peers that are dialled by TCP alone.
+const TCP: &str = "tcp://";
 
 fn split_peer(text: &str) -> Result<(String, u16), &'static str> {
     if let Ok(v6) = text.parse::<Ipv6Addr>() {
@@ -311,28 +348,24 @@ mod tests {
         ];
         for text in table {
             let refused = parse_peer(text);
-            assert!(
-                matches!(refused, Err(PeerAddressError::Malformed { .. })),
-                "{text:?}: {refused:?}"
-            );
+            assert!(refused.is_err(), "{text:?}: {refused:?}");
         }
         assert!(parse_peer(&"a".repeat(254)).is_err());
     }
 
     #[test]
-    fn tcp_is_recognised_and_refused_by_name() {
-        assert!(matches!(
-            parse_peer("tcp://b:443"),
-            Err(PeerAddressError::Tcp(_))
-        ));
-        assert!(matches!(
-            parse_peer("TCP://[::1]:443"),
-            Err(PeerAddressError::Tcp(_))
-        ));
-        assert!(matches!(
-            parse_peer("tcp://"),
-            Err(PeerAddressError::Malformed { .. })
-        ));
+    fn tcp_is_a_scheme() {
+        for (text, expected) in [
+            ("tcp://b:443", "tcp://b:443"),
+            ("TCP://[::1]", "tcp://[::1]:6783"),
+            ("tcp://B", "tcp://b:6783"),
+        ] {
+            assert_eq!(parse_peer(text).as_deref(), Ok(expected));
+        }
+        for text in ["tcp://", "tcp:/b", "udp://b", "tcp://b:0", "tcp://tcp://b"] {
+            let refused = parse_peer(text);
+            assert!(refused.is_err(), "{text}: {refused:?}");
+        }
     }
 
     #[test]

@@ -4,6 +4,7 @@
 //!  TAP ──read──▶ Egress::handle_frame ──▶ UDP      thread "wove-tap"
 //!  UDP ──read──▶ Ingress::handle_datagram ──▶ TAP  thread "wove-udp"
 //!  probes of the fast path ──┤                         thread "wove-udp", too
+//!  datagrams by TCP ─────────┤                         thread "wove-udp", too
 //!                            └── control, handshakes ──▶ bounded queues ──▶ control thread
 //! ```
 //!
@@ -27,9 +28,11 @@ use std::{
 
 use anyhow::{Context, Result};
 use arc_swap::{ArcSwap, ArcSwapOption};
+use proto::Endpoint;
 use tokio::sync::mpsc;
 
 use super::{
+    streams::Streams,
     tap::{FrameBatch, Tap},
     tunnel::TunnelSocket,
     udp::{RecvBatch, SendBatch, UdpSocket},
@@ -84,6 +87,7 @@ impl DataPlane {
     pub(super) fn start(
         tap: Arc<Tap>,
         udp: Arc<UdpSocket>,
+        streams: Arc<Streams>,
         snapshot: Arc<Snapshot>,
     ) -> Result<(Self, Upcalls)> {
         let (control, control_rx) = mpsc::channel(CONTROL_QUEUE);
@@ -104,6 +108,7 @@ impl DataPlane {
         let carrier = Carrier {
             tap,
             udp,
+            streams: Arc::clone(&streams),
             queues,
             snapshot: Arc::clone(&plane.snapshot),
             tunnel: Arc::clone(&plane.tunnel),
@@ -111,7 +116,10 @@ impl DataPlane {
         };
         let for_udp = carrier.clone();
         plane.spawn("wove-tap", move |waker| carrier.carry_frames(&waker))?;
-        plane.spawn("wove-udp", move |waker| for_udp.carry_datagrams(&waker))?;
+        plane.spawn("wove-udp", move |waker| {
+            streams.inbox().wakes(Arc::clone(&waker));
+            for_udp.carry_datagrams(&waker)
+        })?;
         Ok((
             plane,
             Upcalls {
@@ -184,6 +192,7 @@ impl Drop for DataPlane {
 struct Carrier {
     tap: Arc<Tap>,
     udp: Arc<UdpSocket>,
+    streams: Arc<Streams>,
     queues: Queues,
     snapshot: Arc<ArcSwap<Snapshot>>,
     tunnel: Arc<ArcSwapOption<TunnelSocket>>,
@@ -224,23 +233,39 @@ impl Carrier {
             if let Some(tunnel) = tunnel.as_deref().filter(|_| ready.source(1)) {
                 self.carry_probes(tunnel, &mut probe, &mut ingress, &mut sink);
             }
+            self.carry_streams(&mut ingress, &mut sink);
             while self.udp.recv_batch(&mut datagrams)? > 0 {
                 let (snapshot, now) = (self.snapshot.load(), Instant::now());
                 for received in datagrams.datagrams() {
                     ingress.handle_datagram(
                         &snapshot,
                         received.bytes,
-                        received.source,
+                        Endpoint::Udp(received.source),
                         now,
                         &mut sink,
                     );
                 }
                 sink.flush(&snapshot);
+                self.carry_streams(&mut ingress, &mut sink);
                 if self.stop.load(Ordering::Relaxed) {
                     return Ok(());
                 }
             }
         }
+    }
+
+    /// Datagrams that came by TCP, where UDP does not pass.
+    fn carry_streams(&self, ingress: &mut Ingress, sink: &mut Sink<'_>) {
+        let inbound = self.streams.inbox().take();
+        if inbound.is_empty() {
+            return;
+        }
+        let (snapshot, now) = (self.snapshot.load(), Instant::now());
+        for mut inbound in inbound {
+            let from = Endpoint::Tcp(inbound.from);
+            ingress.handle_datagram(&snapshot, &mut inbound.datagram, from, now, sink);
+        }
+        sink.flush(&snapshot);
     }
 
     /// Probes of the fast path are sealed with the sessions of this thread.
@@ -323,7 +348,16 @@ impl<'a> Sink<'a> {
 }
 
 impl Output for Sink<'_> {
-    fn datagram(&mut self, to: SocketAddr, len: usize, fill: impl FnOnce(&mut [u8]) -> bool) {
+    fn datagram(&mut self, to: Endpoint, len: usize, fill: impl FnOnce(&mut [u8]) -> bool) {
+        let to = match to {
+            Endpoint::Udp(address) => address,
+            Endpoint::Tcp(address) => {
+                if !self.carrier.streams.send_with(address, len, fill) {
+                    self.lost += 1;
+                }
+                return;
+            }
+        };
         if !fill(self.batch.reserve(to, len)) {
             self.batch.take_back();
         }

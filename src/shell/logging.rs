@@ -78,7 +78,13 @@ fn parse_filter(text: &str) -> Result<EnvFilter, LogError> {
     if text.split(',').any(|part| !names_a_level(part)) {
         return Err(refused());
     }
-    EnvFilter::try_new(text).map_err(|_| refused())
+    let filter = EnvFilter::try_new(text).map_err(|_| refused())?;
+    if text.contains("hickory_proto") {
+        return Ok(filter);
+    }
+    // It warns of what a query holds: whoever can ask could fill the log.
+    let quiet = "hickory_proto=off".parse().map_err(|_| refused())?;
+    Ok(filter.add_directive(quiet))
 }
 
 fn names_a_level(directive: &str) -> bool {
@@ -127,6 +133,6 @@ mod tests {
         assert!(control.set("wove=debug").is_ok());
         assert!(control.set("wove=loud").is_err());
         let now = control.filter.with_current(ToString::to_string).unwrap();
-        assert_eq!(now, "wove=debug");
+        assert!(now.contains("wove=debug"), "{now}");
     }
 }

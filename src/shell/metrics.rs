@@ -13,11 +13,13 @@
 //! | `wove_targets` | gauge | `state` | targets, every state present |
 //! | `wove_peers_known`, `wove_peers_reachable` | gauge | | peers, this one included |
 //! | `wove_stations` | gauge | | MAC addresses known in the mesh |
+//! | `wove_names` | gauge | | pairs of name and address known in the mesh |
 //! | `wove_warnings` | gauge | | what wants a person's attention |
 //! | `wove_sessions` | gauge | | sessions held |
 //! | `wove_records` | gauge | | records in the replica |
 //! | `wove_resident_memory_bytes` | gauge | | resident memory of the daemon |
 //! | `wove_handshakes_total` | counter | | handshakes completed |
+//! | `wove_dns_queries_total` | counter | `result` | queries for names, by what became of them |
 //! | `wove_dropped_total` | counter | `reason` | frames and datagrams dropped |
 //! | `wove_control_received_bytes_total`, `wove_control_sent_bytes_total` | counter | | control datagrams |
 //! | `wove_peer_received_bytes_total`, `wove_peer_sent_bytes_total` | counter | `peer`, `nickname` | bytes of frames |
@@ -240,6 +242,12 @@ fn mesh(w: &mut Writer<'_>, status: &Status) -> fmt::Result {
         status.stations.len(),
     )?;
     w.gauge(
+        "wove_names",
+        "Pairs of name and address known in the mesh",
+        None,
+        status.dns.names.len(),
+    )?;
+    w.gauge(
         "wove_warnings",
         "What wants a person's attention",
         None,
@@ -272,6 +280,20 @@ fn counters(w: &mut Writer<'_>, status: &Status) -> fmt::Result {
         "Frames and datagrams dropped, by reason",
         None,
         drops,
+    )?;
+    let dns = &status.dns.counters;
+    let queries = [
+        ("answered", dns.answered),
+        ("unknown", dns.unknown),
+        ("forwarded", dns.forwarded),
+        ("failed", dns.failed),
+        ("refused", dns.refused),
+    ];
+    w.counters(
+        "wove_dns_queries",
+        "Queries for names, by what became of them",
+        None,
+        queries.map(|(result, count)| (vec![("result", result.to_owned())], count)),
     )?;
     w.counter(
         "wove_control_received",

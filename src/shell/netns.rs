@@ -166,6 +166,15 @@ pub fn is_missing(error: &anyhow::Error) -> bool {
     })
 }
 
+/// What tells the namespace at a path from others, if there is one.
+pub fn identity_of(path: &Path) -> Option<Identity> {
+    let meta = fs::metadata(path).ok()?;
+    Some(Identity {
+        device: meta.dev(),
+        inode: meta.ino(),
+    })
+}
+
 /// The path of a named namespace.
 ///
 /// # Errors

@@ -4,9 +4,10 @@ use std::path::Path;
 
 use anyhow::{Context, Result};
 
-use super::{host::Host, store::Store};
+use super::{daemon, host::Host, store::Store};
 
-/// Removes wove's devices of `bridge` from this host, then the state directory.
+/// Removes wove's devices of `bridge` from this host, puts back what was changed in
+/// containers' files, then removes the state directory.
 ///
 /// # Errors
 /// A daemon holds the state directory, or the kernel refuses.
@@ -16,6 +17,7 @@ pub fn reset_host(state_dir: &Path, bridge: &str) -> Result<()> {
         .enable_all()
         .build()?;
     runtime.block_on(async { Host::new()?.tear_down(bridge).await })?;
+    daemon::restore_from(&store);
     store.erase()?;
     Ok(())
 }

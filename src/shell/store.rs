@@ -274,6 +274,7 @@ impl Store {
             "network",
             "targets",
             "attachments",
+            "names",
         ] {
             match fs::remove_file(self.path(name)) {
                 Err(cause) if cause.kind() != ErrorKind::NotFound => {
@@ -311,7 +312,8 @@ impl Store {
         self.directory.join(name)
     }
 
-    fn damaged(&self, name: &str, cause: &'static str) -> StoreError {
+    /// That a document's content is not what it should be.
+    pub(in crate::shell) fn damaged(&self, name: &str, cause: &'static str) -> StoreError {
         StoreError::Damaged {
             path: self.path(name),
             cause,
@@ -407,6 +409,7 @@ mod tests {
             ifname: "wove0".into(),
             mac: proto::MacAddr([2, 0, 0, 0, 0, 1]),
             addresses: vec!["10.32.0.1/12".parse().unwrap()],
+            naming: Default::default(),
         };
         store
             .save_attachments(std::slice::from_ref(&attachment))

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use crate::engine::{
     Status,
-    status::{ConnectionState, ConnectionStatus, PathKind, TargetState},
+    status::{ConnectionState, ConnectionStatus, DnsStatus, PathKind, TargetState},
 };
 
 #[cfg(test)]
@@ -34,11 +34,12 @@ pub enum Page {
 
 impl Page {
     /// The pages that are tables in this version.
-    pub const TABLES: [Self; 4] = [
+    pub const TABLES: [Self; 5] = [
         Self::Connections,
         Self::Peers,
         Self::Targets,
         Self::Stations,
+        Self::Dns,
     ];
 
     /// The key of this part in [`contract`].
@@ -54,15 +55,14 @@ impl Page {
     }
 }
 
-/// The status in the shape that scripts rely on. `ipam` is empty where no
-/// addresses are given out, and `dns` always: this version has no names.
+/// The status in the shape that scripts rely on. `ipam` is empty where
+/// no addresses are given out.
 pub fn contract(status: &Status) -> Value {
     let mut value = serde_json::to_value(status).unwrap_or_else(|_| json!({}));
     if let Value::Object(parts) = &mut value {
         if status.ipam.is_none() {
             parts.insert("ipam".into(), json!({}));
         }
-        parts.insert("dns".into(), json!({}));
     }
     value
 }
@@ -100,19 +100,15 @@ impl fmt::Display for Table {
     }
 }
 
-/// The table of a page; `Dns` has none and gives an empty one.
+/// The table of a page.
 pub fn table(status: &Status, page: Page) -> Table {
     match page {
         Page::Connections => connections(status),
         Page::Peers => peers(status),
         Page::Targets => targets(status),
         Page::Stations => stations(status),
+        Page::Dns => dns(status),
         Page::Ipam => ipam(status),
-        Page::Dns => Table {
-            title: page.key(),
-            header: &[],
-            rows: Vec::new(),
-        },
     }
 }
 
@@ -303,6 +299,27 @@ fn stations(status: &Status) -> Table {
     }
 }
 
+fn dns(status: &Status) -> Table {
+    let names: BTreeMap<_, _> = status
+        .peers
+        .iter()
+        .map(|p| (p.peer, p.nickname.as_str()))
+        .collect();
+    let rows = status.dns.names.iter().map(|n| {
+        vec![
+            n.name.clone(),
+            n.address.to_string(),
+            n.peer.short(),
+            names.get(&n.peer).copied().unwrap_or_default().to_owned(),
+        ]
+    });
+    Table {
+        title: "dns",
+        header: &["NAME", "ADDRESS", "PEER", "NICKNAME"],
+        rows: rows.collect(),
+    }
+}
+
 /// What `wove status` says first: labels and values.
 pub fn summary(status: &Status) -> Vec<(&'static str, String)> {
     let router = &status.router;
@@ -349,12 +366,20 @@ pub fn summary(status: &Status) -> Vec<(&'static str, String)> {
             counted(status.targets.iter().map(|t| target_state(t.state))),
         ),
         ("Stations", status.stations.len().to_string()),
+        ("Names", names(&status.dns)),
         ("Dropped", dropped(status)),
     ];
     if status.counters.resident_bytes > 0 {
         lines.push(("Memory", bytes(status.counters.resident_bytes)));
     }
     lines
+}
+
+fn names(dns: &DnsStatus) -> String {
+    match dns.enabled {
+        true => format!("{} ({})", dns.names.len(), dns.domain),
+        false => "off".to_owned(),
+    }
 }
 
 /// The summary and the warnings as text.

@@ -20,7 +20,8 @@ use proto::{
     },
     ndp::{Advertisement, NdpRepr, multicast_mac, solicited_node},
     record::{
-        Body, LinkTo, Links, Node, Record, RecordKey, RttCode, Station, Stations, Topic, Version,
+        Body, LinkTo, Links, Name, Names, Node, Record, RecordKey, RttCode, Station, Stations,
+        Topic, Version,
     },
     space::{
         Ack, Ask, Ballot, Began, Block, Division, Founding, Gift, Guard, Ring, Space, Taken,
@@ -64,6 +65,17 @@ pub(crate) fn datagrams() -> Vec<Vec<u8>> {
     ]
 }
 
+/// Connections that hold datagrams, whole and cut off.
+pub(crate) fn streams() -> Vec<Vec<u8>> {
+    let framed = |datagram: &Vec<u8>| {
+        let prefix = proto::stream::prefix(datagram.len());
+        [&prefix.expect("none is empty")[..], datagram].concat()
+    };
+    let all: Vec<u8> = datagrams().iter().flat_map(framed).collect();
+    let cut = all[..all.len() - 7].to_vec();
+    vec![all, cut]
+}
+
 pub(crate) fn contents() -> Vec<Vec<u8>> {
     let relay = RelayHeader {
         hops: 24,
@@ -96,10 +108,40 @@ pub(crate) fn contents() -> Vec<Vec<u8>> {
     all
 }
 
+/// Queries of each kind that is told apart, with and without EDNS.
+pub(crate) fn queries() -> Vec<Vec<u8>> {
+    let labels = |name: &str| -> Vec<u8> {
+        let labels = name.split('.').filter(|label| !label.is_empty());
+        labels
+            .flat_map(|label| [&[label.len() as u8], label.as_bytes()].concat())
+            .chain([0])
+            .collect()
+    };
+    let query = |name: &str, kind: u8, edns: bool| {
+        let header = [0x12, 0x34, 1, 0, 0, 1, 0, 0, 0, 0, 0, u8::from(edns)];
+        let edns: &[u8] = if edns {
+            &[0, 0, 41, 4, 208, 0, 0, 0, 0, 0, 0]
+        } else {
+            &[]
+        };
+        [&header[..], &labels(name), &[0, kind, 0, 1], edns].concat()
+    };
+    vec![
+        query("a.b.wove.local", 1, false),
+        query("WEB.wove.local", 28, true),
+        query("b.wove.local", 15, true),
+        query("wove.local", 6, false),
+        query("web", 255, true),
+        query("1.0.32.10.in-addr.arpa", 12, false),
+        query(&format!("{}d.f.ip6.arpa", "0.".repeat(30)), 12, true),
+        query("example.com", 1, true),
+    ]
+}
+
 pub(crate) fn messages() -> Vec<Vec<u8>> {
     let key = RecordKey {
         owner: PEER,
-        topic: Topic::Stations(300),
+        topic: Topic::Names(300),
     };
     let version = Version {
         epoch: 3,
@@ -179,6 +221,9 @@ pub(crate) fn messages() -> Vec<Vec<u8>> {
             room: 1400,
         }),
         PathMessage::Decline(1),
+        PathMessage::Meet {
+            endpoints: vec![observed; 3],
+        },
     ];
     let gossip = gossip.into_iter().map(Message::Gossip);
     gossip
@@ -299,10 +344,18 @@ pub(crate) fn bodies() -> Vec<Vec<u8>> {
             },
         )),
     };
+    let name = Name {
+        name: "web.api".into(),
+        addresses: vec![Ipv4Addr::new(10, 32, 0, 1).into(), IP6.into()],
+    };
+    let names = Names {
+        names: vec![name; 5],
+    };
     [
         Body::Node(node),
         Body::Links(links),
         Body::Stations(stations),
+        Body::Names(names),
         Body::Space(space),
         Body::Guard(guard),
         Body::Division(division),

@@ -18,6 +18,11 @@ fn datagram() {
 }
 
 #[test]
+fn stream() {
+    hammer("stream", &corpus::streams(), targets::stream);
+}
+
+#[test]
 fn content() {
     hammer("content", &corpus::contents(), targets::content);
 }
@@ -35,6 +40,11 @@ fn record() {
 #[test]
 fn body() {
     hammer("body", &corpus::bodies(), targets::body);
+}
+
+#[test]
+fn query() {
+    hammer("query", &corpus::queries(), targets::query);
 }
 
 #[test]

@@ -6,6 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use gossip::Directory;
 use proto::{
     MacAddr, PeerId,
     arp::{ArpPacket, ArpRepr},
@@ -16,13 +17,40 @@ use proto::{
     message::Message,
     ndp::NdpRepr,
     record::{Body, Record},
+    stream::{Deframer, prefix},
 };
 use wove::engine::{
     dedup::BroadcastFilter,
+    dns::{
+        NameMap, Outcome, Transport, View, Zone,
+        forward::{Forwarded, Verdict},
+    },
     fragment::{Limits, MAX_CONTENT, Reassembler},
     mss::clamp,
     neighbour,
+    snapshot::StationMap,
 };
+
+/// A connection: what comes out is what went in, however it is cut, and bounded.
+pub(crate) fn stream(bytes: &[u8]) {
+    const LIMIT: usize = 2048;
+    let (mut deframer, mut read) = (Deframer::new(), Vec::new());
+    for part in bytes.chunks(97) {
+        deframer.extend(part);
+        loop {
+            match deframer.next(LIMIT) {
+                Ok(Some(datagram)) => {
+                    assert!((1..=LIMIT).contains(&datagram.len()));
+                    read.extend(prefix(datagram.len()).expect("neither empty nor long"));
+                    read.extend_from_slice(datagram);
+                }
+                Ok(None) => break,
+                Err(_) => return assert!(bytes.starts_with(&read)),
+            }
+        }
+    }
+    assert!(bytes.starts_with(&read));
+}
 
 /// The header of a datagram: what is read is what would be written.
 pub(crate) fn datagram(bytes: &[u8]) {
@@ -91,6 +119,40 @@ pub(crate) fn body(bytes: &[u8]) {
         return;
     };
     assert_eq!(Body::decode(&body.encode()), Ok(body));
+}
+
+/// A query for a name: what is answered is an answer to it, of at most the length
+/// that was asked for; what is passed on is answered only by what repeats it.
+pub(crate) fn query(bytes: &[u8]) {
+    let pairs = [
+        ("a.b", IpAddr::from([10, 32, 0, 1])),
+        ("web", IpAddr::from([0xfd00, 0, 0, 0, 0, 0, 0, 1])),
+    ];
+    let (directory, changed) = Directory::sample(pairs);
+    let mut names = NameMap::default();
+    names.update(&directory, &changed);
+    let zone = Zone::new("wove.local").unwrap();
+    let view = View {
+        names: &names,
+        stations: &StationMap::default(),
+        networks: &[],
+        forwards: true,
+        turn: bytes.len(),
+    };
+    match zone.answer(bytes, Transport::Datagram, view) {
+        Outcome::Answer { bytes: answer, .. } => {
+            assert_eq!(answer[..2], bytes[..2]);
+            assert!(answer[2] & 0x80 != 0);
+            assert_eq!(zone.answer(&answer, Transport::Stream, view), Outcome::Drop);
+        }
+        Outcome::Forward => {
+            if let Some(forwarded) = Forwarded::new(bytes, 77) {
+                assert_eq!(forwarded.judge(bytes), Verdict::Foreign);
+                assert_eq!(forwarded.failure()[..2], bytes[..2]);
+            }
+        }
+        Outcome::Drop => {}
+    }
 }
 
 /// The text forms of ids and MAC addresses.

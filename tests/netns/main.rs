@@ -1,6 +1,6 @@
 //! Real daemons across network namespaces: `cargo netns`, as root.
 //!
-//! Needs no program but the one under test; `esp` starts a virtual machine where
+//! Needs no program but the one under test, and `nft` for `nat`; `esp` starts a virtual machine where
 //! the kernel has no ESP (`tests/vm/run`). Namespaces are anonymous and
 //! daemons die with this process, so nothing is left behind however it ends.
 
@@ -12,6 +12,7 @@
 mod basics;
 mod broadcast;
 mod esp;
+mod failover;
 mod fastdp;
 mod faults;
 mod hostile;
@@ -19,6 +20,9 @@ mod ipam;
 mod lab;
 mod laboratory;
 mod mtu;
+mod names;
+mod names_load;
+mod nat;
 mod prediction;
 mod relay;
 mod repair;
@@ -26,3 +30,4 @@ mod roaming;
 mod scale;
 mod secrets;
 mod targets;
+mod tcp;

@@ -96,7 +96,7 @@ fn a_damaged_bridge_is_mended() {
     ping_within(secs(5), &containers[0].netns, containers[1].v4);
 }
 
-fn trials() -> u32 {
+pub(crate) fn trials() -> u32 {
     let given = std::env::var("WOVE_TRIALS").ok();
     given.and_then(|n| n.parse().ok()).unwrap_or(2)
 }

@@ -184,7 +184,7 @@ fn gossip(world: &mut World, noise: Vec<u8>) -> Message {
         digest: 7,
     };
     let (token, session) = (rng.random(), rng.random());
-    match rng.random_range(0..7) {
+    match rng.random_range(0..8) {
         0 => Message::Gossip(GossipMessage::Push {
             fresh: true,
             records: vec![record.into()],
@@ -208,6 +208,9 @@ fn gossip(world: &mut World, noise: Vec<u8>) -> Message {
         5 => Message::Path(PathMessage::Ack {
             token,
             observed: Some(SocketAddr::from(([10, 9, 8, 7], 53))),
+        }),
+        6 => Message::Path(PathMessage::Meet {
+            endpoints: vec![SocketAddr::from((OUTSIDE, 53)); 40],
         }),
         _ => Message::Path(PathMessage::Probe {
             token: session,

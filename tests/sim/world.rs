@@ -11,7 +11,8 @@ use std::{
 };
 
 use gossip::{
-    Authority, Config, DialId, DialTarget, Event, LocalPeer, Mesh, SessionInfo, Target, Warning,
+    Authority, Config, DialId, DialTarget, Event, LocalPeer, Mesh, Scope, SessionInfo, Target,
+    Warning,
 };
 use proto::{
     MacAddr, PeerId, PublicKeys,
@@ -94,6 +95,7 @@ pub struct World {
     queue: EventQueue<Happening>,
     config: Config,
     dialable: fn(usize, usize) -> bool,
+    old: fn(usize) -> bool,
     next_session: u64,
 }
 
@@ -117,6 +119,7 @@ impl World {
             queue: EventQueue::new(),
             config: Config::default(),
             dialable: |_, _| true,
+            old: |_| false,
             next_session: 0,
         }
     }
@@ -141,6 +144,20 @@ impl World {
     pub fn dialable(mut self, dialable: fn(usize, usize) -> bool) -> Self {
         self.dialable = dialable;
         self
+    }
+
+    /// Who is of the first version, which knows no names.
+    pub fn old(mut self, old: fn(usize) -> bool) -> Self {
+        self.old = old;
+        self
+    }
+
+    /// What two peers can tell each other.
+    fn scope(&self, here: usize, there: usize) -> Scope {
+        match (self.old)(here) || (self.old)(there) {
+            true => Scope::of(0),
+            false => Scope::ALL,
+        }
     }
 
     /// Launches `count` peers at once; the first three are the seeds of all.
@@ -267,6 +284,7 @@ impl World {
             Topic::Node => Body::Node(node),
             Topic::Links(_) => Body::Links(links),
             Topic::Stations(_) => Body::Stations(stations),
+            Topic::Names(_) => Body::Names(Default::default()),
             Topic::Space | Topic::Guard | Topic::Division => Body::Guard(Default::default()),
         };
         let key = RecordKey {
@@ -383,6 +401,8 @@ impl World {
             address: address(there),
             outbound: dial.is_some(),
             dial,
+            scope: self.scope(here, there),
+            handicap: Duration::ZERO,
         };
         self.with(here, |mesh, now| {
             mesh.session_opened(id(there), info, now);
@@ -476,6 +496,7 @@ impl World {
             | Event::LinkDown { .. }
             | Event::RoutesChanged
             | Event::StationsChanged
+            | Event::NamesChanged
             | Event::Space(_)
             | Event::SpaceWarning(_)
             | Event::PeerAppeared(_)

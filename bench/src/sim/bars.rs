@@ -37,10 +37,16 @@ const fn at_least(scenario: &'static str, figure: &'static str, small: f64, larg
 const NO_BAR: f64 = f64::INFINITY;
 const MIB: f64 = 1024.0 * 1024.0;
 
-const BARS: [Bar; 25] = [
+const BARS: [Bar; 31] = [
     at_most("change", "known_p99_s", 0.8, 1.5),
     at_most("change", "known_max_s", 2.0, 4.0),
     at_most("crash", "known_p99_s", 4.0, 5.0),
+    at_most("names", "known_p99_s", 0.8, 1.5),
+    at_most("names", "known_max_s", 1.0, 4.0),
+    at_most("names", "gone_p99_s", 0.8, 1.5),
+    at_most("names", "gone_max_s", 1.0, 4.0),
+    at_most("names", "dead_p99_s", 4.0, 5.0),
+    at_most("names", "missing", 0.0, 0.0),
     at_most("lossy", "false_dead", 0.0, 0.0),
     at_most("idle", "bytes_per_peer_s", 2048.0, 3072.0),
     at_most("idle", "links_max", 16.0, 16.0),

@@ -4,7 +4,7 @@
 
 use std::{collections::VecDeque, time::Duration};
 
-use gossip::{DialId, DialTarget, SessionInfo};
+use gossip::{DialId, DialTarget, Scope, SessionInfo};
 
 use super::{
     datagram::Datagram,
@@ -333,6 +333,8 @@ impl Host {
             address: address(peer),
             outbound,
             dial,
+            scope: Scope::ALL,
+            handicap: Duration::ZERO,
         };
         let Some(mesh) = &mut self.mesh else { return };
         if restarted {

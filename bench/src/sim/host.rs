@@ -5,6 +5,7 @@
 
 use std::{
     collections::{HashMap, VecDeque},
+    net::IpAddr,
     time::Duration,
 };
 
@@ -23,6 +24,7 @@ use super::{
     identity::{FakeAuthority, name, scatter},
     liar::Liar,
     net::{Net, Shared},
+    observe::name_of,
     queue::{Event, What},
     sessions::Sessions,
     time::Time,
@@ -204,6 +206,17 @@ impl Host {
         self.control(net, |router, now| router.detach_station(mac, now));
     }
 
+    /// These are the names of containers here.
+    pub(crate) fn set_names(&mut self, names: &[u32], net: &mut Net<'_>) {
+        let address = |name: u32| IpAddr::from(name.to_be_bytes());
+        let names = || names.iter().map(|name| (name_of(*name), address(*name)));
+        if let Some(mesh) = &mut self.mesh {
+            mesh.set_names(names(), net.instant());
+            self.drain(net);
+        }
+        self.control(net, |router, now| router.set_names(names(), now));
+    }
+
     /// A look at the mesh of the peer, if it runs.
     pub(crate) fn view<'a>(&'a self, shared: &'a Shared) -> Option<View<'a>> {
         let cast = shared.cast.as_ref();
@@ -269,6 +282,14 @@ impl Host {
         if let Some(view) = self.view(net.shared) {
             net.log
                 .stations_changed(&net.shared.watch, self.number, view, net.now);
+        }
+    }
+
+    /// Notes since when names are known as they are watched for.
+    pub(super) fn observe_names(&self, net: &mut Net<'_>) {
+        if let Some(view) = self.view(net.shared) {
+            net.log
+                .names_changed(&net.shared.watch, self.number, view, net.now);
         }
     }
 

@@ -3,7 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-use gossip::{Config, Event as MeshEvent, LocalPeer, Mesh, SessionInfo, Target, Warning};
+use gossip::{Config, Event as MeshEvent, LocalPeer, Mesh, Scope, SessionInfo, Target, Warning};
 use proto::{PeerId, message::GossipMessage};
 use rand::RngCore;
 
@@ -63,6 +63,8 @@ impl Host {
             address: address(peer),
             outbound: (session >> 32) as u32 == self.number,
             dial: None,
+            scope: Scope::ALL,
+            handicap: Duration::ZERO,
         };
         if let Some(mesh) = &mut self.mesh {
             mesh.session_opened(id(peer), info, net.instant());
@@ -170,6 +172,12 @@ impl Host {
             }
             MeshEvent::RoutesChanged => self.observe_routes(net),
             MeshEvent::StationsChanged => self.observe_stations(net),
+            MeshEvent::NamesChanged => {
+                if let Some(mesh) = &mut self.mesh {
+                    mesh.take_changed_names();
+                }
+                self.observe_names(net);
+            }
             MeshEvent::Space(outcome) => match outcome.result {
                 Ok(grant) => self.addresses.push(grant.at),
                 Err(_) => self.asked -= 1,
@@ -195,6 +203,7 @@ fn is_of_lies(warning: &Warning) -> bool {
         Warning::ClonedIdentity { .. }
         | Warning::NicknameClash { .. }
         | Warning::DuplicateStation { .. }
-        | Warning::TooManyStations { .. } => false,
+        | Warning::TooManyStations { .. }
+        | Warning::TooManyNames { .. } => false,
     }
 }

@@ -23,6 +23,15 @@ pub(crate) enum Item {
     Station { mac: MacAddr, owner: u32 },
     /// No route leads to the peer any more.
     Gone { peer: u32 },
+    /// The name of this number is known.
+    Named { name: u32 },
+    /// It is not.
+    Unnamed { name: u32 },
+}
+
+/// The text of the name of a number.
+pub(crate) fn name_of(number: u32) -> String {
+    format!("name-{number}")
 }
 
 impl Item {
@@ -31,6 +40,8 @@ impl Item {
         match self {
             Self::Station { mac, owner } => view.peer_of(mac) == Some(*owner),
             Self::Gone { peer } => !view.reaches(*peer),
+            Self::Named { name } => view.knows_name(&name_of(*name)),
+            Self::Unnamed { name } => !view.knows_name(&name_of(*name)),
         }
     }
 }
@@ -123,6 +134,12 @@ impl Log {
     pub(crate) fn stations_changed(&mut self, watch: &Watch, host: u32, view: View<'_>, now: Time) {
         let is_station = |item: &Item| matches!(item, Item::Station { .. });
         self.look(watch, is_station, host, view, now);
+    }
+
+    /// A host knows other names.
+    pub(crate) fn names_changed(&mut self, watch: &Watch, host: u32, view: View<'_>, now: Time) {
+        let is_name = |item: &Item| matches!(item, Item::Named { .. } | Item::Unnamed { .. });
+        self.look(watch, is_name, host, view, now);
     }
 
     /// A host has new routes.

@@ -9,7 +9,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use gossip::SessionInfo;
+use gossip::{Scope, SessionInfo};
 use proto::record::Record;
 
 use super::{
@@ -52,6 +52,8 @@ pub(crate) fn bytes_per_peer(world: &World) -> Option<f64> {
         address: address(neighbour),
         outbound: false,
         dial: None,
+        scope: Scope::ALL,
+        handicap: Duration::ZERO,
     };
     mesh.session_opened(id(neighbour), info, now);
     for chunk in encoded.chunks(CHUNK) {

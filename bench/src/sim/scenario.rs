@@ -14,6 +14,7 @@ mod join;
 mod liar;
 mod lossy;
 mod massboot;
+mod names;
 mod partition;
 mod relaydeath;
 
@@ -59,6 +60,7 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
     idle::SCENARIO,
     change::SCENARIO,
     crash::SCENARIO,
+    names::SCENARIO,
     lossy::SCENARIO,
     churn::SCENARIO,
     join::SCENARIO,

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use gossip::{Authority, Claims, Counters, Mesh, Routes};
+use gossip::{Authority, Claims, Counters, Directory, Mesh, Routes};
 use proto::{MacAddr, PeerId, record::Record};
 
 use super::{cast::Cast, identity};
@@ -20,6 +20,7 @@ pub(crate) struct View<'a> {
 trait Observed {
     fn routes(&self) -> Routes<'_>;
     fn stations(&self) -> &Claims;
+    fn directory(&self) -> &Directory;
     fn counters(&self) -> &Counters;
     fn records(&self) -> Vec<Arc<Record>>;
     fn record_count(&self) -> usize;
@@ -34,6 +35,10 @@ impl<A: Authority> Observed for Mesh<A> {
 
     fn stations(&self) -> &Claims {
         self.stations()
+    }
+
+    fn directory(&self) -> &Directory {
+        self.directory()
     }
 
     fn counters(&self) -> &Counters {
@@ -90,6 +95,12 @@ impl<'a> View<'a> {
     /// The peer behind which a station is.
     pub(crate) fn peer_of(&self, mac: &MacAddr) -> Option<u32> {
         self.number(&self.mesh.stations().peer_of(mac)?)
+    }
+
+    /// Whether a name has an address.
+    pub(crate) fn knows_name(&self, name: &str) -> bool {
+        let found = self.mesh.directory().lookup(name);
+        found.is_some_and(|addresses| !addresses.is_empty())
     }
 
     /// All records this peer holds.

@@ -7,14 +7,13 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::SocketAddr,
     sync::Arc,
     time::{Duration, Instant},
 };
 
 use gossip::{Config, DialId, Target};
 use proto::{
-    MacAddr,
+    Endpoint, MacAddr,
     ethernet::{self, EthernetFrame, EthernetRepr},
 };
 use rand::RngCore;
@@ -75,13 +74,13 @@ enum Call {
 /// What the data path asks for while it handles one thing.
 #[derive(Default)]
 struct Sink {
-    datagrams: Vec<(SocketAddr, Vec<u8>)>,
+    datagrams: Vec<(Endpoint, Vec<u8>)>,
     frames: Vec<Vec<u8>>,
     upcalls: Vec<Upcall>,
 }
 
 impl Output for Sink {
-    fn datagram(&mut self, to: SocketAddr, len: usize, fill: impl FnOnce(&mut [u8]) -> bool) {
+    fn datagram(&mut self, to: Endpoint, len: usize, fill: impl FnOnce(&mut [u8]) -> bool) {
         let mut datagram = vec![0; len];
         if fill(&mut datagram) {
             self.datagrams.push((to, datagram));
@@ -170,8 +169,9 @@ impl Host {
             whole.snapshot = snapshot;
             self.observe_routes(net);
             self.observe_stations(net);
+            self.observe_names(net);
         }
-        while let Some(Transmit { to, datagram }) = self.poll(Router::poll_transmit) {
+        while let Some(Transmit { to, datagram, .. }) = self.poll(Router::poll_transmit) {
             self.send_bytes(to, datagram, net);
         }
         while let Some(event) = self.poll(Router::poll_event) {
@@ -203,7 +203,7 @@ impl Host {
                 text,
                 of_lies: false,
             }),
-            Event::TargetsChanged => {}
+            Event::TargetsChanged | Event::HangUp(_) => {}
         }
     }
 
@@ -242,7 +242,7 @@ impl Host {
         whole.ingress.handle_datagram(
             &whole.snapshot,
             &mut bytes,
-            address(from),
+            Endpoint::Udp(address(from)),
             net.instant(),
             &mut sink,
         );
@@ -261,8 +261,10 @@ impl Host {
         }
     }
 
-    fn send_bytes(&mut self, to: SocketAddr, datagram: Vec<u8>, net: &mut Net<'_>) {
-        if let Some(to) = number_of_address(&to) {
+    /// UDP alone: hosts of the simulator reach each other so, or not at all.
+    fn send_bytes(&mut self, to: Endpoint, datagram: Vec<u8>, net: &mut Net<'_>) {
+        let to = to.udp();
+        if let Some(to) = to.and_then(|to| number_of_address(&to)) {
             let datagram = Datagram::Bytes(datagram);
             self.traffic.handshakes += u64::from(datagram.kind() == RESPONSE_KIND);
             self.send(to, datagram, net.now, net);

@@ -64,6 +64,7 @@ fn every_option_arrives() {
         conn_limit: Some(9),
         resume: false,
         peers: vec!["b:1".into(), "[2001:db8::1]:6783".into()],
+        dns: None,
         http_addr: Some(([127, 0, 0, 1], 6785).into()),
         log_filter: "debug".into(),
         log_format: LogFormat::Json,
@@ -166,14 +167,40 @@ fn files_of_secrets_have_one_a_line() {
 #[test]
 fn what_is_refused_says_why() {
     let line = |arguments: &[&str]| launch(arguments).unwrap_err().line().unwrap_or_default();
-    assert!(line(&["tcp://b:443"]).contains("TCP is not available in this version"));
     assert!(
         line(&["--ipalloc-range=10.0.0.0/8"]).contains("--ipalloc-range is not in this version")
     );
-    assert!(line(&["--dns-domain=x"]).contains("--dns-domain is not in this version"));
     assert!(matches!(launch(&["--resume", "b"]), Err(Failure::Usage(_))));
     assert!(matches!(launch(&["a b"]), Err(Failure::Usage(_))));
     assert!(launch(&["--resume"]).unwrap().resume);
+}
+
+#[test]
+fn names_are_set_up_as_told() {
+    let dns = |arguments: &[&str]| launch(arguments).unwrap().dns;
+    assert_eq!(dns(&[]), Some(DnsConfig::default()));
+    let config = dns(&[
+        "--dns-domain=Mesh.Example.",
+        "--dns-listen=10.0.0.1",
+        "--dns-upstream=192.0.2.1,[2001:db8::1]:5353",
+    ])
+    .unwrap();
+    assert_eq!(config.domain, "mesh.example");
+    assert_eq!(config.listen, Some(([10, 0, 0, 1], 53).into()));
+    assert_eq!(config.upstream[1], "[2001:db8::1]:5353".parse().unwrap());
+    let refused = [
+        "--dns-domain=",
+        "--dns-domain=a..b",
+        "--dns-listen=0.0.0.0",
+        "--dns-listen=name",
+        "--dns-upstream=192.0.2.1:0",
+    ];
+    for bad in refused {
+        assert!(
+            Cli::try_parse_from(["wove", "launch", bad]).is_err(),
+            "{bad}"
+        );
+    }
 }
 
 #[test]

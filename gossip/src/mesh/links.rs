@@ -41,8 +41,6 @@ const GREETED: Duration = Duration::from_millis(600);
 const RECOGNISED: Duration = Duration::from_secs(2);
 /// So long the withdrawal of a link by its other end is waited for.
 const WITHDRAWN: Duration = Duration::from_millis(500);
-/// Within this a link that was lost has mostly been replaced.
-const REPLACED: Duration = Duration::from_millis(500);
 /// A target that has no room is asked again at the longest pause, times the mesh's
 /// size in so many peers, up to so many times.
 const CROWD: usize = 64;
@@ -110,6 +108,26 @@ impl<A: Authority> Mesh<A> {
         };
         if ordered || self.dialer.leads_to(&peer) || self.link_count() < room {
             self.start_link(peer, now);
+        }
+    }
+
+    /// A session goes on over another path. The link stays, and what it costs is
+    /// told anew.
+    pub fn session_moved(
+        &mut self,
+        peer: PeerId,
+        address: SocketAddr,
+        handicap: Duration,
+        now: Instant,
+    ) {
+        let Some(session) = self.sessions.get_mut(&peer) else {
+            return;
+        };
+        session.info.address = address;
+        let before = std::mem::replace(&mut session.info.handicap, handicap);
+        if before != handicap && session.link.is_some() {
+            let at = now + self.config.links_delay;
+            self.timers.links = Some(self.timers.links.map_or(at, |links| links.min(at)));
         }
     }
 
@@ -317,9 +335,8 @@ impl<A: Authority> Mesh<A> {
             | DownReason::Pruned
             | DownReason::Full
             | DownReason::Restarted => WITHDRAWN,
-            // In a large mesh it is worth a record less to tell of the link that takes its place too.
-            DownReason::Silent if self.is_large() => REPLACED,
-            DownReason::Silent | DownReason::SessionClosed => self.config.links_delay,
+            DownReason::Silent => self.pace().loss_delay,
+            DownReason::SessionClosed => self.config.links_delay,
         }
     }
 

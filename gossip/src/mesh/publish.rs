@@ -1,20 +1,25 @@
 //! Our own records, and what follows from everybody's.
 
 use std::{
+    net::IpAddr,
     sync::Arc,
     time::{Duration, Instant},
 };
 
 use proto::{
     PeerId,
-    record::{Body, LinkTo, Links, Node, Record, RecordKey, RttCode, Station, Stations, Topic},
+    record::{
+        Body, LinkTo, Links, Name, Names, Node, Record, RecordKey, RttCode, Station, Stations,
+        Topic,
+    },
 };
 
 use super::Mesh;
 use crate::{
     config::{Authority, LocalPeer},
     event::{Event, Warning},
-    limits::{NODE_ENDPOINTS, NODE_NICKNAME, NODE_VERSION},
+    limits::{NAMES_PER_PEER, NODE_ENDPOINTS, NODE_NICKNAME, NODE_VERSION},
+    names::Standing,
     replica::Merge,
     topology::HOP_PENALTY_US,
 };
@@ -22,6 +27,10 @@ use crate::{
 /// A published round-trip time is replaced only when it is off by a third and by this;
 /// less would hardly change a way, as each hop costs as much.
 const RTT_TOLERANCE_US: u32 = HOP_PENALTY_US;
+
+/// Names are published no oftener: a host on which a hundred containers start must
+/// not use up what others let it say.
+const NAMES_SPACING: Duration = Duration::from_millis(250);
 
 /// Cuts what we say about ourselves to what a record may hold.
 pub(super) fn clip(local: &mut LocalPeer) {
@@ -46,6 +55,8 @@ impl<A: Authority> Mesh<A> {
         self.publish_links(now);
         self.stations.touch_all();
         self.publish_stations(now);
+        self.names.touch_all();
+        self.publish_names(now);
         self.publish_space_again(now);
     }
 
@@ -68,12 +79,10 @@ impl<A: Authority> Mesh<A> {
             .sessions
             .iter()
             .filter_map(|(peer, session)| {
-                Some((
-                    *peer,
-                    session.link.as_ref().filter(|l| l.state().is_usable())?,
-                ))
+                let link = session.link.as_ref().filter(|l| l.state().is_usable())?;
+                let rtt = link.base_rtt().unwrap_or_default();
+                Some((*peer, rtt + session.info.handicap))
             })
-            .map(|(peer, link)| (peer, link.base_rtt().unwrap_or_default()))
             .collect();
         let gone: Vec<PeerId> = self
             .links
@@ -109,7 +118,7 @@ impl<A: Authority> Mesh<A> {
                 rtt: self.published_rtt.get(&peer).copied().unwrap_or_default(),
             };
             let links = Links {
-                links: self.links.items(part).map(link).collect(),
+                links: self.links.items(part).copied().map(link).collect(),
             };
             let Ok(part) = u8::try_from(part) else {
                 continue;
@@ -150,12 +159,35 @@ impl<A: Authority> Mesh<A> {
         }
     }
 
+    /// Says which names are ours; all of them at every call.
+    pub fn set_names(&mut self, names: impl IntoIterator<Item = (String, IpAddr)>, now: Instant) {
+        let full = !self.names.set(names);
+        if full {
+            let limit = NAMES_PER_PEER;
+            self.warn(self.local.id, "names", Warning::TooManyNames { limit });
+        }
+        if self.names.has_changed() {
+            let spaced = self.timers.names_done.map(|done| done + NAMES_SPACING);
+            let soon = now + self.config.push_delay;
+            let at = spaced.map_or(soon, |spaced| spaced.max(soon));
+            self.timers.names.get_or_insert(at);
+        }
+    }
+
+    pub(super) fn publish_names(&mut self, now: Instant) {
+        (self.timers.names, self.timers.names_done) = (None, Some(now));
+        for (part, names) in self.names.take_changed() {
+            self.publish(Topic::Names(part), Body::Names(names), now);
+        }
+    }
+
     /// Overwrites a record of an earlier launch about which we have nothing to say.
     pub(super) fn publish_nothing(&mut self, topic: Topic, now: Instant) {
         match topic {
             Topic::Node => self.publish_node(now),
             Topic::Links(_) => self.publish(topic, Body::Links(Links::default()), now),
             Topic::Stations(_) => self.publish(topic, Body::Stations(Stations::default()), now),
+            Topic::Names(_) => self.publish(topic, Body::Names(Names::default()), now),
             // What was said of the space stays said, see `recall_space`.
             Topic::Space | Topic::Guard | Topic::Division => {}
         }
@@ -185,12 +217,18 @@ impl<A: Authority> Mesh<A> {
             self.absent.cut(owner, now);
         }
         match (record.key.topic, record.content()) {
-            (Topic::Node, Some(Body::Node(node))) => self.apply_node(owner, before, node, now),
+            (Topic::Node, Some(Body::Node(node))) => {
+                self.directory.relaunched(owner, record.version.epoch);
+                self.apply_node(owner, before, node, now);
+            }
             (Topic::Links(_), Some(Body::Links(links))) => {
                 self.apply_links(owner, before, links, now);
             }
             (Topic::Stations(part), Some(Body::Stations(stations))) => {
                 self.apply_stations(owner, part, &stations.stations, now);
+            }
+            (Topic::Names(part), Some(Body::Names(names))) => {
+                self.apply_names(owner, part, record.version.epoch, &names.names);
             }
             (Topic::Space | Topic::Guard | Topic::Division, Some(body)) => {
                 self.apply_space(owner, body, now);
@@ -199,6 +237,18 @@ impl<A: Authority> Mesh<A> {
                 tracing::error!(key = ?record.key, "a body passed that is not about its topic");
             }
         }
+    }
+
+    fn apply_names(&mut self, owner: PeerId, part: u16, epoch: u64, names: &[Name]) {
+        let node = RecordKey {
+            owner,
+            topic: Topic::Node,
+        };
+        let standing = Standing {
+            reachable: owner == self.local.id || self.routes().reaches(&owner),
+            launch: self.replica.get(&node).map_or(0, |node| node.version.epoch),
+        };
+        self.directory.report(owner, part, (epoch, names), standing);
     }
 
     fn apply_node(&mut self, owner: PeerId, before: Option<&Record>, node: &Node, now: Instant) {

@@ -324,7 +324,7 @@ impl<A: Authority> Mesh<A> {
         };
         let mut lacking = None;
         for range in ranges.iter().take(ENTRIES) {
-            match reconcile::answer(&self.replica, range) {
+            match reconcile::answer(&self.replica, session.info.scope, range) {
                 Answer::Equal => {}
                 Answer::Split(parts) => session.outbox.summarise(parts),
                 Answer::Echo(part) => session.outbox.summarise([part]),
@@ -344,11 +344,11 @@ impl<A: Authority> Mesh<A> {
     }
 
     fn receive_versions(&mut self, from: PeerId, range: (u64, u64), held: &[Held], now: Instant) {
-        let difference = reconcile::compare(&self.replica, range.0, range.1, held);
-        let wanted = self.wants.ask(difference.want, from, now);
         let Some(session) = self.sessions.get_mut(&from) else {
             return;
         };
+        let difference = reconcile::compare(&self.replica, session.info.scope, range, held);
+        let wanted = self.wants.ask(difference.want, from, now);
         if let Some(backlog) = difference.push {
             session.outbox.work_off(backlog);
         }

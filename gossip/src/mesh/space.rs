@@ -194,7 +194,7 @@ impl<A: Authority> Mesh<A> {
             Body::Space(said) => space.hear_space(owner_short, said),
             Body::Guard(said) => space.hear_guard(owner_short, said),
             Body::Division(said) => space.hear_division(owner_short, said),
-            Body::Node(_) | Body::Links(_) | Body::Stations(_) => {}
+            Body::Node(_) | Body::Links(_) | Body::Stations(_) | Body::Names(_) => {}
         }
         self.space_soon(now);
     }
@@ -211,7 +211,7 @@ impl<A: Authority> Mesh<A> {
                 Body::Space(said) => space.hear_space(me, said),
                 Body::Guard(said) => space.hear_guard(me, said),
                 Body::Division(said) => space.hear_division(me, said),
-                Body::Node(_) | Body::Links(_) | Body::Stations(_) => {}
+                Body::Node(_) | Body::Links(_) | Body::Stations(_) | Body::Names(_) => {}
             }
         }
         if record.version.epoch < self.own.epoch() {

@@ -17,14 +17,9 @@ use proto::{
 };
 
 use super::{Mesh, Session};
-use crate::{
-    config::Authority,
-    hash::digest,
-    news::{RIPE, RIPE_LARGE},
-    reconcile,
-};
+use crate::{config::Authority, hash::digest, reconcile, sums::Scope};
 
-/// Bytes of copies borne at once, before few and before one link bring news.
+/// Bytes of copies borne at once, before few and before the fewest links bring news.
 pub(super) const SPARE_BURSTS: [u32; 2] = [4096, 8192];
 /// News in bytes, at once and per second, that go over pruned links too: while
 /// little happens, what happens is known soonest.
@@ -66,7 +61,8 @@ impl<A: Authority> Mesh<A> {
                 .link
                 .as_ref()
                 .is_some_and(|link| link.state().is_usable());
-            if !usable || Some(*peer) == from || *peer == key.owner {
+            let readable = session.info.scope.has(key.topic);
+            if !usable || !readable || Some(*peer) == from || *peer == key.owner {
                 continue;
             }
             let pruned = session.lazy_until.is_some_and(|until| now < until);
@@ -111,14 +107,14 @@ impl<A: Authority> Mesh<A> {
             return;
         }
         let size = record.encoded_len() as u32;
-        let (at, fewest) = if self.is_large() { (0, 1) } else { (1, 2) };
-        let rates = [self.config.spare, self.config.spare_hard[at]];
+        let pace = *self.pace();
+        let rates = [self.config.spare, pace.spare];
         let [soft, hard] =
             std::array::from_fn(|i| self.spare[i].take_many(size, SPARE_BURSTS[i], rates[i], now));
         let (keep, pause) = match (soft, hard) {
             (true, _) => return,
             (false, true) => (FEW, self.config.prune_for),
-            (false, false) => (fewest, self.config.prune_hard_for[at]),
+            (false, false) => (pace.fewest, pace.prune_for),
         };
         let others = self.eager_but(&from, now);
         let seconds = u8::try_from(self.jittered(pause).as_secs()).unwrap_or(u8::MAX);
@@ -199,8 +195,8 @@ impl<A: Authority> Mesh<A> {
 
     /// What to say of our replica in a ping or pong.
     pub(super) fn beat(&mut self, to: &PeerId, now: Instant) -> Beat {
-        let fingerprint = self.fingerprint_in_short();
-        let ripe = if self.is_large() { RIPE_LARGE } else { RIPE };
+        let fingerprint = self.fingerprint_in_short(to);
+        let ripe = self.pace().ripe;
         let news = match self.sessions.get_mut(to) {
             Some(session) if session.lazy_until.is_some_and(|until| now < until) => {
                 let slot = self.replica.slot(to);
@@ -211,8 +207,13 @@ impl<A: Authority> Mesh<A> {
         Beat { fingerprint, news }
     }
 
-    fn fingerprint_in_short(&self) -> [u8; 2] {
-        let [.., a, b] = self.fingerprint().to_be_bytes();
+    /// Of what a neighbour can read.
+    fn fingerprint_in_short(&self, peer: &PeerId) -> [u8; 2] {
+        let scope = self
+            .sessions
+            .get(peer)
+            .map_or(Scope::ALL, |session| session.info.scope);
+        let [.., a, b] = self.replica.sum(scope).fingerprint.to_be_bytes();
         [a, b]
     }
 
@@ -221,17 +222,15 @@ impl<A: Authority> Mesh<A> {
         let named = &beat.news[..beat.news.len().min(NAMED)];
         let missing = named.iter().filter(|digest| !self.news.has_seen(**digest));
         let missing: Vec<u32> = missing.copied().collect();
-        let ours = self.fingerprint_in_short();
-        let large = self.is_large();
+        let ours = self.fingerprint_in_short(&from);
+        let patient = self.pace().patient;
         let Some(session) = self.sessions.get_mut(&from) else {
             return;
         };
-        // What is missing mostly means that no way is left by which it comes. Over
-        // the many hops of a large mesh some news are lost on the way all the time;
-        // there, if most are, the way is.
+        // What is missing mostly means that no way is left by which it comes.
         let most = 2 * missing.len() > named.len();
         let before = std::mem::replace(&mut session.missed_most, most);
-        let resume = !large || (most && before);
+        let resume = !patient || (most && before);
         session.missed_most &= most || named.is_empty();
         if !missing.is_empty() {
             if resume {
@@ -260,8 +259,7 @@ impl<A: Authority> Mesh<A> {
             self.compare_with_all(now);
         }
         if now >= self.timers.anti_entropy {
-            let rarely = if self.is_large() { 6 } else { 1 };
-            self.timers.anti_entropy = now + self.jittered(self.config.anti_entropy * rarely);
+            self.timers.anti_entropy = now + self.jittered(self.pace().anti_entropy);
             self.kept_back = 0;
             let linked: Vec<PeerId> = self.linked().collect();
             let at = self.random_index(linked.len());
@@ -278,7 +276,8 @@ impl<A: Authority> Mesh<A> {
             // The first one may be lost, and a newcomer is not to wait for a beat.
             let repeated = std::mem::take(&mut session.greeted);
             session.summary_at = repeated.then(|| now + UNANSWERED);
-            session.outbox.summarise([reconcile::root(&self.replica)]);
+            let root = reconcile::root(&self.replica, session.info.scope);
+            session.outbox.summarise([root]);
             any = true;
         }
         if any {
@@ -331,10 +330,8 @@ impl<A: Authority> Mesh<A> {
         let mut rest = false;
         for (peer, session) in &mut self.sessions {
             for _ in 0..share.max(1) {
-                let Some(message) = session
-                    .outbox
-                    .next(&self.replica, &mut self.counters.pushed)
-                else {
+                let (scope, pushed) = (session.info.scope, &mut self.counters.pushed);
+                let Some(message) = session.outbox.next(&self.replica, scope, pushed) else {
                     break;
                 };
                 self.out.push_back((*peer, message));
@@ -350,7 +347,8 @@ impl<A: Authority> Mesh<A> {
     pub(super) fn refer(&mut self, peer: PeerId, keys: impl IntoIterator<Item = RecordKey>) {
         let mut referral = crate::outbox::Outbox::default();
         keys.into_iter().for_each(|key| referral.repair(key));
-        while let Some(message) = referral.next(&self.replica, &mut self.counters.pushed) {
+        let pushed = &mut self.counters.pushed;
+        while let Some(message) = referral.next(&self.replica, Scope::of(0), pushed) {
             self.out.push_back((peer, message));
         }
     }

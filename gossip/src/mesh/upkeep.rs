@@ -31,6 +31,7 @@ impl<A: Authority> Mesh<A> {
             (timers.flush, "push"),
             (timers.links, "links record"),
             (timers.stations, "stations record"),
+            (timers.names, "names record"),
             (timers.space, "address space"),
             (timers.routes, "routes"),
             (timers.wave, "comparison with all"),
@@ -68,6 +69,9 @@ impl<A: Authority> Mesh<A> {
         }
         if is_due(self.timers.stations) {
             self.publish_stations(now);
+        }
+        if is_due(self.timers.names) {
+            self.publish_names(now);
         }
         if now >= self.timers.upkeep {
             self.upkeep(now);
@@ -131,7 +135,9 @@ impl<A: Authority> Mesh<A> {
     fn reach_changed(&mut self, slot: Slot) {
         let (replica, ways) = (&self.replica, &self.ways);
         let reach = |peer: &PeerId| Routes { replica, ways }.reaches(peer);
-        self.claims.reach_changed(&replica.id(slot), reach);
+        let peer = replica.id(slot);
+        self.claims.reach_changed(&peer, reach);
+        self.directory.reach_changed(&peer, reach(&peer));
     }
 
     /// Lets old things go: peers long cut off, silent stations, spent budgets.
@@ -169,6 +175,7 @@ impl<A: Authority> Mesh<A> {
             self.neighbours.keep_in_reserve(peer, node, &mut self.rng);
         }
         self.claims.remove(&peer);
+        self.directory.remove(&peer);
         self.forget_in_space(peer);
         self.ways.forget(slot);
         self.replica.remove_owner(slot);

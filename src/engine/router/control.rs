@@ -1,13 +1,13 @@
 //! Control messages: what arrives, and how this peer's own leave.
 
-use std::{net::SocketAddr, sync::Arc, time::Instant};
+use std::{sync::Arc, time::Instant};
 
 use crypto::Session;
 use gossip::{DownReason, Event as MeshEvent};
 use proto::{
-    PeerId,
+    Endpoint, PeerId,
     content::{self, HOP_LIMIT, RelayHeader},
-    datagram::{Protection, SessionIndex},
+    datagram::{Datagram, Protection, SessionIndex, Stage},
     message::{GossipMessage, Message, PathMessage},
 };
 
@@ -70,6 +70,7 @@ impl Router {
             && direct.address == address
             && is_answer(&message)
         {
+            self.dirty.paths |= direct.suspect;
             direct.answered(now);
         }
         self.announce(id, None, now);
@@ -87,18 +88,19 @@ impl Router {
         match message {
             PathMessage::Confirm => {}
             PathMessage::Probe { token, .. } => {
-                let observed = match origin {
-                    Origin::Direct(address) => Some(address),
-                    Origin::Relayed(_) | Origin::Tunnel(_) => None,
+                let (back, observed) = match origin {
+                    Origin::Direct(endpoint) => (Some(endpoint), endpoint.udp()),
+                    Origin::Relayed(_) | Origin::Tunnel(_) => (None, None),
                 };
                 let ack = PathMessage::Ack { token, observed };
-                self.send_path_message(id, None, observed, &ack);
+                self.send_path_message(id, None, back, &ack);
             }
             PathMessage::Ack { token, observed } => {
                 self.handle_ack(id, token, observed, origin, now)
             }
             PathMessage::Offer(offer) => self.handle_offer(id, offer, origin, now),
             PathMessage::Decline(code) => self.handle_decline(id, code, now),
+            PathMessage::Meet { endpoints } => self.handle_meet(id, &endpoints, now),
             PathMessage::Close => {
                 if let Some(peer) = self.peers.get_mut(&id) {
                     peer.abandon(session);
@@ -122,6 +124,7 @@ impl Router {
             }
             MeshEvent::RoutesChanged => (self.dirty.paths, self.dirty.trees) = (true, true),
             MeshEvent::StationsChanged => self.dirty.stations = true,
+            MeshEvent::NamesChanged => self.dirty.names = true,
             MeshEvent::TargetsChanged => self.events.push_back(Event::TargetsChanged),
             MeshEvent::Warning(warning) => self.warn(warning.to_string()),
             MeshEvent::PeerRestarted { peer } => self.heed_restart(peer, now),
@@ -170,7 +173,13 @@ impl Router {
     }
 
     pub(super) fn send_gossip(&mut self, peer: PeerId, message: GossipMessage) {
-        self.send_message(peer, None, None, &Message::Gossip(message));
+        // It is about this link, however frames travel.
+        let direct = self.peers.get(&peer).and_then(|p| p.direct.as_ref());
+        let way = direct.map(|d| Route::Direct {
+            address: d.address,
+            datagram: d.pmtu.datagram(),
+        });
+        self.send_message(peer, None, way, &Message::Gossip(message));
     }
 
     /// Sends a message about the path: with a given session or the current one,
@@ -179,17 +188,22 @@ impl Router {
         &mut self,
         peer: PeerId,
         session: Option<Arc<Session>>,
-        address: Option<SocketAddr>,
+        address: Option<Endpoint>,
         message: &PathMessage,
     ) {
-        self.send_message(peer, session, address, &Message::Path(message.clone()));
+        // A probe is as large as what it proves, so nothing is cut here.
+        let way = address.map(|address| Route::Direct {
+            address,
+            datagram: usize::from(u16::MAX),
+        });
+        self.send_message(peer, session, way, &Message::Path(message.clone()));
     }
 
     fn send_message(
         &mut self,
         id: PeerId,
         session: Option<Arc<Session>>,
-        address: Option<SocketAddr>,
+        way: Option<Route>,
         message: &Message,
     ) {
         self.publish();
@@ -201,16 +215,15 @@ impl Router {
         if session.is_some() {
             path.session = session;
         }
-        if let Some(address) = address {
-            // A probe is as large as what it proves, so nothing is cut here.
-            path.route = Route::Direct {
-                address,
-                datagram: usize::from(u16::MAX),
-            };
+        if let Some(way) = way {
+            path.route = way;
         }
+        // A probe may be the first datagram on a way by TCP.
+        let probe = matches!(message, Message::Path(PathMessage::Probe { .. }));
         let mut queue = Queue {
             transmits: &mut self.transmits,
             bytes: &mut self.control_tx,
+            connect: probe && way.is_some(),
         };
         let body = message.encode();
         let sent = send_content(
@@ -225,10 +238,14 @@ impl Router {
         }
     }
 
-    /// Sends a handshake datagram, which needs no session with its receiver.
+    /// Sends a handshake datagram, which needs no session with its receiver. An
+    /// initiation is worth a connection.
     pub(super) fn send_raw(&mut self, way: Origin, datagram: Vec<u8>) {
         let destination = match way {
-            Origin::Direct(address) => return self.transmit(address, datagram),
+            Origin::Direct(endpoint) => {
+                let connect = endpoint.is_tcp() && is_initiation(&datagram);
+                return self.transmit(endpoint, datagram, connect);
+            }
             Origin::Relayed(destination) => destination,
             // Probes alone go there.
             Origin::Tunnel(_) => return,
@@ -244,15 +261,20 @@ impl Router {
         let mut queue = Queue {
             transmits: &mut self.transmits,
             bytes: &mut self.control_tx,
+            connect: false,
         };
         if let Err(reason) = send_relay(&snapshot, header, &datagram, &mut queue) {
             snapshot.shared.counters.count(reason);
         }
     }
 
-    pub(super) fn transmit(&mut self, to: SocketAddr, datagram: Vec<u8>) {
+    pub(super) fn transmit(&mut self, to: Endpoint, datagram: Vec<u8>, connect: bool) {
         self.control_tx += datagram.len() as u64;
-        self.transmits.push_back(Transmit { to, datagram });
+        self.transmits.push_back(Transmit {
+            to,
+            datagram,
+            connect,
+        });
     }
 
     /// A frame came before its session.
@@ -271,7 +293,8 @@ impl Router {
         }
         if !self.handshakes.is_under_way(Purpose::Session(id)) {
             let mut ways = vec![Origin::Relayed(id)];
-            ways.extend(self.endpoints_of(id));
+            let known = self.addresses_of(id).into_iter();
+            ways.extend(known.map(|address| Origin::Direct(Endpoint::Udp(address))));
             self.handshakes.begin(Purpose::Session(id), ways, now);
         }
     }
@@ -297,6 +320,7 @@ impl Router {
         let mut queue = Queue {
             transmits: &mut self.transmits,
             bytes: &mut sent_bytes,
+            connect: false,
         };
         for frame in frames {
             match send_content(
@@ -311,6 +335,11 @@ impl Router {
             }
         }
     }
+}
+
+/// Whether a datagram begins a handshake.
+fn is_initiation(datagram: &[u8]) -> bool {
+    matches!(Datagram::parse(datagram), Ok(Datagram::Handshake(h)) if h.stage == Stage::Initiation)
 }
 
 /// Whether a message shows that the path carries datagrams there and back.

@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, net::IpAddr, sync::Arc, time::Instant};
 
 use ipnet::IpNet;
 use proto::{
-    PeerId, content,
+    Endpoint, PeerId, content,
     datagram::Protection,
     message::{CAN_FASTDP, Decline, Message, PathMessage, VxlanOffer},
 };
@@ -122,7 +122,8 @@ impl Router {
     /// offer tells its consent.
     fn wants_fast(&self, peer: &Peer) -> Result<IpAddr, Bar> {
         self.fast.state.clone()?;
-        let (Some(direct), Some(held)) = (&peer.direct, peer.sending()) else {
+        let direct = peer.direct.as_ref().filter(|d| !d.address.is_tcp());
+        let (Some(direct), Some(held)) = (direct, peer.sending()) else {
             return Err(Bar::Indirect);
         };
         if peer.capabilities & CAN_FASTDP == 0 {
@@ -237,7 +238,8 @@ impl Router {
             PathMessage::Confirm
             | PathMessage::Close
             | PathMessage::Offer(_)
-            | PathMessage::Decline(_) => {}
+            | PathMessage::Decline(_)
+            | PathMessage::Meet { .. } => {}
         }
     }
 
@@ -319,14 +321,16 @@ impl Router {
         let Some(direct) = &peer.direct else {
             return peer.fast.reason(0, 0);
         };
-        let (headers, vxlan) = if direct.address.is_ipv6() {
-            (48, VXLAN_OVER_IPV6)
+        let vxlan = if direct.address.ip().is_ipv6() {
+            VXLAN_OVER_IPV6
         } else {
-            (28, VXLAN_OVER_IPV4)
+            VXLAN_OVER_IPV4
         };
         let mtu = usize::try_from(self.config.mtu).unwrap_or(0);
-        peer.fast
-            .reason(direct.pmtu.datagram() + headers, mtu + vxlan)
+        peer.fast.reason(
+            direct.pmtu.datagram() + direct.address.headers(),
+            mtu + vxlan,
+        )
     }
 }
 
@@ -334,12 +338,7 @@ impl Router {
 struct Sealed(Vec<u8>);
 
 impl Output for Sealed {
-    fn datagram(
-        &mut self,
-        _to: std::net::SocketAddr,
-        len: usize,
-        fill: impl FnOnce(&mut [u8]) -> bool,
-    ) {
+    fn datagram(&mut self, _to: Endpoint, len: usize, fill: impl FnOnce(&mut [u8]) -> bool) {
         self.0 = vec![0; len];
         if !fill(&mut self.0) {
             self.0.clear();

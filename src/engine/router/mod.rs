@@ -12,6 +12,7 @@ mod fastdp;
 mod paths;
 mod publish;
 mod report;
+mod roaming;
 mod sessions;
 mod space;
 
@@ -27,7 +28,12 @@ use std::{
 
 use crypto::{Hello, Identity, Secret};
 use gossip::{DialId, Mesh, Target};
-use proto::{MacAddr, PeerId, datagram::SessionIndex, message::CAN_FASTDP};
+use proto::{
+    Endpoint, MacAddr, PeerId,
+    datagram::SessionIndex,
+    message::{CAN_FASTDP, CAN_MEET, KNOWS_NAMES},
+    space::CAN_SPACE,
+};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
@@ -35,7 +41,7 @@ use super::{
     handshakes::Handshakes,
     keyring::Keyring,
     limiter::TokenBucket,
-    output::{Origin, Output, Upcall},
+    output::{Output, Upcall},
     peers::Peer,
     snapshot::{Shared, Snapshot},
     timing::TICK,
@@ -78,6 +84,8 @@ pub enum Event {
         /// `host:port`.
         target: Target,
     },
+    /// The TCP connection with this address is not needed any more.
+    HangUp(SocketAddr),
     /// The targets changed and should be kept.
     TargetsChanged,
     /// Somebody who waits for an address gets it, or hears why not.
@@ -106,9 +114,11 @@ pub enum Event {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Transmit {
     /// Where to.
-    pub to: SocketAddr,
+    pub to: Endpoint,
     /// The payload.
     pub datagram: Vec<u8>,
+    /// Whether a TCP connection is to be made for it, if there is none.
+    pub connect: bool,
 }
 
 /// The control machine.
@@ -156,6 +166,7 @@ struct Dirty {
     stations: bool,
     trees: bool,
     fast: bool,
+    names: bool,
 }
 
 /// Warnings kept for the status.
@@ -173,7 +184,7 @@ impl Router {
         // The nickname travels by gossip: whoever knocks could read it here.
         let mut hello = Hello::new(config.epoch, instance, "");
         hello.encrypt = config.encrypt;
-        hello.capabilities = CAN_FASTDP;
+        hello.capabilities = CAN_FASTDP | CAN_MEET | KNOWS_NAMES | CAN_SPACE;
         let peer = gossip::LocalPeer {
             id: local,
             keys: identity.public(),
@@ -210,6 +221,7 @@ impl Router {
                 stations: true,
                 trees: true,
                 fast: true,
+                names: false,
             },
             unpublished: true,
             wanted_trees: BTreeSet::new(),
@@ -272,6 +284,8 @@ impl Router {
     pub fn handle_timeout(&mut self, now: Instant) {
         self.mesh.handle_timeout(now);
         self.handshakes.handle_timeout(now);
+        let routes = self.mesh.routes();
+        self.handshakes.widen(now, |peer| routes.reaches(peer));
         if now >= self.tick_at {
             self.tick_at = now + TICK;
             self.tick(now);
@@ -299,7 +313,7 @@ impl Router {
         now: Instant,
     ) {
         match result {
-            Ok(addresses) => self.dial(dial, addresses, now),
+            Ok(addresses) => self.dial_target(dial, addresses, now),
             Err(reason) => {
                 if let Some(target) = self.dials.remove(&dial) {
                     self.warn(format!("{target}: {reason}; it is tried again"));
@@ -314,6 +328,7 @@ impl Router {
     pub fn set_endpoints(&mut self, endpoints: Vec<SocketAddr>, now: Instant) {
         self.endpoints = endpoints;
         self.announce_endpoints(now);
+        self.show_everybody(now);
         self.drain(now);
     }
 
@@ -340,6 +355,12 @@ impl Router {
         self.drain(now);
     }
 
+    /// Makes these the names of this host and their addresses, in place of those before.
+    pub fn set_names(&mut self, names: impl IntoIterator<Item = (String, IpAddr)>, now: Instant) {
+        self.mesh.set_names(names, now);
+        self.drain(now);
+    }
+
     /// Replaces the accepted network secrets, the preferred first.
     pub fn set_secrets(&mut self, secrets: Vec<Secret>) {
         self.handshakes.set_secrets(secrets);
@@ -348,7 +369,10 @@ impl Router {
     /// The kernel refused a datagram to `address` as too large.
     pub fn handle_too_large(&mut self, address: SocketAddr, size: usize, now: Instant) {
         for peer in self.peers.values_mut() {
-            if let Some(direct) = peer.direct.as_mut().filter(|d| d.address == address)
+            if let Some(direct) = peer
+                .direct
+                .as_mut()
+                .filter(|d| d.address == Endpoint::Udp(address))
                 && direct.pmtu.refused(size, now)
             {
                 self.dirty.paths = true;
@@ -405,10 +429,9 @@ impl Router {
     }
 
     /// The addresses a peer says it can be dialled at; none without discovery.
-    fn endpoints_of(&self, id: PeerId) -> impl Iterator<Item = Origin> + use<> {
+    fn addresses_of(&self, id: PeerId) -> Vec<SocketAddr> {
         let node = self.mesh.node(&id).filter(|_| self.config.mesh.discovery);
-        let endpoints = node.map(|node| node.endpoints.clone()).unwrap_or_default();
-        endpoints.into_iter().map(Origin::Direct)
+        node.map(|node| node.endpoints.clone()).unwrap_or_default()
     }
 
     /// Says something to a person, once.
@@ -424,10 +447,16 @@ impl Router {
     }
 
     fn announce_endpoints(&mut self, now: Instant) {
+        let endpoints = self.announced_endpoints();
+        self.mesh.set_endpoints(endpoints, now);
+    }
+
+    /// Its own addresses, and those at which others see it.
+    fn announced_endpoints(&self) -> Vec<SocketAddr> {
         let mut endpoints = self.endpoints.clone();
         endpoints.extend(self.observed.keys().filter(|a| !self.endpoints.contains(a)));
         endpoints.truncate(16);
-        self.mesh.set_endpoints(endpoints, now);
+        endpoints
     }
 
     /// Takes everything the parts have to say until none has more, so that a
@@ -459,14 +488,20 @@ impl Router {
 struct Queue<'a> {
     transmits: &'a mut VecDeque<Transmit>,
     bytes: &'a mut u64,
+    /// Whether the datagrams are worth a TCP connection.
+    connect: bool,
 }
 
 impl Output for Queue<'_> {
-    fn datagram(&mut self, to: SocketAddr, len: usize, fill: impl FnOnce(&mut [u8]) -> bool) {
+    fn datagram(&mut self, to: Endpoint, len: usize, fill: impl FnOnce(&mut [u8]) -> bool) {
         let mut datagram = vec![0; len];
         if fill(&mut datagram) {
             *self.bytes += len as u64;
-            self.transmits.push_back(Transmit { to, datagram });
+            self.transmits.push_back(Transmit {
+                to,
+                datagram,
+                connect: self.connect,
+            });
         }
     }
 

@@ -1,11 +1,15 @@
 //! Keeping the way to each peer: probes, path MTU, rekeying, and finding a
 //! direct path where frames are relayed.
 
-use std::{net::SocketAddr, sync::Arc, time::Instant};
+use std::{
+    net::SocketAddr,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use crypto::Session;
 use proto::{
-    PeerId,
+    Endpoint, PeerId,
     datagram::{SessionIndex, TRANSPORT_OVERHEAD},
     message::{Message, Padding, PathMessage},
 };
@@ -17,7 +21,7 @@ use super::{
         handshakes::Purpose,
         output::Origin,
         peers::{Direct, Peer},
-        timing::{DIRECT_RETRY, IDLE, PATH_FRESH, PROBE},
+        timing::{DIRECT_RETRY, HUSH, IDLE, PROBE},
     },
     OBSERVED_AGE, Router,
 };
@@ -26,9 +30,12 @@ use super::{
 #[derive(Default)]
 struct Chores {
     retired: Vec<SessionIndex>,
-    probes: Vec<(SocketAddr, usize)>,
+    probes: Vec<(Endpoint, usize)>,
     rekey: bool,
     dead: bool,
+    /// The path broke, or may have: the way round it is to be ready.
+    warm: bool,
+    suspect: bool,
     stale: bool,
     seek_direct: bool,
     idle: bool,
@@ -62,6 +69,10 @@ impl Router {
         for (address, size) in chores.probes {
             self.send_probe(id, address, size, now);
         }
+        self.dirty.paths |= chores.suspect;
+        if chores.warm {
+            self.warm_detour(id, now);
+        }
         if chores.dead
             || (chores.stale
                 && self
@@ -75,12 +86,10 @@ impl Router {
         if chores.rekey {
             self.rekey(id, now);
         }
-        if chores.seek_direct && self.mesh.routes().next_hop(&id).is_some() {
-            let ways: Vec<Origin> = self.endpoints_of(id).collect();
-            if !ways.is_empty() && !self.handshakes.is_under_way(Purpose::Session(id)) {
-                self.handshakes.begin(Purpose::Session(id), ways, now);
-            }
+        if chores.seek_direct {
+            self.seek_direct(id, now);
         }
+        self.scout(id, now);
         self.tend_fast(id, now);
         if chores.idle {
             self.forget_peer(id);
@@ -108,7 +117,7 @@ impl Router {
     }
 
     /// Sends a probe whose UDP payload is `size` bytes.
-    fn send_probe(&mut self, id: PeerId, address: SocketAddr, size: usize, now: Instant) {
+    pub(super) fn send_probe(&mut self, id: PeerId, address: Endpoint, size: usize, now: Instant) {
         let token = self.rng.random();
         let Some(peer) = self.peers.get_mut(&id) else {
             return;
@@ -139,30 +148,27 @@ impl Router {
         now: Instant,
     ) {
         let Origin::Direct(from) = origin else { return };
-        let Some(direct) = self.peers.get_mut(&id).and_then(|p| p.direct.as_mut()) else {
+        let Some(peer) = self.peers.get_mut(&id) else {
             return;
         };
-        let Some((sent, address)) = direct.probes.remove(&token) else {
-            return;
-        };
-        if address != from {
-            return;
-        }
-        if from != direct.address {
-            if now.duration_since(direct.answered_at) < PATH_FRESH {
+        let direct = peer.direct.as_mut();
+        if let Some((direct, (sent, address))) = direct.and_then(|direct| {
+            let probe = direct.probes.remove(&token)?;
+            Some((direct, probe))
+        }) {
+            if address != from || from != direct.address {
                 return;
             }
-            tracing::debug!(peer = %id, old = %direct.address, new = %from, "peer moved");
-            *direct = Direct {
-                outbound: direct.outbound,
-                ..Direct::new(from, true, self.config.datagram_limit, now)
-            };
-            self.dirty.paths = true;
-        }
-        direct.answered(now);
-        direct.measure(now.duration_since(sent));
-        if direct.pmtu.acked(token, now) {
-            self.dirty.paths = true;
+            self.dirty.paths |= direct.suspect;
+            direct.answered(now);
+            direct.measure(now.duration_since(sent));
+            if direct.pmtu.acked(token, now) {
+                self.dirty.paths = true;
+            }
+        } else if let Some(sent) = peer.scout.answered(token, from) {
+            self.handle_scout_ack(id, (from, sent), now);
+        } else {
+            return;
         }
         if let Some(observed) = observed {
             self.note_observed(observed, now);
@@ -186,39 +192,20 @@ impl Router {
         }
     }
 
-    /// A peer was heard from another address: if its path is silent, see
-    /// whether the new one works both ways.
-    pub(super) fn handle_moved(&mut self, id: PeerId, from: SocketAddr, now: Instant) {
-        let Some(peer) = self.peers.get_mut(&id) else {
-            return;
-        };
-        if peer.is_fresh(now) || peer.sending().is_none() {
-            return;
-        }
-        if peer.direct.is_none() {
-            peer.direct_retry_at = now + DIRECT_RETRY;
-            let purpose = Purpose::Session(id);
-            if !self.handshakes.is_under_way(purpose) {
-                self.handshakes
-                    .begin(purpose, vec![Origin::Direct(from)], now);
-            }
-            return;
-        }
-        self.send_probe(id, from, 0, now);
-    }
-
     /// The direct path is no more; the session lives on.
     pub(super) fn lose_direct(&mut self, id: PeerId, now: Instant) {
         let Some(peer) = self.peers.get_mut(&id) else {
             return;
         };
-        if peer.direct.take().is_none() {
+        let Some(lost) = peer.direct.take() else {
             return;
-        }
+        };
         peer.announced = false;
+        peer.scout.moved();
         peer.fast.bar(Bar::Indirect);
         peer.direct_retry_at = now + DIRECT_RETRY;
         self.dirty.paths = true;
+        self.hang_up(lost.address);
         self.mesh.session_closed(id, now);
     }
 
@@ -254,13 +241,23 @@ impl Peer {
             .is_some_and(|h| h.rekey.due(now, h.session.sent()));
         chores.rekey = rekey && (self.link || active);
         let (link, wanted) = (self.link, active && self.current.is_some());
-        match &mut self.direct {
-            Some(direct) => direct.chores(link, active, self.current.is_some(), now, &mut chores),
-            None if wanted && now >= self.direct_retry_at => {
-                self.direct_retry_at = now + DIRECT_RETRY;
-                chores.seek_direct = true;
+        let hushed = self.is_hushed(now) && !self.fast.is_up();
+        let ready = self.current.is_some();
+        if let Some(direct) = self.direct.as_mut().filter(|_| ready) {
+            direct.chores(link, active, now, &mut chores);
+            if link || active {
+                direct.watch(hushed, now, &mut chores);
             }
-            None => {}
+        }
+        let better = match &self.direct {
+            Some(direct) => {
+                (direct.address.is_tcp() || direct.suspect) && ready && (link || active)
+            }
+            None => wanted,
+        };
+        if better && now >= self.direct_retry_at {
+            self.direct_retry_at = now + DIRECT_RETRY;
+            chores.seek_direct = true;
         }
         chores.idle = !self.link && now.duration_since(self.used_at) >= IDLE;
         if self.link {
@@ -271,11 +268,8 @@ impl Peer {
 }
 
 impl Direct {
-    fn chores(&mut self, link: bool, active: bool, ready: bool, now: Instant, chores: &mut Chores) {
+    fn chores(&mut self, link: bool, active: bool, now: Instant, chores: &mut Chores) {
         self.forget_probes(now);
-        if !ready {
-            return;
-        }
         let address = self.address;
         // Most sessions end as they began, as those with a target that is full: only
         // a path that is used is worth the search.
@@ -291,6 +285,25 @@ impl Direct {
         // Gossip watches over links; other paths are watched here.
         chores.dead = !link && self.is_dead(now);
         chores.stale = !link && !active && self.is_stale(now);
+    }
+}
+
+impl Direct {
+    /// Sees at once that a path breaks while it is used. A datagram that got
+    /// lost is no reason to leave it: it is asked several times.
+    fn watch(&mut self, hushed: bool, now: Instant, chores: &mut Chores) {
+        let silent = now.duration_since(self.answered_at) >= HUSH;
+        let ask = match self.unanswered_since {
+            None => hushed && silent,
+            Some(_) => self.is_to_be_asked_again(now),
+        };
+        if ask {
+            chores.probes.push((self.address, 0));
+            chores.warm = self.unanswered_since.is_some();
+        }
+        if !self.suspect && self.is_late(now, Duration::ZERO) {
+            (self.suspect, chores.suspect) = (true, true);
+        }
     }
 }
 

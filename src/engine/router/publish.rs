@@ -6,7 +6,7 @@ use proto::{PeerId, datagram::Protection};
 
 use super::{
     super::{
-        peers::Peer,
+        peers::{Direct, Peer},
         snapshot::{Incoming, Path, Route, Snapshot, StationMap},
         timing::DOUBT,
     },
@@ -34,8 +34,9 @@ impl Router {
             stations,
             trees,
             fast,
+            names,
         } = dirty;
-        if !(sessions || paths || stations || trees || fast) {
+        if !(sessions || paths || stations || trees || fast || names) {
             return;
         }
         let mut next = Snapshot::clone(&self.snapshot);
@@ -55,6 +56,10 @@ impl Router {
         }
         if stations {
             next.stations = Arc::new(self.station_map());
+        }
+        if names {
+            let changed = self.mesh.take_changed_names();
+            Arc::make_mut(&mut next.names).update(self.mesh.directory(), &changed);
         }
         if trees {
             next.neighbours = Arc::new(
@@ -111,13 +116,17 @@ impl Router {
 
     fn path(&self, id: PeerId, peer: &Peer) -> Path {
         let held = peer.sending();
-        let relay = self.relay(id);
+        let relay = self.way_round(id, peer);
         let route = match &peer.direct {
             // Until keys are confirmed, what others send through here goes on as before.
-            Some(direct) if held.is_some() || relay == Route::None => Route::Direct {
-                address: direct.address,
-                datagram: direct.pmtu.datagram(),
-            },
+            Some(direct)
+                if relay == Route::None || held.is_some() && !direct.is_second_choice() =>
+            {
+                Route::Direct {
+                    address: direct.address,
+                    datagram: direct.pmtu.datagram(),
+                }
+            }
             Some(_) | None => relay,
         };
         Path {
@@ -126,6 +135,36 @@ impl Router {
             route,
             counters: Arc::clone(&peer.counters),
         }
+    }
+
+    /// Whether frames are relayed to a peer although there is a direct path: it
+    /// owes an answer, or is TCP, which stands still for a lost segment.
+    pub(super) fn is_bypassed(&self, id: PeerId, peer: &Peer) -> bool {
+        peer.direct.as_ref().is_some_and(Direct::is_second_choice)
+            && self.way_round(id, peer) != Route::None
+    }
+
+    /// The relay to a peer. The routes know none while they believe in the link;
+    /// if its path owes an answer, a common neighbour is the way.
+    fn way_round(&self, id: PeerId, peer: &Peer) -> Route {
+        let relay = self.relay(id);
+        let suspect = peer.direct.as_ref().is_some_and(|d| d.suspect);
+        if !suspect || relay != Route::None {
+            return relay;
+        }
+        match self.mesh.routes().detour(&id) {
+            Some(hop) if self.has_path(&hop.next) => Route::Relay {
+                next: hop.next,
+                distance: hop.cost,
+                rest: 0,
+            },
+            Some(_) | None => Route::None,
+        }
+    }
+
+    fn has_path(&self, next: &PeerId) -> bool {
+        let sound = |p: &Peer| p.current.is_some() && p.direct.as_ref().is_some_and(|d| !d.suspect);
+        self.peers.get(next).is_some_and(sound)
     }
 
     fn relay(&self, id: PeerId) -> Route {

@@ -2,15 +2,15 @@
 
 use std::time::Instant;
 
-use proto::{PeerId, datagram::Protection};
+use proto::{Endpoint, PeerId, datagram::Protection};
 
 use super::{
     super::{
         handshakes::Purpose,
         peers::{Held, Peer},
         status::{
-            ConnectionState, ConnectionStatus, CounterStatus, KernelTraffic, PathKind, PeerStatus,
-            RouterStatus, StationStatus, Status, TargetState, TargetStatus,
+            ConnectionState, ConnectionStatus, CounterStatus, DnsStatus, KernelTraffic, NameStatus,
+            PathKind, PeerStatus, RouterStatus, StationStatus, Status, TargetState, TargetStatus,
         },
     },
     Router,
@@ -38,6 +38,10 @@ impl Router {
             ipam: self.ipam_status(),
             warnings: self.warnings.iter().cloned().collect(),
             counters: self.counters(),
+            dns: DnsStatus {
+                names: self.name_status(),
+                ..DnsStatus::default()
+            },
         }
     }
 
@@ -91,21 +95,19 @@ impl Router {
 
     fn connection(&self, id: PeerId, peer: &Peer, now: Instant) -> ConnectionStatus {
         let held = peer.sending();
-        let (path, address, mtu) = match (&peer.direct, self.mesh.routes().next_hop(&id)) {
+        let direct = peer.direct.as_ref();
+        let direct = direct.filter(|_| !self.is_bypassed(id, peer));
+        let (path, address, mtu) = match (direct, self.mesh.routes().next_hop(&id)) {
             (Some(direct), _) => {
-                let header = if direct.address.is_ipv6() { 48 } else { 28 };
-                let fast = peer.fast.is_up();
-                (
-                    if fast {
-                        PathKind::Fastdp
-                    } else {
-                        PathKind::Sleeve
-                    },
-                    direct.address.to_string(),
-                    direct.pmtu.datagram() + header,
-                )
+                let kind = match direct.address {
+                    Endpoint::Tcp(_) => PathKind::Tcp,
+                    Endpoint::Udp(_) if peer.fast.is_up() => PathKind::Fastdp,
+                    Endpoint::Udp(_) => PathKind::Sleeve,
+                };
+                let mtu = direct.pmtu.datagram() + direct.address.headers();
+                (kind, direct.address.to_string(), mtu)
             }
-            (None, Some(hop)) => (PathKind::Relay, hop.next.to_string(), 0),
+            (_, Some(hop)) => (PathKind::Relay, hop.next.to_string(), 0),
             (None, None) => (PathKind::Relay, String::new(), 0),
         };
         let state = self.connection_state(id, peer);
@@ -118,7 +120,7 @@ impl Router {
             outbound: peer.direct.as_ref().is_none_or(|d| d.outbound),
             state,
             path,
-            reason: self.reason(peer, state),
+            reason: self.reason(peer, path, state),
             // What the kernel carries is in clear, whatever the session does.
             cipher: held
                 .filter(|_| path != PathKind::Fastdp)
@@ -152,10 +154,15 @@ impl Router {
         }
     }
 
-    fn reason(&self, peer: &Peer, state: ConnectionState) -> String {
-        match (state, &peer.direct) {
-            (ConnectionState::Established, Some(_)) => self.fast_reason(peer).unwrap_or_default(),
-            (ConnectionState::Established, None) => {
+    fn reason(&self, peer: &Peer, path: PathKind, state: ConnectionState) -> String {
+        match (state, path) {
+            (ConnectionState::Established, PathKind::Fastdp | PathKind::Sleeve) => {
+                self.fast_reason(peer).unwrap_or_default()
+            }
+            (ConnectionState::Established, PathKind::Tcp) => {
+                "UDP does not pass: frames go by TCP, and UDP is tried all the time".to_owned()
+            }
+            (ConnectionState::Established, PathKind::Relay) => {
                 "no direct path answers: frames are relayed".to_owned()
             }
             (ConnectionState::Retrying, _) => "no path: the peer is silent".to_owned(),
@@ -220,6 +227,18 @@ impl Router {
         let stations = self.mesh.stations().iter();
         stations
             .map(|(mac, peer, ips)| StationStatus { mac, peer, ips })
+            .collect()
+    }
+
+    /// Without the domain, which the shell knows.
+    fn name_status(&self) -> Vec<NameStatus> {
+        let names = self.mesh.directory().iter();
+        names
+            .map(|(name, address, peer)| NameStatus {
+                name: name.to_owned(),
+                address,
+                peer,
+            })
             .collect()
     }
 

@@ -3,21 +3,22 @@
 use std::{net::SocketAddr, time::Instant};
 
 use crypto::{Established, Rekey};
-use gossip::{DialId, DialTarget, SessionInfo};
+use gossip::{DialId, DialTarget, Scope, SessionInfo, Target};
 use proto::{
-    PeerId,
+    Endpoint, PeerId,
     datagram::{self, Datagram, Protection, SessionIndex},
     message::PathMessage,
 };
 
 use super::{
     super::{
-        handshakes::{Outcome, Purpose},
+        handshakes::{Later, Outcome, Purpose},
         output::Origin,
         peers::{Direct, Held, Peer},
-        timing::RETRANSMIT,
+        timing::{RETRANSMIT, TCP_DELAY},
     },
     Event, Router,
+    roaming::handicap,
 };
 
 impl Router {
@@ -37,12 +38,12 @@ impl Router {
         &mut self,
         receiver: SessionIndex,
         counter: u64,
-        from: SocketAddr,
+        from: Endpoint,
         now: Instant,
     ) {
         if self.notices.take(now, 1) {
             let datagram = datagram::emit_no_session(receiver, counter);
-            self.transmit(from, datagram);
+            self.transmit(from, datagram, false);
         }
     }
 
@@ -143,13 +144,40 @@ impl Router {
                 self.dials.insert(dial, target.clone());
                 self.events.push_back(Event::Resolve { dial, target });
             }
-            DialTarget::Peer { addresses, .. } => self.dial(dial, addresses, now),
+            DialTarget::Peer { peer, addresses } => self.dial_peer(dial, peer, addresses, now),
         }
     }
 
-    pub(super) fn dial(&mut self, dial: DialId, addresses: Vec<SocketAddr>, now: Instant) {
-        let ways = addresses.into_iter().map(Origin::Direct).collect();
-        self.handshakes.begin(Purpose::Dial(dial), ways, now);
+    /// Dials what a target's name stands for: by TCP alone if the operator said
+    /// so, else by TCP too if UDP stays silent.
+    pub(super) fn dial_target(&mut self, dial: DialId, addresses: Vec<SocketAddr>, now: Instant) {
+        let tcp = self.dials.get(&dial).is_some_and(Target::is_tcp);
+        let by_tcp = ways(&addresses, Endpoint::Tcp);
+        let purpose = Purpose::Dial(dial);
+        if tcp {
+            return self.handshakes.begin(purpose, by_tcp, now);
+        }
+        let later = Later {
+            ways: by_tcp,
+            at: now + TCP_DELAY,
+            unless: None,
+        };
+        let by_udp = ways(&addresses, Endpoint::Udp);
+        self.handshakes
+            .begin_with_others(purpose, by_udp, Some(later), now);
+    }
+
+    /// Dials a peer that gossip told of. TCP is worth it only if frames cannot
+    /// be relayed to it.
+    fn dial_peer(&mut self, dial: DialId, peer: PeerId, addresses: Vec<SocketAddr>, now: Instant) {
+        let later = Later {
+            ways: ways(&addresses, Endpoint::Tcp),
+            at: now + TCP_DELAY,
+            unless: Some(peer),
+        };
+        let by_udp = ways(&addresses, Endpoint::Udp);
+        self.handshakes
+            .begin_with_others(Purpose::Dial(dial), by_udp, Some(later), now);
     }
 
     fn establish(&mut self, established: Established, way: Origin, outbound: bool, now: Instant) {
@@ -166,6 +194,10 @@ impl Router {
             self.release(&[index]);
             return;
         }
+        let limit = match way {
+            Origin::Direct(endpoint) => self.limit_of(endpoint),
+            Origin::Relayed(_) | Origin::Tunnel(_) => self.config.datagram_limit,
+        };
         let peer = self.peers.entry(id).or_insert_with(|| Peer::new(now));
         peer.used_at = now;
         let protection = if encrypt {
@@ -184,16 +216,21 @@ impl Router {
             cipher,
         };
         let dropped = peer.hold(held);
-        if let Origin::Direct(address) = way
-            && !(peer.is_fresh(now) && peer.direct.is_some())
+        let better = |d: &Direct, to: Endpoint| d.address.is_tcp() && !to.is_tcp();
+        let mut moved = None;
+        if let Origin::Direct(to) = way
+            && !(peer.is_fresh(now) && peer.direct.as_ref().is_some_and(|d| !better(d, to)))
         {
-            let limit = self
-                .config
-                .datagram_limit
-                .saturating_sub(if address.is_ipv6() { 20 } else { 0 });
-            peer.direct = Some(Direct::new(address, outbound, limit, now));
+            let former = peer.direct.as_ref().map(|d| d.address);
+            moved = former.filter(|former| *former != to);
+            peer.scout.moved();
+            peer.scout.udp = to.udp().or(peer.scout.udp);
+            peer.direct = Some(Direct::new(to, outbound, limit, now));
         }
         self.by_index.insert(index, id);
+        if moved.is_some() {
+            self.moved(id, now);
+        }
         self.release(&dropped);
         (self.dirty.sessions, self.dirty.paths) = (true, true);
         if !outbound {
@@ -284,9 +321,11 @@ impl Router {
         }
         peer.announced = true;
         let info = SessionInfo {
-            address: direct.address,
+            address: direct.address.address(),
             outbound: direct.outbound,
             dial,
+            scope: Scope::of(peer.capabilities),
+            handicap: handicap(direct.address),
         };
         self.mesh.session_opened(id, info, now);
     }
@@ -310,4 +349,9 @@ impl Router {
             self.dirty.paths = true;
         }
     }
+}
+
+fn ways(addresses: &[SocketAddr], by: fn(SocketAddr) -> Endpoint) -> Vec<Origin> {
+    let endpoints = addresses.iter().map(|address| by(*address));
+    endpoints.map(Origin::Direct).collect()
 }

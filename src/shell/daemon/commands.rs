@@ -25,7 +25,8 @@ impl Daemon {
                 ifname,
                 addresses,
                 subnets,
-            } => return self.attach_with(netns, ifname, addresses, &subnets, reply),
+                naming,
+            } => return self.attach_with((netns, ifname), addresses, &subnets, naming, reply),
             Command::Detach {
                 netns,
                 ifname,
@@ -78,6 +79,7 @@ impl Daemon {
             Command::Ps => Ok(Reply::Attachments {
                 attachments: self.attachments.clone(),
             }),
+            Command::Dns(command) => self.dns(command),
             Command::Token(command) => self.token(&command).map_err(|error| failure(&error)),
             Command::LogLevel { filter } => match self.log.set(&filter) {
                 Ok(()) => Ok(Reply::Done),
@@ -131,6 +133,7 @@ impl Daemon {
         let mut status = self.router.status(Instant::now());
         status.router.ready = self.plane.is_running();
         status.counters.resident_bytes = resident_bytes();
+        self.dns_status(&mut status.dns);
         status
     }
 

@@ -3,7 +3,6 @@
 use std::{
     net::{IpAddr, Ipv4Addr},
     path::PathBuf,
-    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -14,10 +13,10 @@ use tokio::sync::oneshot;
 
 use super::{
     Daemon, Ending,
-    work::{Answer, Done, HOST},
+    work::{Answer, HOST},
 };
 use crate::{
-    engine::{Attachment, Failure, Reply, TakenOver},
+    engine::{Failure, Naming, Reply, TakenOver},
     shell::store::Store,
 };
 
@@ -42,7 +41,11 @@ pub(super) struct Waiting {
 
 /// Where addresses go.
 enum Place {
-    Container { netns: PathBuf, ifname: String },
+    Container {
+        netns: PathBuf,
+        ifname: String,
+        naming: Naming,
+    },
     Host,
 }
 
@@ -99,13 +102,17 @@ impl Daemon {
 
     pub(super) fn attach_with(
         &mut self,
-        netns: PathBuf,
-        ifname: String,
+        (netns, ifname): (PathBuf, String),
         addresses: Vec<IpNet>,
         subnets: &[String],
+        naming: Naming,
         reply: oneshot::Sender<Answer>,
     ) {
-        let place = Place::Container { netns, ifname };
+        let place = Place::Container {
+            netns,
+            ifname,
+            naming,
+        };
         self.order(place, addresses, subnets, reply);
     }
 
@@ -181,8 +188,12 @@ impl Daemon {
         let fresh = order.fresh.iter().map(IpNet::addr).collect();
         let addresses = [order.given, order.fresh].concat();
         match order.place {
-            Place::Container { netns, ifname } => {
-                self.attach(netns, ifname, addresses, fresh, order.reply);
+            Place::Container {
+                netns,
+                ifname,
+                naming,
+            } => {
+                self.attach(netns, ifname, (addresses, fresh), naming, order.reply);
             }
             Place::Host => self.expose(addresses, false, fresh, order.reply),
         }
@@ -190,7 +201,7 @@ impl Daemon {
 
     fn addresses_at(&self, place: &Place) -> Vec<IpNet> {
         let attachment = self.attachments.iter().find(|a| match place {
-            Place::Container { netns, ifname } => {
+            Place::Container { netns, ifname, .. } => {
                 a.netns == netns.to_string_lossy() && a.ifname == *ifname
             }
             Place::Host => a.netns == HOST,
@@ -420,49 +431,6 @@ impl Daemon {
             } else {
                 self.waiting.leaving = Some((until, reply));
             }
-        }
-    }
-
-    /// Looks which containers are gone: their addresses are free.
-    pub(super) fn look_for_gone(&self) {
-        let known: Vec<Attachment> = self
-            .attachments
-            .iter()
-            .filter(|a| a.netns != HOST)
-            .cloned()
-            .collect();
-        if known.is_empty() {
-            return;
-        }
-        let (host, done) = (Arc::clone(&self.host), self.done_tx.clone());
-        tokio::spawn(async move {
-            if let Ok(gone) = host.gone(&known).await
-                && !gone.is_empty()
-            {
-                let _ = done.send(Done::Gone { gone }).await;
-            }
-        });
-    }
-
-    pub(super) fn forget_gone(&mut self, gone: &[Attachment]) {
-        let now = Instant::now();
-        for lost in gone {
-            // What was attached anew meanwhile is another one.
-            let Some(at) = self.attachments.iter().position(|a| a == lost) else {
-                continue;
-            };
-            self.attachments.remove(at);
-            tracing::info!(
-                netns = lost.netns,
-                ifname = lost.ifname,
-                "an attached container is gone"
-            );
-            self.router.detach_station(lost.mac, now);
-            let ips: Vec<IpAddr> = lost.addresses.iter().map(IpNet::addr).collect();
-            self.release(&ips);
-        }
-        if let Err(error) = self.store.save_attachments(&self.attachments) {
-            tracing::warn!("what is attached is not kept: {error:#}");
         }
     }
 }

@@ -12,10 +12,15 @@
 )]
 
 mod commands;
+mod dress;
 mod fast;
 mod ipam;
+mod kept;
+mod names;
 mod network;
 mod work;
+
+pub(super) use kept::restore_from;
 
 use std::{
     collections::BTreeSet,
@@ -41,15 +46,17 @@ use super::{
     host::{Host, HostConfig, TunnelConfig},
     logging::{self, LogControl},
     store::Store,
+    streams::Streams,
     tap::{Tap, TapOptions},
     udp::{SendBatch, UdpSocket},
     web,
 };
-use crate::engine::{Attachment, Event, Router, RouterConfig, SpaceSetup, Upcall};
+use crate::engine::{Attachment, Event, Origin, Router, RouterConfig, SpaceSetup, Upcall};
 use fast::Fast;
 use gossip::space::{Init, SpaceConfig};
+use names::{Names, VIGIL};
 use network::Network;
-use proto::MacAddr;
+use proto::{Endpoint, MacAddr};
 use work::Done;
 
 /// Upcalls handled before anything else gets a turn.
@@ -100,10 +107,16 @@ struct Daemon {
     host_config: HostConfig,
     bridge_mac: MacAddr,
     udp: Arc<UdpSocket>,
+    streams: Arc<Streams>,
+    hung_up: mpsc::Receiver<SocketAddr>,
     plane: DataPlane,
     fast: Fast,
     upcalls: Upcalls,
     attachments: Vec<Attachment>,
+    names: Names,
+    /// It is being looked which attached containers are gone.
+    looking: bool,
+    look_again: bool,
     requests: mpsc::Receiver<Request>,
     done: mpsc::Receiver<Done>,
     done_tx: mpsc::Sender<Done>,
@@ -135,6 +148,8 @@ impl Daemon {
             None => None,
         };
         let udp = Arc::new(UdpSocket::bind(config.host, config.port)?);
+        let (streams, hung_up) = Streams::start(config.host, config.port)?;
+        let streams = Arc::new(streams);
         let host = Arc::new(Host::new()?);
         let underlay = host.underlay_mtu().await?;
         let mtu = config
@@ -158,7 +173,9 @@ impl Daemon {
         let snapshot = router
             .take_snapshot()
             .context("the router has no first snapshot")?;
-        let (plane, upcalls) = DataPlane::start(tap, Arc::clone(&udp), snapshot)?;
+        let names = Names::new(config.dns.clone(), &store, Arc::clone(&snapshot))?;
+        let (plane, upcalls) =
+            DataPlane::start(tap, Arc::clone(&udp), Arc::clone(&streams), snapshot)?;
         let (done_tx, done) = mpsc::channel(64);
         let tunnel = TunnelConfig {
             bridge: config.bridge.clone(),
@@ -177,10 +194,15 @@ impl Daemon {
             host_config,
             bridge_mac: interfaces.mac,
             udp,
+            streams,
+            hung_up,
             plane,
             fast,
             upcalls,
             attachments: Vec::new(),
+            names,
+            looking: false,
+            look_again: false,
             requests,
             done,
             done_tx,
@@ -202,6 +224,7 @@ impl Daemon {
         self.make_fast().await;
         self.restore_attachments().await?;
         self.update_endpoints().await;
+        self.restore_names().await;
         // Read in any case, so that a damaged file is said before it is replaced.
         let saved = self.store.targets()?;
         let peers = if self.config.resume {
@@ -234,6 +257,8 @@ impl Daemon {
         let mut signals = Signals::new()?;
         let changes = self.host.watch()?;
         let mut care = tokio::time::interval(CARE);
+        let mut vigil = tokio::time::interval(VIGIL);
+        vigil.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         while self.ending.is_none() {
             let wake = self
                 .router
@@ -250,9 +275,13 @@ impl Daemon {
                 Some((address, size)) = self.upcalls.too_large.recv() => {
                     self.router.handle_too_large(address, size, Instant::now());
                 }
+                Some(address) = self.hung_up.recv() => {
+                    self.router.handle_hang_up(address, Instant::now());
+                }
                 Some(request) = self.requests.recv() => self.handle_request(request),
                 Some(done) = self.done.recv() => self.handle_done(done),
                 _ = changes.changed() => self.care_for_host().await,
+                _ = vigil.tick(), if self.names.has_doors() => self.keep_vigil(),
                 _ = care.tick() => self.care().await?,
             }
             self.drain();
@@ -266,13 +295,24 @@ impl Daemon {
 
     fn handle_control(&mut self, first: Upcall) {
         let now = Instant::now();
-        self.router.handle_upcall(first, now);
+        self.handle_upcall(first, now);
         for _ in 1..UPCALLS_AT_ONCE {
             let Ok(upcall) = self.upcalls.control.try_recv() else {
                 break;
             };
-            self.router.handle_upcall(upcall, now);
+            self.handle_upcall(upcall, now);
         }
+    }
+
+    fn handle_upcall(&mut self, upcall: Upcall, now: Instant) {
+        if let Upcall::Control {
+            origin: Origin::Direct(Endpoint::Tcp(address)),
+            ..
+        } = &upcall
+        {
+            self.streams.trust(*address);
+        }
+        self.router.handle_upcall(upcall, now);
     }
 
     /// Carries out what the router says; the snapshot first, so that no
@@ -280,11 +320,17 @@ impl Daemon {
     fn drain(&mut self) {
         self.save_space();
         if let Some(snapshot) = self.router.take_snapshot() {
+            self.names.publish(&snapshot);
             self.plane.publish(snapshot);
             self.apply_fast();
         }
         while let Some(transmit) = self.router.poll_transmit() {
-            self.batch.push(transmit.to, &transmit.datagram);
+            match transmit.to {
+                Endpoint::Udp(to) => self.batch.push(to, &transmit.datagram),
+                Endpoint::Tcp(to) => {
+                    self.streams.send(to, &transmit.datagram, transmit.connect);
+                }
+            }
         }
         if !self.batch.is_empty() {
             let outcome = self.udp.send(&self.batch);
@@ -302,6 +348,7 @@ impl Daemon {
     fn handle_event(&mut self, event: Event) {
         match event {
             Event::Resolve { dial, target } => self.resolve(dial, target),
+            Event::HangUp(address) => self.streams.hang_up(address),
             Event::TargetsChanged => {
                 if let Err(error) = self.store.save_targets(&self.router.targets()) {
                     tracing::warn!("the targets are not kept: {error:#}");
@@ -348,8 +395,8 @@ impl Daemon {
         );
         let tap = Arc::new(Tap::open(&self.host_config.tap, TapOptions::default())?);
         self.bridge_mac = self.host.set_up(self.host_config.clone()).await?.mac;
-        let (plane, upcalls) =
-            DataPlane::start(tap, Arc::clone(&self.udp), self.router.snapshot())?;
+        let (udp, streams) = (Arc::clone(&self.udp), Arc::clone(&self.streams));
+        let (plane, upcalls) = DataPlane::start(tap, udp, streams, self.router.snapshot())?;
         (self.plane, self.upcalls) = (plane, upcalls);
         self.make_fast().await;
         Ok(())
@@ -358,6 +405,7 @@ impl Daemon {
     /// The kernel reports a change of links or addresses.
     async fn care_for_host(&mut self) {
         self.update_endpoints().await;
+        self.look_for_vanished();
         self.check_fast().await;
         if !std::mem::replace(&mut self.repairing, true) {
             self.repair();
@@ -386,6 +434,7 @@ impl Daemon {
             .collect();
         self.endpoints = addresses;
         self.router.set_endpoints(endpoints, Instant::now());
+        self.tell_names();
     }
 
     fn nickname(&self) -> &str {
@@ -411,7 +460,10 @@ impl Daemon {
         self.plane.stop();
         let result = match ending {
             Ending::Stop => Ok(()),
-            Ending::Reset => self.host.tear_down(&self.config.bridge).await,
+            Ending::Reset => {
+                self.restore_files();
+                self.host.tear_down(&self.config.bridge).await
+            }
         };
         let result = match (ending, result) {
             (Ending::Reset, Ok(())) => Arc::into_inner(self.store)

@@ -2,7 +2,7 @@
 
 use std::{
     net::{IpAddr, SocketAddr},
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -12,9 +12,9 @@ use gossip::{DialId, Target};
 use ipnet::IpNet;
 use tokio::{sync::oneshot, time::timeout};
 
-use super::Daemon;
+use super::{Daemon, dress::Dressed};
 use crate::{
-    engine::{Attachment, Failure, Reply},
+    engine::{Attachment, Failure, Naming, Reply},
     shell::host::Host,
 };
 
@@ -39,16 +39,17 @@ pub(super) enum Done {
     Attached {
         attachment: Attachment,
         gone: Vec<IpNet>,
+        dressed: Option<Dressed>,
         reply: oneshot::Sender<Answer>,
     },
+    /// Attached containers that are gone were looked for.
+    Vanished { result: Result<Vec<Attachment>> },
     /// Something failed; addresses that were to be used are free again.
     Failed {
         error: anyhow::Error,
         unused: Vec<IpAddr>,
         reply: oneshot::Sender<Answer>,
     },
-    /// Containers are gone.
-    Gone { gone: Vec<Attachment> },
     /// The host was put in order.
     Repaired { result: Result<Vec<String>> },
 }
@@ -72,8 +73,11 @@ impl Daemon {
     pub(super) fn resolve(&self, dial: DialId, target: Target) {
         let done = self.done_tx.clone();
         tokio::spawn(async move {
-            let lookup =
-                timeout(RESOLVE, tokio::net::lookup_host(target.as_str().to_owned())).await;
+            let lookup = timeout(
+                RESOLVE,
+                tokio::net::lookup_host(target.authority().to_owned()),
+            )
+            .await;
             let result = match lookup {
                 Ok(Ok(addresses)) => Ok(addresses.collect()),
                 Ok(Err(error)) => Err(format!("the name does not resolve: {error}")),
@@ -99,10 +103,16 @@ impl Daemon {
         &self,
         netns: PathBuf,
         ifname: String,
-        addresses: Vec<IpNet>,
-        fresh: Vec<IpAddr>,
+        (addresses, fresh): (Vec<IpNet>, Vec<IpAddr>),
+        naming: Naming,
         reply: oneshot::Sender<Answer>,
     ) {
+        let naming = match self.naming_for(&netns, &ifname, naming) {
+            Ok(naming) => naming,
+            Err(error) => return drop(reply.send(Err(failure(&error)))),
+        };
+        let dressing = self.dressing(netns.clone(), &ifname, &naming);
+        let is_new = self.attached(&netns, &ifname).is_none();
         let (host, config, done) = (
             Arc::clone(&self.host),
             self.host_config.clone(),
@@ -110,20 +120,26 @@ impl Daemon {
         );
         tokio::spawn(async move {
             let outcome = match host.attach(&netns, &ifname, &addresses, config.mtu).await {
-                Ok(attached) => {
-                    let netns = netns.to_string_lossy().into_owned();
-                    let attachment = Attachment {
-                        netns,
-                        ifname,
-                        mac: attached.mac,
-                        addresses: attached.addresses,
-                    };
-                    Done::Attached {
-                        attachment,
+                Ok(attached) => match dressing.put_on(&attached.addresses).await {
+                    Ok(dressed) => Done::Attached {
+                        attachment: Attachment {
+                            netns: netns.to_string_lossy().into_owned(),
+                            ifname,
+                            mac: attached.mac,
+                            addresses: attached.addresses,
+                            naming,
+                        },
                         gone: Vec::new(),
+                        dressed: Some(dressed),
                         reply,
+                    },
+                    Err(error) => {
+                        if is_new && let Err(error) = host.detach(&netns, &ifname, &[]).await {
+                            tracing::warn!("an interface stays behind: {error:#}");
+                        }
+                        Done::Failed { error, reply }
                     }
-                }
+                },
                 Err(error) => Done::Failed {
                     error,
                     unused: fresh,
@@ -142,19 +158,23 @@ impl Daemon {
         reply: oneshot::Sender<Answer>,
     ) {
         let (host, done) = (Arc::clone(&self.host), self.done_tx.clone());
-        let known = self
-            .attachments
-            .iter()
-            .find(|a| a.netns == netns.to_string_lossy() && a.ifname == ifname);
-        let known = known.cloned();
+        let known = self.attached(&netns, &ifname).cloned();
+        let dressing = known
+            .as_ref()
+            .map(|known| self.dressing(netns.clone(), &ifname, &known.naming));
         tokio::spawn(async move {
             let outcome = match host.detach(&netns, &ifname, &addresses).await {
                 Ok(left) => {
+                    let dressed = match dressing.filter(|_| !left.is_empty()) {
+                        Some(dressing) => dressing.put_on(&left).await.ok(),
+                        None => None,
+                    };
                     let mut attachment = known.unwrap_or_else(|| Attachment {
                         netns: netns.to_string_lossy().into_owned(),
                         ifname,
                         mac: proto::MacAddr::default(),
                         addresses: Vec::new(),
+                        naming: Naming::default(),
                     });
                     let gone = attachment
                         .addresses
@@ -166,6 +186,7 @@ impl Daemon {
                     Done::Attached {
                         attachment,
                         gone,
+                        dressed,
                         reply,
                     }
                 }
@@ -209,10 +230,12 @@ impl Daemon {
                         ifname,
                         mac,
                         addresses,
+                        naming: Naming::default(),
                     };
                     Done::Attached {
                         attachment,
                         gone,
+                        dressed: None,
                         reply,
                     }
                 }
@@ -234,12 +257,16 @@ impl Daemon {
             Done::Attached {
                 attachment,
                 gone,
+                dressed,
                 reply,
             } => {
+                if let Some(dressed) = dressed {
+                    self.keep_dressed(&attachment, dressed);
+                }
                 let answer = self.record(attachment, &gone);
                 let _ = reply.send(answer);
             }
-            Done::Gone { gone } => self.forget_gone(&gone),
+            Done::Vanished { result } => self.handle_vanished(result),
             Done::Failed {
                 error,
                 unused,
@@ -250,7 +277,6 @@ impl Daemon {
             }
             Done::Repaired { result } => {
                 self.repairing = false;
-                self.look_for_gone();
                 let failing = std::mem::replace(&mut self.damaged, result.is_err());
                 match result {
                     Ok(repairs) => repairs
@@ -266,7 +292,7 @@ impl Daemon {
     }
 
     /// Keeps what was attached, and tells the mesh.
-    fn record(&mut self, attachment: Attachment, gone: &[IpNet]) -> Answer {
+    pub(super) fn record(&mut self, attachment: Attachment, gone: &[IpNet]) -> Answer {
         let now = Instant::now();
         let same = |a: &Attachment| a.netns == attachment.netns && a.ifname == attachment.ifname;
         if let Some(old) = self
@@ -278,6 +304,7 @@ impl Daemon {
         }
         self.attachments.retain(|a| !same(a));
         if attachment.addresses.is_empty() {
+            self.undress(&attachment);
             self.router.detach_station(attachment.mac, now);
         } else {
             gone.iter()
@@ -289,6 +316,7 @@ impl Daemon {
         }
         let gone: Vec<IpAddr> = gone.iter().map(IpNet::addr).collect();
         self.release(&gone);
+        self.tell_names();
         match self.store.save_attachments(&self.attachments) {
             Ok(()) => Ok(Reply::Attached(attachment)),
             Err(error) => Err(failure(
@@ -345,6 +373,16 @@ impl Daemon {
         self.router.attach_station(attachment.mac, &ips, now);
         ips.iter().for_each(|ip| self.router.hold_address(*ip, now));
         self.attachments.push(attachment);
+    }
+
+    fn attached(&self, netns: &Path, ifname: &str) -> Option<&Attachment> {
+        let same = |a: &&Attachment| Path::new(&a.netns) == netns && a.ifname == ifname;
+        self.attachments.iter().find(same)
+    }
+
+    /// What is attached, the host itself left out.
+    pub(super) fn containers(&self) -> impl Iterator<Item = &Attachment> {
+        self.attachments.iter().filter(|a| a.netns != HOST)
     }
 
     pub(super) fn exposed(&self) -> Option<&Attachment> {

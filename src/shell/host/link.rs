@@ -10,7 +10,7 @@ use rtnetlink::{LinkMessageBuilder, LinkUnspec};
 
 use super::{
     names,
-    netlink::{Netlink, explain, unless},
+    netlink::{Netlink, block_on, explain, unless},
 };
 
 /// A network device.
@@ -105,6 +105,18 @@ impl Link {
             _ => {}
         }
     }
+}
+
+/// Switches the loopback device of the calling thread's namespace on. To be called
+/// outside any runtime.
+pub(in crate::shell) fn switch_loopback_on() -> Result<()> {
+    block_on(async |netlink: Netlink| {
+        let Some(link) = netlink.link("lo").await?.filter(|link| !link.up) else {
+            return Ok(());
+        };
+        let up = LinkMessageBuilder::<LinkUnspec>::new().up();
+        netlink.change(&link, up).await
+    })
 }
 
 impl Netlink {

@@ -45,6 +45,7 @@ mod veth;
 mod watch;
 
 pub use bridge::Repair;
+pub(in crate::shell) use link::switch_loopback_on;
 pub use tunnel::{Tunnel, TunnelConfig};
 pub use veth::Attached;
 pub use watch::{Change, Watch};

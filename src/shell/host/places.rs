@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use anyhow::Result;
 
 use super::{Host, names};
-use crate::engine::Attachment;
+use crate::engine::{Attachment, Naming};
 
 impl Host {
     /// The places of all veths of ours: path of the namespace and name inside, as
@@ -20,20 +20,10 @@ impl Host {
                 ifname: ifname.to_owned(),
                 mac: proto::MacAddr::default(),
                 addresses: Vec::new(),
+                naming: Naming::default(),
             })
         };
         Ok(aliases.iter().filter_map(place).collect())
-    }
-
-    /// Those of a list whose interface is gone, with the namespace mostly.
-    pub async fn gone(&self, known: &[Attachment]) -> Result<Vec<Attachment>> {
-        let bridge = self.config()?.bridge;
-        let aliases = self.marks().await?;
-        let is_gone = |attachment: &&Attachment| {
-            let (ifname, netns) = (&attachment.ifname, &attachment.netns);
-            !aliases.contains(&names::mark_of_veth(&bridge, ifname, netns))
-        };
-        Ok(known.iter().filter(is_gone).cloned().collect())
     }
 
     async fn marks(&self) -> Result<BTreeSet<String>> {

@@ -277,6 +277,7 @@ fn detach_takes_addresses_and_with_the_last_the_interface() {
             ifname: "wove0".into(),
             mac: MacAddr::default(),
             addresses: vec![],
+            naming: Default::default(),
         };
         assert_eq!(
             world

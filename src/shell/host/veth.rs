@@ -163,6 +163,30 @@ impl Host {
         Ok(found)
     }
 
+    /// Those of a list kept by the caller whose interface is gone, with their
+    /// namespace as a rule.
+    ///
+    /// # Errors
+    /// Only what makes asking impossible.
+    pub async fn vanished(&self, known: &[Attachment]) -> Result<Vec<Attachment>> {
+        let config = self.config()?;
+        let links = self.netlink.links().await?;
+        let has_end = |attachment: &&Attachment| {
+            let alias = names::mark_of_veth(&config.bridge, &attachment.ifname, &attachment.netns);
+            links
+                .iter()
+                .any(|link| link.alias == alias && link.is_veth_of(&config.bridge))
+        };
+        let missed: Vec<Attachment> = known.iter().filter(|a| !has_end(a)).cloned().collect();
+        if missed.is_empty() {
+            return Ok(missed);
+        }
+        // Somebody may have changed the mark.
+        let left = self.attachments(&missed).await?;
+        let is_left = |a: &Attachment| left.iter().any(|l| l.mac == a.mac && l.netns == a.netns);
+        Ok(missed.into_iter().filter(|a| !is_left(a)).collect())
+    }
+
     /// Puts the host's ends of all veths back into the bridge.
     pub(super) async fn repair_veths(
         &self,

@@ -7,8 +7,9 @@ use crate::{
     engine::{
         Reply, Status,
         status::{
-            ConnectionState, ConnectionStatus, CounterStatus, KernelTraffic, PathKind, PeerStatus,
-            RouterStatus, StationStatus, TargetState, TargetStatus,
+            ConnectionState, ConnectionStatus, CounterStatus, DnsCounters, DnsStatus,
+            KernelTraffic, NameStatus, PathKind, PeerStatus, RouterStatus, StationStatus,
+            TargetState, TargetStatus,
         },
     },
     shell::api::Request,
@@ -67,6 +68,23 @@ pub(crate) fn status() -> Status {
             handshakes: 4,
             records: 6,
             resident_bytes: 8 << 20,
+        },
+        dns: DnsStatus {
+            enabled: true,
+            domain: "wove.local".into(),
+            listen: None,
+            inside: 1,
+            upstream: vec!["192.0.2.53:53".parse().unwrap()],
+            names: vec![NameStatus {
+                name: "web.wove.local".into(),
+                address: [10, 32, 0, 5].into(),
+                peer: BETA,
+            }],
+            counters: DnsCounters {
+                answered: 3,
+                unknown: 1,
+                ..DnsCounters::default()
+            },
         },
     }
 }

@@ -14,6 +14,7 @@ fn the_summary_counts() {
         "       Paths: 1 (1 sleeve)",
         "       Peers: 2 (2 reachable, 2 links)",
         "     Targets: 2 (1 connected, 1 waiting)",
+        "       Names: 1 (wove.local)",
         "     Dropped: 7 (7 replay)",
         "  - nickname alpha: used twice; rename one",
     ] {
@@ -62,6 +63,7 @@ fn every_page_has_its_table() {
     assert!(text(Page::Targets).contains("waiting"));
     assert!(text(Page::Targets).contains("3s"));
     assert!(text(Page::Stations).contains("10.32.0.5,fd00::5"));
+    assert!(text(Page::Dns).contains("web.wove.local  10.32.0.5  02020202  beta"));
     assert_eq!(text(Page::Ipam), "");
 }
 

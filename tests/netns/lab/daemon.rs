@@ -45,6 +45,11 @@ impl Daemon {
             .expect("our own child can be waited for")
     }
 
+    /// Its process.
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Resident memory.
     pub(crate) fn rss_bytes(&self) -> u64 {
         let status = self.read("status");

@@ -81,6 +81,14 @@ impl Host {
         self.plugs[0].v4
     }
 
+    /// Its IPv4 address on a segment.
+    pub(crate) fn v4_on(&self, segment: usize) -> Ipv4Addr {
+        let ifname = format!("eth{segment}");
+        let mut plugs = self.plugs.iter();
+        let plug = plugs.find(|plug| plug.ifname == ifname);
+        plug.expect("it is plugged in there").v4
+    }
+
     /// Its first IPv6 address on the underlay.
     pub(crate) fn v6(&self) -> Ipv6Addr {
         self.plugs[0].v6
@@ -102,6 +110,9 @@ impl Host {
     pub(crate) fn readdress(&mut self, to: Ipv4Addr) {
         let plug = &mut self.plugs[0];
         let old = std::mem::replace(&mut plug.v4, to);
+        // Else the second address of a network goes with the first.
+        let promote = format!("net/ipv4/conf/{}/promote_secondaries", plug.ifname);
+        self.netns.sysctl(&promote, "1");
         self.netns.add_address(&plug.ifname, IpAddr::V4(to), 16);
         self.netns.delete_address(&plug.ifname, IpAddr::V4(old));
     }

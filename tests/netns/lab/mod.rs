@@ -4,6 +4,7 @@
 mod daemon;
 mod host;
 mod log;
+mod nat;
 mod netlink;
 mod netns;
 pub(crate) mod probe;
@@ -17,6 +18,7 @@ use std::thread;
 
 pub(crate) use host::{Container, Host, PORT, STATE};
 pub(crate) use log::Log;
+pub(crate) use nat::Nat;
 pub(crate) use netns::Netns;
 use underlay::{HostId, PairRule, Underlay};
 pub(crate) use underlay::{MAX_MTU, Watch, facts, udp_payload};
@@ -66,6 +68,14 @@ impl Lab {
             .map(|segment| self.underlay.plug(id, &netns, *segment))
             .collect();
         Host::new(name, id, netns, plugs, log)
+    }
+
+    /// A host behind a gateway of its own, on a segment that only they have.
+    pub(crate) fn behind(&self, nat: Nat, name: &str, segment: usize) -> (Host, Host) {
+        let gateway = self.host_on(&format!("{name}-gate"), &[0, segment]);
+        let inside = self.host_on(name, &[segment]);
+        nat::put_behind(&inside, &gateway, segment, nat);
+        (inside, gateway)
     }
 
     /// Hosts `h1` to `hN` that run daemons in one network, each with a

@@ -3,13 +3,16 @@
 //! Must not know daemons or the underlay. Everything panics with the kernel's
 //! answer: a laboratory that cannot be set up is a failed test.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use futures_util::TryStreamExt;
 use netlink_packet_route::address::AddressAttribute;
 use netlink_packet_route::link::{LinkAttribute, LinkMessage};
 use netlink_packet_route::tc::TcHandle;
-use rtnetlink::{Error, Handle, LinkBridge, LinkMessageBuilder, LinkUnspec, LinkVeth, LinkVxlan};
+use rtnetlink::{
+    Error, Handle, LinkBridge, LinkMessageBuilder, LinkUnspec, LinkVeth, LinkVxlan,
+    RouteMessageBuilder,
+};
 
 use super::netns::Netns;
 
@@ -133,6 +136,16 @@ impl Netns {
                 h.address().del(message).execute().await?;
             }
             Ok(())
+        });
+    }
+
+    /// Sends what has no other way to `gateway`.
+    pub(crate) fn add_default_route(&self, gateway: Ipv4Addr) {
+        let route = RouteMessageBuilder::<Ipv4Addr>::new()
+            .gateway(gateway)
+            .build();
+        self.netlink("add a route", async move |h| {
+            h.route().add(route).execute().await
         });
     }
 

@@ -33,6 +33,15 @@ impl Netns {
         Self::make(true)
     }
 
+    /// The namespace at a path; it lives as long as the value.
+    pub(crate) fn of(path: &str) -> Self {
+        let net = File::open(path).unwrap_or_else(|e| panic!("{path}: {e}"));
+        Self {
+            net: net.into(),
+            mnt: None,
+        }
+    }
+
     fn make(mounts: bool) -> Self {
         let made = thread::spawn(move || -> io::Result<Self> {
             unshare(CloneFlags::CLONE_NEWNET)?;

@@ -4,7 +4,7 @@ use std::{net::SocketAddr, sync::Arc, time::Instant};
 
 use crypto::{Identity, Secret};
 use gossip::Target;
-use proto::PeerId;
+use proto::{Endpoint, PeerId};
 use wove::engine::{
     Egress, Event, FastSetup, Ingress, Output, Router, RouterConfig, Snapshot, Upcall,
 };
@@ -56,13 +56,13 @@ pub struct Running {
 /// What the data path asks for while it handles one thing.
 #[derive(Default)]
 pub struct Sink {
-    pub datagrams: Vec<(SocketAddr, Vec<u8>)>,
+    pub datagrams: Vec<(Endpoint, Vec<u8>)>,
     pub frames: Vec<Vec<u8>>,
     pub upcalls: Vec<Upcall>,
 }
 
 impl Output for Sink {
-    fn datagram(&mut self, to: SocketAddr, len: usize, fill: impl FnOnce(&mut [u8]) -> bool) {
+    fn datagram(&mut self, to: Endpoint, len: usize, fill: impl FnOnce(&mut [u8]) -> bool) {
         let mut datagram = vec![0; len];
         if fill(&mut datagram) {
             self.datagrams.push((to, datagram));
@@ -159,7 +159,7 @@ impl Node {
             Event::Link {
                 peer, up, reason, ..
             } => self.links.push((now, peer, (!up).then_some(reason))),
-            Event::Resolve { .. } | Event::TargetsChanged => {}
+            Event::Resolve { .. } | Event::TargetsChanged | Event::HangUp(_) => {}
         }
     }
 }

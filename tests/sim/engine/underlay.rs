@@ -22,6 +22,8 @@ pub enum Fate {
 pub struct Leaving<'a> {
     pub from: usize,
     pub to: usize,
+    /// Whether TCP carries it.
+    pub tcp: bool,
     pub datagram: &'a [u8],
 }
 
@@ -82,7 +84,7 @@ impl Underlay {
         if hole.is_some_and(|limit| datagram.len() > *limit) || !self.netem.passes(from, to) {
             return Vec::new();
         }
-        let mut datagrams = match self.judge(from, to, &datagram) {
+        let mut datagrams = match self.judge(from, to, false, &datagram) {
             Fate::Pass => vec![datagram],
             Fate::Drop => Vec::new(),
             Fate::Become(others) => others,
@@ -96,8 +98,25 @@ impl Underlay {
         arriving.collect()
     }
 
-    fn judge(&mut self, from: usize, to: usize, datagram: &[u8]) -> Fate {
-        let leaving = Leaving { from, to, datagram };
+    /// The same by TCP: all of it arrives, and in order.
+    pub fn carry_stream(&mut self, (from, to): (usize, usize), datagram: &[u8]) -> Vec<Vec<u8>> {
+        if !self.netem.passes(from, to) {
+            return Vec::new();
+        }
+        match self.judge(from, to, true, datagram) {
+            Fate::Pass => vec![datagram.to_vec()],
+            Fate::Drop => Vec::new(),
+            Fate::Become(others) => others,
+        }
+    }
+
+    fn judge(&mut self, from: usize, to: usize, tcp: bool, datagram: &[u8]) -> Fate {
+        let leaving = Leaving {
+            from,
+            to,
+            tcp,
+            datagram,
+        };
         self.rule.as_mut().map_or(Fate::Pass, |rule| rule(&leaving))
     }
 }

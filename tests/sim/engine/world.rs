@@ -13,6 +13,7 @@ use std::{
 
 use crypto::{Identity, Secret};
 use gossip::DialId;
+use proto::Endpoint;
 use rand::{RngCore, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use wove::engine::{Event, Router, Tunnelled, Upcall};
@@ -28,6 +29,8 @@ use crate::netem::EventQueue;
 
 /// How long a message to the control thread waits.
 const CONTROL_DELAY: Duration = Duration::from_micros(80);
+/// How long a datagram takes by TCP.
+const STREAM_DELAY: Duration = Duration::from_millis(10);
 /// How long a name takes to resolve.
 const RESOLVE_DELAY: Duration = Duration::from_millis(1);
 
@@ -35,7 +38,7 @@ enum Happening {
     /// A datagram comes to an address.
     Arrive {
         to: SocketAddr,
-        source: SocketAddr,
+        source: Endpoint,
         datagram: Vec<u8>,
     },
     /// A frame comes out of VXLAN, with the identifier of this index.
@@ -225,7 +228,7 @@ impl World {
         self.nodes[host].running.is_some() && self.nodes[host].life == life
     }
 
-    fn arrive(&mut self, to: SocketAddr, source: SocketAddr, mut datagram: Vec<u8>) {
+    fn arrive(&mut self, to: SocketAddr, source: Endpoint, mut datagram: Vec<u8>) {
         let Some(host) = self.net.host_at(to) else {
             self.astray.push((to, datagram));
             return;
@@ -380,12 +383,18 @@ impl World {
         }
     }
 
-    fn transmit(&mut self, host: usize, to: SocketAddr, datagram: Vec<u8>) {
+    fn transmit(&mut self, host: usize, to: Endpoint, datagram: Vec<u8>) {
         (self.elapsed(), host, to, &datagram).hash(&mut self.trace);
         if self.search_plaintext && frames::has_canary(&datagram) {
             self.fail("plaintext on the underlay");
         }
-        let size = datagram.len();
+        let (size, to) = (
+            datagram.len(),
+            match to {
+                Endpoint::Udp(to) => to,
+                Endpoint::Tcp(to) => return self.stream(host, to, &datagram),
+            },
+        );
         if size > self.nodes[host].datagram_limit {
             let life = self.nodes[host].life;
             let refused = Happening::TooLarge {
@@ -404,6 +413,22 @@ impl World {
         };
         for (delay, datagram) in self.net.carry(&mut self.rng, (host, there), datagram) {
             self.inject_after(delay, to, source, datagram);
+        }
+    }
+
+    /// A connection is there as soon as it is wanted, if there is a host.
+    fn stream(&mut self, host: usize, to: SocketAddr, datagram: &[u8]) {
+        let source = Endpoint::Tcp(self.nodes[host].address);
+        let Some(there) = self.net.host_at(to) else {
+            return;
+        };
+        for datagram in self.net.carry_stream((host, there), datagram) {
+            let arrive = Happening::Arrive {
+                to,
+                source,
+                datagram,
+            };
+            self.queue.push(self.now + STREAM_DELAY, arrive);
         }
     }
 
@@ -460,7 +485,7 @@ impl World {
     ) {
         let arrive = Happening::Arrive {
             to,
-            source,
+            source: Endpoint::Udp(source),
             datagram,
         };
         self.queue.push(self.now + delay, arrive);

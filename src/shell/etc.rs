@@ -1,0 +1,329 @@
+//! The resolv.conf and hosts of a container, and its host name.
+//!
+//! A namespace of `ip netns` has its files in /etc/netns/NAME, which `ip netns
+//! exec` lays over /etc. The files of a process are in its own root. There
+//! nothing is trusted: no symbolic link is followed, only what is a file is
+//! touched, and it is done with the rights of the user that is root inside, so
+//! that a container can have written what it could write itself and no more.
+
+use std::{
+    fs::{self, DirBuilder, File, OpenOptions},
+    io::{Read, Seek, Write},
+    os::{
+        fd::AsFd,
+        unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt},
+    },
+    path::{Path, PathBuf},
+    thread,
+};
+
+use anyhow::{Context, Result, bail, ensure};
+use nix::{
+    errno::Errno,
+    fcntl::{OFlag, OpenHow, ResolveFlag, openat2},
+    sched::{CloneFlags, setns},
+    sys::stat::Mode,
+    unistd::{Gid, Uid, UnlinkatFlags, setfsgid, setfsuid, unlinkat},
+};
+use serde::{Deserialize, Serialize};
+
+use super::netns;
+
+/// Where `ip netns exec` looks for files of a namespace.
+const NAMED: &str = "/etc/netns";
+/// The longest file that is read, in bytes.
+const LONGEST: u64 = 64 * 1024;
+
+/// Whose files.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Place {
+    /// Of a namespace of `ip netns`.
+    Named(String),
+    /// Of a process.
+    Process(u32),
+}
+
+impl Place {
+    /// By the path of a network namespace; none if it tells of no files.
+    pub(super) fn of(netns: &Path) -> Option<Self> {
+        if let Ok(name) = netns.strip_prefix(netns::DIRECTORY) {
+            let name = name.to_str().filter(|name| netns::path_of(name).is_ok())?;
+            return Some(Self::Named(name.to_owned()));
+        }
+        let pid = netns.strip_prefix("/proc").ok()?.to_str()?;
+        let pid = pid.strip_suffix("/ns/net")?.parse().ok()?;
+        Some(Self::Process(pid))
+    }
+}
+
+/// A file that was changed, and what it takes to undo that.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Changed {
+    /// `resolv.conf` or `hosts`.
+    pub file: String,
+    /// What it held; none if there was none.
+    pub before: Option<String>,
+    /// What was written.
+    pub written: String,
+}
+
+/// Replaces what is in a file by what `make` makes of it. Doing it again with
+/// what came of it the last time as `known` keeps what was there at first.
+///
+/// # Errors
+/// The file is behind a symbolic link, is no file, or cannot be written.
+pub(super) fn change(
+    place: &Place,
+    file: &str,
+    known: Option<&Changed>,
+    make: impl FnOnce(Option<&str>) -> String + Send,
+) -> Result<Changed> {
+    in_place(place, |directory| {
+        let (mut open, found) = directory.open(file)?;
+        let before = match known {
+            Some(known) if found.as_deref() == Some(&*known.written) => known.before.clone(),
+            Some(_) | None => found,
+        };
+        let written = make(before.as_deref());
+        fill(&mut open, &written)
+            .with_context(|| format!("{file} of the container cannot be written"))?;
+        Ok(Changed {
+            file: file.to_owned(),
+            before,
+            written,
+        })
+    })
+}
+
+/// Puts back what was there, unless somebody else has changed the file since. A
+/// container that is gone needs nothing.
+pub(super) fn restore(place: &Place, changed: &Changed) -> Result<()> {
+    in_place(place, |directory| {
+        let Some(found) = directory.read(&changed.file)? else {
+            return Ok(());
+        };
+        if found != changed.written {
+            return Ok(());
+        }
+        match &changed.before {
+            Some(before) => fill(&mut directory.open(&changed.file)?.0, before)?,
+            None => directory.remove(&changed.file)?,
+        }
+        Ok(())
+    })
+}
+
+/// The host name of a process, if it is not simply that of this host.
+pub(super) fn host_name(pid: u32) -> Option<String> {
+    in_uts(pid, || {
+        let name = fs::read_to_string(HOST_NAME)?;
+        Ok(name.trim().to_owned())
+    })
+    .ok()
+    .flatten()
+}
+
+/// Sets the host name of a process that has one of its own. Says whether it has.
+///
+/// # Errors
+/// The kernel refuses.
+pub(super) fn set_host_name(pid: u32, name: &str) -> Result<bool> {
+    let set = in_uts(pid, || {
+        fs::write(HOST_NAME, name).context("the container's host name cannot be set")
+    });
+    Ok(set?.is_some())
+}
+
+const HOST_NAME: &str = "/proc/sys/kernel/hostname";
+
+/// Runs `work` in the UTS namespace of a process; not at all if that is ours.
+fn in_uts<T: Send>(pid: u32, work: impl FnOnce() -> Result<T> + Send) -> Result<Option<T>> {
+    let theirs = File::open(format!("/proc/{pid}/ns/uts"))
+        .with_context(|| format!("process {pid} is gone"))?;
+    let ours = fs::metadata("/proc/self/ns/uts")?;
+    if theirs.metadata()?.ino() == ours.ino() {
+        return Ok(None);
+    }
+    on_own_thread(|| {
+        setns(&theirs, CloneFlags::CLONE_NEWUTS)
+            .context("the container's host name cannot be reached")?;
+        work().map(Some)
+    })
+}
+
+/// An open directory with the files.
+struct Directory {
+    root: File,
+    /// From the root to the files.
+    inner: PathBuf,
+    /// Whether it is of `ip netns`, and may be made and removed.
+    named: Option<PathBuf>,
+}
+
+fn in_place<T: Send>(
+    place: &Place,
+    work: impl FnOnce(&Directory) -> Result<T> + Send,
+) -> Result<T> {
+    match place {
+        Place::Named(name) => {
+            let path = Path::new(NAMED).join(name);
+            let mut builder = DirBuilder::new();
+            builder
+                .recursive(true)
+                .mode(0o755)
+                .create(&path)
+                .with_context(|| format!("{} cannot be made", path.display()))?;
+            let directory = Directory {
+                root: open_directory(&path)?,
+                inner: PathBuf::new(),
+                named: Some(path.clone()),
+            };
+            let done = work(&directory);
+            // Stays if there is anything else in it.
+            let _ = fs::remove_dir(&path);
+            done
+        }
+        Place::Process(pid) => {
+            let root = open_directory(Path::new(&format!("/proc/{pid}/root")))?;
+            let uid = inside_root(&format!("/proc/{pid}/uid_map"))?;
+            let gid = inside_root(&format!("/proc/{pid}/gid_map"))?;
+            on_own_thread(move || {
+                setfsgid(Gid::from_raw(gid));
+                setfsuid(Uid::from_raw(uid));
+                work(&Directory {
+                    root,
+                    inner: "etc".into(),
+                    named: None,
+                })
+            })
+        }
+    }
+}
+
+impl Directory {
+    /// Opens a file to be changed, making it if absent; gives what was in it.
+    fn open(&self, name: &str) -> Result<(File, Option<String>)> {
+        let create = OFlag::O_CREAT | OFlag::O_EXCL;
+        match self.open_with(name, OFlag::O_RDWR) {
+            Ok(file) => {
+                let text = read(name, &file)?;
+                Ok((file, Some(text)))
+            }
+            Err(Errno::ENOENT) => {
+                let made = self.open_with(name, OFlag::O_RDWR | create);
+                Ok((made.map_err(|errno| explain(name, errno))?, None))
+            }
+            Err(errno) => Err(explain(name, errno)),
+        }
+    }
+
+    fn read(&self, name: &str) -> Result<Option<String>> {
+        match self.open_with(name, OFlag::O_RDONLY) {
+            Ok(file) => read(name, &file).map(Some),
+            Err(Errno::ENOENT) => Ok(None),
+            Err(errno) => Err(explain(name, errno)),
+        }
+    }
+
+    fn open_with(&self, name: &str, flags: OFlag) -> Result<File, Errno> {
+        // Non-blocking: it may be a FIFO.
+        let flags = flags | OFlag::O_CLOEXEC | OFlag::O_NONBLOCK | OFlag::O_NOCTTY;
+        let mut how = OpenHow::new().flags(flags).resolve(
+            ResolveFlag::RESOLVE_IN_ROOT
+                | ResolveFlag::RESOLVE_NO_SYMLINKS
+                | ResolveFlag::RESOLVE_NO_MAGICLINKS,
+        );
+        if flags.contains(OFlag::O_CREAT) {
+            how = how.mode(Mode::from_bits_truncate(0o644));
+        }
+        openat2(self.root.as_fd(), &self.inner.join(name), how).map(File::from)
+    }
+
+    fn remove(&self, name: &str) -> Result<()> {
+        let how = OpenHow::new()
+            .flags(OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC)
+            .resolve(ResolveFlag::RESOLVE_IN_ROOT | ResolveFlag::RESOLVE_NO_SYMLINKS);
+        let inner = match self.named {
+            Some(_) => Path::new("."),
+            None => &self.inner,
+        };
+        let directory = openat2(self.root.as_fd(), inner, how)?;
+        match unlinkat(directory, name, UnlinkatFlags::NoRemoveDir) {
+            Ok(()) | Err(Errno::ENOENT) => Ok(()),
+            Err(errno) => Err(explain(name, errno)),
+        }
+    }
+}
+
+fn open_directory(path: &Path) -> Result<File> {
+    OpenOptions::new()
+        .read(true)
+        .custom_flags(libc::O_PATH | libc::O_DIRECTORY)
+        .open(path)
+        .with_context(|| {
+            format!(
+                "{} cannot be opened: is the container running?",
+                path.display()
+            )
+        })
+}
+
+fn read(name: &str, file: &File) -> Result<String> {
+    ensure!(
+        file.metadata()?.is_file(),
+        "{name} of the container is not a file: give it one, or attach without --dns"
+    );
+    let mut text = String::new();
+    let length = file
+        .take(LONGEST + 1)
+        .read_to_string(&mut text)
+        .with_context(|| format!("{name} of the container cannot be read"))?;
+    ensure!(
+        length as u64 <= LONGEST,
+        "{name} of the container is longer than {LONGEST} bytes: attach without --dns"
+    );
+    Ok(text)
+}
+
+/// Overwrites in place: the file may be mounted there, and others have it open.
+fn fill(file: &mut File, text: &str) -> std::io::Result<()> {
+    file.rewind()?;
+    file.write_all(text.as_bytes())?;
+    file.set_len(text.len() as u64)
+}
+
+fn explain(name: &str, errno: Errno) -> anyhow::Error {
+    let hint = match errno {
+        Errno::ELOOP => "it is behind a symbolic link, which is not followed into a container",
+        Errno::EROFS => "its file system is read-only",
+        Errno::EACCES | Errno::EPERM => "root of the container may not write it",
+        _ => "attach without --dns, or give it one",
+    };
+    anyhow::Error::new(errno).context(format!("{name} of the container cannot be changed: {hint}"))
+}
+
+/// Who root of a process's user namespace is outside (user_namespaces(7)).
+fn inside_root(map: &str) -> Result<u32> {
+    // Without user namespaces in the kernel everybody's root is ours.
+    if !Path::new("/proc/self/uid_map").exists() {
+        return Ok(0);
+    }
+    let text = fs::read_to_string(map).context("the process is gone")?;
+    for line in text.lines() {
+        let mut numbers = line.split_whitespace().map(str::parse::<u32>);
+        if let (Some(Ok(0)), Some(Ok(outside))) = (numbers.next(), numbers.next()) {
+            return Ok(outside);
+        }
+    }
+    bail!("the container has no root user: attach without --dns")
+}
+
+fn on_own_thread<T: Send>(work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
+    thread::scope(|scope| match scope.spawn(work).join() {
+        Ok(result) => result,
+        Err(panic) => std::panic::resume_unwind(panic),
+    })
+}
+
+#[cfg(test)]
+mod tests;

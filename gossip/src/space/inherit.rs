@@ -137,7 +137,9 @@ impl Space {
         let mut count = 0;
         for span in lost {
             count += span.len();
-            self.lose(span);
+            let lost = self.lose(span);
+            let ceded = lost.into_iter().map(|block| (began.heir, block));
+            self.mine.ceded.extend(ceded);
         }
         self.take_back_gifts(began);
         self.warn(format!(
@@ -146,6 +148,32 @@ impl Space {
             if began.gone { "was said to be gone" } else { "could not be reached for long, or was forced to give way" }
         ));
         self.tried.clear();
+    }
+
+    /// Takes back what an heir never told of before it was gone.
+    pub(super) fn reclaim(&mut self) {
+        for (heir, block) in std::mem::take(&mut self.mine.ceded) {
+            let spare = Block {
+                held: false,
+                ..block
+            };
+            let left = self.bequest(self.me, &[spare], false);
+            if left.is_empty() {
+                continue;
+            }
+            if !self.is_gone(heir) {
+                self.mine.ceded.push((heir, block));
+                continue;
+            }
+            for part in left {
+                let back = Block {
+                    epoch: part.epoch.saturating_add(GIFT_STEP),
+                    ..part
+                };
+                span::put(&mut self.mine.blocks, back);
+                self.changed = true;
+            }
+        }
     }
 
     /// Gifts that those who decided did not know of do not count. What was spare

@@ -162,6 +162,9 @@ struct Mine {
     pending: Vec<(u64, Span)>,
     /// What became ours with these serials, not yet known to enough guards.
     gains: Vec<(u64, Span)>,
+    /// What heirs took over and have not told of yet; it is ours again should they
+    /// be gone before they do.
+    ceded: Vec<(ShortId, wire::Block)>,
     /// Serial and offset of gifts that were held before.
     from_held: Vec<(u64, u32)>,
     /// Gifts that were taken up and are still told of: giver, offset, epoch.
@@ -387,6 +390,7 @@ impl Space {
         self.divide(peers, now);
         if self.ring.is_some() {
             self.learn_of_losses();
+            self.reclaim();
             self.recover();
             self.settle();
             self.take_up_gifts();

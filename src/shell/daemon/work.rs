@@ -109,7 +109,18 @@ impl Daemon {
     ) {
         let naming = match self.naming_for(&netns, &ifname, naming) {
             Ok(naming) => naming,
-            Err(error) => return drop(reply.send(Err(failure(&error)))),
+            Err(error) => {
+                let done = self.done_tx.clone();
+                tokio::spawn(async move {
+                    let failed = Done::Failed {
+                        error,
+                        unused: fresh,
+                        reply,
+                    };
+                    let _ = done.send(failed).await;
+                });
+                return;
+            }
         };
         let dressing = self.dressing(netns.clone(), &ifname, &naming);
         let is_new = self.attached(&netns, &ifname).is_none();
@@ -137,7 +148,11 @@ impl Daemon {
                         if is_new && let Err(error) = host.detach(&netns, &ifname, &[]).await {
                             tracing::warn!("an interface stays behind: {error:#}");
                         }
-                        Done::Failed { error, reply }
+                        Done::Failed {
+                            error,
+                            unused: fresh,
+                            reply,
+                        }
                     }
                 },
                 Err(error) => Done::Failed {

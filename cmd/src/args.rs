@@ -427,13 +427,6 @@ pub enum TokenAction {
     },
 }
 
-/// Whatever follows.
-#[derive(Args, Clone, Debug)]
-pub struct RestArgs {
-    #[arg(trailing_var_arg = true, allow_hyphen_values = true, hide = true)]
-    rest: Vec<String>,
-}
-
 /// An address as the operator gave it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Address {

@@ -176,25 +176,47 @@ impl Space {
         }
     }
 
-    /// Gifts that those who decided did not know of do not count. What was spare
-    /// before has another owner now; what was held is ours as before.
+    /// Gifts that those who decided did not know of do not count. What was held is
+    /// ours as before, and so is what became ours too late for them to know. The
+    /// rest is the heir's, as long as there is one.
     fn take_back_gifts(&mut self, began: Began) {
         let gifts = std::mem::take(&mut self.mine.gifts);
         let (known, void): (Vec<Gift>, Vec<Gift>) = gifts
             .into_iter()
             .partition(|gift| gift.since <= began.serial);
         self.mine.gifts = known;
-        for gift in void.iter().filter(|_| !began.gone) {
-            if self.mine.from_held.contains(&(gift.since, gift.start)) {
-                let block = Block {
-                    start: gift.start,
-                    len: gift.len,
-                    epoch: gift.epoch.saturating_sub(GIFT_STEP),
-                    held: true,
-                };
-                span::put(&mut self.mine.blocks, block);
+        for gift in void {
+            let block = Block {
+                start: gift.start,
+                len: gift.len,
+                epoch: gift.epoch.saturating_sub(GIFT_STEP),
+                held: false,
+            };
+            if !began.gone && self.mine.from_held.contains(&(gift.since, gift.start)) {
+                span::put(
+                    &mut self.mine.blocks,
+                    Block {
+                        held: true,
+                        ..block
+                    },
+                );
                 span::insert(&mut self.mine.usable, Span::of(&block));
+                continue;
             }
+            let part = |span: Span| Block {
+                start: span.start,
+                len: span.len(),
+                ..block
+            };
+            let mut lost = vec![Span::of(&block)];
+            for (_, gained) in self.mine.gains.iter().filter(|(at, _)| *at > began.serial) {
+                if let Some(kept) = gained.meet(Span::of(&block)) {
+                    span::put(&mut self.mine.blocks, part(kept));
+                    span::remove(&mut lost, kept);
+                }
+            }
+            let ceded = lost.into_iter().map(|span| (began.heir, part(span)));
+            self.mine.ceded.extend(ceded);
         }
     }
 

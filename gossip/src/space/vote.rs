@@ -182,17 +182,22 @@ impl Space {
         cause: Option<Cause>,
         has: impl Fn(ShortId) -> bool,
     ) -> bool {
-        let of = |set: &[ShortId]| {
+        let of = |set: &[ShortId], silent: usize| {
             let alive = set.iter().filter(|peer| !self.is_gone(**peer)).count();
             let needed = match cause {
-                // A majority of guards and ward together: more than safety needs, so
-                // that no minority decides.
-                Some(Cause::Silent) => set.len().div_ceil(2) + 1,
+                Some(Cause::Silent) => silent,
                 Some(Cause::Gone | Cause::Forced) | None => alive / 2 + 1,
             };
             set.iter().filter(|peer| has(**peer)).count() >= needed
         };
-        of(sets.0) && (sets.1.is_empty() || of(sets.1))
+        let (guards, former) = sets;
+        // A majority of guards and ward together: more than safety needs, so that no
+        // minority decides.
+        let most = |set: &[ShortId]| set.len().div_ceil(2) + 1;
+        // That is about those who guard now. A single guard that is being replaced
+        // would never be enough: its word is asked for, and is all it can give.
+        of(guards, most(guards))
+            && (former.is_empty() || of(former, most(former).min(former.len())))
     }
 
     /// What was decided, if anything.

@@ -118,7 +118,7 @@ impl Space {
                     result,
                 });
             } else if request.hopeless {
-                let result = Err(self.why_none(&request));
+                let result = Err(self.why_none(&request, peers));
                 self.outcomes.push_back(Outcome {
                     id: request.id,
                     result,
@@ -212,9 +212,9 @@ impl Space {
         self.stale = true;
     }
 
-    fn why_none(&self, request: &Request) -> String {
+    fn why_none(&self, request: &Request, peers: &impl Peers) -> String {
         let (first, last) = (request.span.start, request.span.end - 1);
-        let cut_off = self.owners_out_of_reach();
+        let cut_off = self.owners_out_of_reach(peers);
         let more = match cut_off {
             0 => {
                 "detach what is not needed, or launch all peers anew with a larger --ipalloc-range"

@@ -15,9 +15,12 @@ use super::{
 
 /// A donor has so long to give.
 const PATIENCE: Duration = Duration::from_secs(2);
-/// So often everybody is asked before a wish is refused, but for no longer than...
+/// So often everybody who can be reached is asked before a wish is refused. An
+/// owner may not be heard of or not be reached yet, so for no less time than...
 const ROUNDS: u32 = 2;
-/// ...this.
+/// ...this if somebody was asked, and...
+const ROUNDS_TIME: Duration = Duration::from_secs(4);
+/// ...this in any case.
 const HOPE: Duration = Duration::from_secs(10);
 /// Owners of claimed addresses that would not give them are asked again after this.
 const CLAIMS_REST: Duration = Duration::from_secs(300);
@@ -157,6 +160,7 @@ impl Space {
     pub(super) fn ask_for(&mut self, wanted: Option<Span>, peers: &impl Peers, now: Instant) {
         let Some(wanted) = wanted.filter(|_| self.recovered && !self.leaving) else {
             self.changed |= self.ask.take().is_some();
+            self.begin_asking_anew();
             return;
         };
         if let Some((ask, until)) = self.ask {
@@ -164,7 +168,12 @@ impl Space {
             if same && now < until && peers.reaches(ask.donor) {
                 return;
             }
-            self.tried.insert(ask.donor);
+            if same {
+                self.tried.insert(ask.donor);
+            } else {
+                // What was asked in vain for something else may be had here.
+                self.begin_asking_anew();
+            }
         }
         let before = self.ask.take().map(|(ask, _)| ask);
         match self.choose_donor(wanted, peers) {
@@ -180,15 +189,11 @@ impl Space {
             }
             None => {
                 self.changed |= before.is_some();
-                let known = self
-                    .table
-                    .values()
-                    .any(|entry| !entry.space.blocks.is_empty());
-                let nobody = self.tried.is_empty() && (known || !self.mine.blocks.is_empty());
                 self.rounds += u32::from(!self.tried.is_empty());
                 let since = *self.asking_since.get_or_insert(now);
-                let enough = self.rounds >= ROUNDS || since + HOPE <= now;
-                if !self.is_on_its_way(wanted) && (nobody || enough) {
+                let asked = self.rounds >= ROUNDS && since + ROUNDS_TIME <= now;
+                let enough = self.owns_all(wanted) || asked || since + HOPE <= now;
+                if enough && !self.is_on_its_way(wanted) {
                     self.lose_hope(wanted);
                     self.rounds = 0;
                     self.asking_since = None;
@@ -199,6 +204,21 @@ impl Space {
                 }
             }
         }
+    }
+
+    fn begin_asking_anew(&mut self) {
+        self.tried.clear();
+        self.rounds = 0;
+        self.asking_since = None;
+    }
+
+    /// Whether nobody else can have anything there.
+    fn owns_all(&self, wanted: Span) -> bool {
+        let mut others = vec![wanted];
+        for block in &self.mine.blocks {
+            span::remove(&mut others, Span::of(block));
+        }
+        others.is_empty()
     }
 
     /// Whether somebody gave us something there that does not count yet.
@@ -379,13 +399,11 @@ impl Space {
     }
 
     /// Owners of something that cannot be reached.
-    pub(super) fn owners_out_of_reach(&self) -> usize {
+    pub(super) fn owners_out_of_reach(&self, peers: &impl Peers) -> usize {
         let owners = self
             .table
             .iter()
             .filter(|(_, entry)| !entry.space.blocks.is_empty());
-        owners
-            .filter(|(peer, _)| self.absent.contains_key(peer))
-            .count()
+        owners.filter(|(peer, _)| !peers.reaches(**peer)).count()
     }
 }

@@ -79,6 +79,53 @@ fn who_has_nothing_is_given_some() {
 }
 
 #[test]
+fn who_cannot_be_reached_yet_is_waited_for() {
+    let mut world = World::new(2, 24, Init::Consensus(1));
+    world.part = vec![0, 1];
+    ask(&mut world, 0, 1);
+    talk(&mut world, 5);
+    world.part.fill(0);
+    talk(&mut world, 3);
+    world.part = vec![0, 1];
+    ask(&mut world, 1, 2);
+    talk(&mut world, 5);
+    assert_eq!(world.refused, 0, "{}", world.story());
+    world.part.fill(0);
+    talk(&mut world, 20);
+    assert_eq!(world.given, 2, "{}", world.story());
+    // But not for ever.
+    world.part = vec![0, 1];
+    if let Some(space) = &mut world.nodes[1].space {
+        space.allocate(3, super::Span::new(0, 64));
+    }
+    talk(&mut world, 40);
+    assert_eq!(world.refused, 1, "{}", world.story());
+}
+
+#[test]
+fn an_owner_that_falls_silent_while_its_guards_change_is_buried() {
+    let mut world = World::new(3, 24, Init::Consensus(1));
+    world.part = vec![0, 1, 2];
+    ask(&mut world, 0, 1);
+    talk(&mut world, 3);
+    world.part = vec![0, 0, 1];
+    talk(&mut world, 10);
+    world.part.fill(0);
+    world.run(0);
+    world.tell(0, 1, || false);
+    world.tell(0, 2, || false);
+    world.kill(0);
+    talk(&mut world, 10);
+    world.now += DEAD;
+    talk(&mut world, 40);
+    let survivors = owned(&world, 1) + owned(&world, 2);
+    assert_eq!(survivors, 192, "{}", world.story());
+    world.launch(0, usize::MAX);
+    talk(&mut world, 40);
+    world.check_calm();
+}
+
+#[test]
 fn silence_brings_back_what_was_not_held() {
     let mut world = World::new(3, 24, Init::Consensus(3));
     ask(&mut world, 0, 1);

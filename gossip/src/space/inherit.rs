@@ -288,7 +288,15 @@ impl Space {
                 let space = &entry.space;
                 let mut guards = space.guards.iter().chain(&space.former);
                 let dead = |peer: ShortId| self.is_gone(peer) && !peers.reaches(peer);
-                !space.blocks.is_empty() && dead(**peer) && guards.all(|guard| dead(*guard))
+                // Somebody who is left guards it by a later record: that one decides.
+                let later = |ack: &wire::Ack| {
+                    ack.ward == **peer && (ack.life, ack.serial) > (space.life, space.serial)
+                };
+                let mut left = self.heard.iter().filter(|(other, _)| !dead(**other));
+                !space.blocks.is_empty()
+                    && dead(**peer)
+                    && guards.all(|guard| dead(*guard))
+                    && !left.any(|(_, guard)| guard.acks.iter().any(later))
             })
             .map(|(peer, _)| *peer)
             .collect();

@@ -126,6 +126,27 @@ fn an_owner_that_falls_silent_while_its_guards_change_is_buried() {
 }
 
 #[test]
+fn former_guards_that_are_all_gone_are_not_waited_for() {
+    let mut world = World::new(3, 24, Init::Consensus(1));
+    world.part = vec![0, 1, 2];
+    ask(&mut world, 0, 1);
+    talk(&mut world, 3);
+    world.part = vec![0, 0, 1];
+    talk(&mut world, 10);
+    world.part.fill(0);
+    world.run(0);
+    world.tell(0, 2, || false);
+    world.destroy(0);
+    world.destroy(1);
+    talk(&mut world, 5);
+    world.order(2, id(1), false);
+    world.order(2, id(0), false);
+    talk(&mut world, 40);
+    assert_eq!(owned(&world, 2), 256, "{}", world.story());
+    world.check_calm();
+}
+
+#[test]
 fn silence_brings_back_what_was_not_held() {
     let mut world = World::new(3, 24, Init::Consensus(3));
     ask(&mut world, 0, 1);

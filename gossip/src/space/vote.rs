@@ -182,11 +182,14 @@ impl Space {
         cause: Option<Cause>,
         has: impl Fn(ShortId) -> bool,
     ) -> bool {
+        let alive = |set: &[ShortId]| set.iter().filter(|peer| !self.is_gone(**peer)).count();
+        let any_left = alive(sets.0) + alive(sets.1) > 0;
         let of = |set: &[ShortId], silent: usize| {
-            let alive = set.iter().filter(|peer| !self.is_gone(**peer)).count();
-            let needed = match cause {
-                Some(Cause::Silent) => silent,
-                Some(Cause::Gone | Cause::Forced) | None => alive / 2 + 1,
+            let needed = match (cause, alive(set)) {
+                (Some(Cause::Silent), _) => silent,
+                // Who is left in the other set decides alone.
+                (Some(Cause::Gone | Cause::Forced) | None, 0) if any_left => 0,
+                (Some(Cause::Gone | Cause::Forced) | None, alive) => alive / 2 + 1,
             };
             set.iter().filter(|peer| has(**peer)).count() >= needed
         };

@@ -203,7 +203,7 @@ impl Host {
                 text,
                 of_lies: false,
             }),
-            Event::TargetsChanged | Event::HangUp(_) => {}
+            Event::TargetsChanged | Event::HangUp(_) | Event::Address { .. } => {}
         }
     }
 

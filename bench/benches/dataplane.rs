@@ -117,5 +117,40 @@ fn forward(c: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, seal_open, forward);
+/// A super-frame on its way: cut and sealed into datagrams, opened and joined again.
+fn forward_super(c: &mut Criterion) {
+    let pair = Pair::new();
+    let (mut egress, mut ingress) = (Egress::new(), Ingress::new());
+    let (mut out, mut back) = (bench::Train::default(), bench::Train::default());
+    let (header, frame) = bench::super_frame();
+    let now = now();
+    let mut there_and_back = |frame: &mut [u8]| {
+        egress.handle_offloaded(&pair.near, &header, frame, now, &mut out);
+        egress.flush(&pair.near, &mut out);
+        for datagram in out.datagrams() {
+            ingress.handle_datagram(&pair.far, datagram, NEAR_ADDRESS.into(), now, &mut back);
+        }
+        out.clear();
+        back.flush();
+        back.joined
+    };
+    let mut sample = frame.clone();
+    let delivered = there_and_back(&mut sample);
+    let before = ALLOCATIONS.load(Ordering::Relaxed);
+    let last = there_and_back(&mut sample);
+    let allocations = ALLOCATIONS.load(Ordering::Relaxed) - before;
+    assert_eq!(
+        (allocations, last - delivered),
+        (0, 1),
+        "it arrives in one piece and allocates nothing"
+    );
+    let mut group = c.benchmark_group("forward");
+    group.throughput(Throughput::Bytes(frame.len() as u64));
+    group.bench_function("super-frame", |b| {
+        b.iter(|| there_and_back(black_box(&mut sample)));
+    });
+    group.finish();
+}
+
+criterion_group!(benches, seal_open, forward, forward_super);
 criterion_main!(benches);

@@ -12,11 +12,15 @@ use crypto::{Established, Hello, Identity, Initiator, Responder, Secret};
 use proto::{
     Endpoint, MacAddr, PeerId,
     datagram::{Datagram, Protection},
+    vnet::{PartialChecksum, SegmentKind, Segments, VnetHeader},
 };
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 use wove::engine::{
-    Output, Snapshot, Upcall,
+    Coalescer, Output, Snapshot, Upcall,
+    coalesce::Joins,
+    layers::Layers,
+    segment::Sum,
     snapshot::{Incoming, Path, Route, Shared, StationMap},
 };
 
@@ -124,6 +128,7 @@ fn snapshot(
             address: Endpoint::Udp(address),
             datagram: DATAGRAM,
         },
+        shares: true,
         counters: Arc::default(),
     };
     let mut snapshot = Snapshot::empty(Arc::new(Shared::new(local, 1)));
@@ -169,6 +174,109 @@ impl Output for Sink {
         self.frame.clear();
         self.frame.extend_from_slice(frame);
         self.frames += 1;
+    }
+
+    fn upcall(&mut self, _upcall: Upcall) {}
+}
+
+/// A super-frame of TCP from the near to the far station: 45 segments of 1,348 bytes.
+pub fn super_frame() -> (VnetHeader, Vec<u8>) {
+    const SEGMENT: u16 = 1348;
+    const HEADERS: usize = 66;
+    let mut frame = vec![0; HEADERS + 45 * usize::from(SEGMENT)];
+    frame[..6].copy_from_slice(&FAR_MAC.0);
+    frame[6..12].copy_from_slice(&NEAR_MAC.0);
+    frame[12..15].copy_from_slice(&[0x08, 0x00, 0x45]);
+    let total = u16::try_from(frame.len() - 14).unwrap_or(u16::MAX);
+    frame[16..18].copy_from_slice(&total.to_be_bytes());
+    frame[20..24].copy_from_slice(&[0x40, 0, 64, 6]);
+    frame[46..48].copy_from_slice(&[0x80, 0x10]);
+    let header = VnetHeader {
+        checksum: Some(PartialChecksum {
+            start: 34,
+            offset: 16,
+        }),
+        segments: Some(Segments {
+            kind: SegmentKind::TcpV4,
+            size: SEGMENT,
+            headers: 66,
+            ecn: false,
+        }),
+    };
+    (header, frame)
+}
+
+/// Keeps all datagrams and joins frames as a TAP's sink does, in reused memory.
+pub struct Train {
+    bytes: Vec<u8>,
+    used: usize,
+    lens: Vec<usize>,
+    coalescer: Coalescer,
+    /// How many frames, joined ones as one, there were.
+    pub joined: u64,
+}
+
+impl Default for Train {
+    fn default() -> Self {
+        let all = Joins {
+            tcp: true,
+            udp: true,
+        };
+        Self {
+            bytes: Vec::new(),
+            used: 0,
+            lens: Vec::new(),
+            coalescer: Coalescer::new(all),
+            joined: 0,
+        }
+    }
+}
+
+impl Train {
+    /// The datagrams since the last [`Self::clear`].
+    pub fn datagrams(&mut self) -> impl Iterator<Item = &mut [u8]> {
+        let mut rest = self.bytes.as_mut_slice();
+        self.lens.iter().map(move |&len| {
+            let (datagram, others) = std::mem::take(&mut rest).split_at_mut(len);
+            rest = others;
+            datagram
+        })
+    }
+
+    /// Forgets the datagrams.
+    pub fn clear(&mut self) {
+        self.used = 0;
+        self.lens.clear();
+    }
+
+    /// Delivers what waits to be joined.
+    pub fn flush(&mut self) {
+        self.coalescer.flush(|_, _| self.joined += 1);
+    }
+}
+
+impl Output for Train {
+    fn datagram(&mut self, _to: Endpoint, len: usize, fill: impl FnOnce(&mut [u8]) -> bool) {
+        let start = self.used;
+        self.used += len;
+        if self.bytes.len() < self.used {
+            self.bytes.resize(self.used, 0);
+        }
+        if fill(&mut self.bytes[start..self.used]) {
+            self.lens.push(len);
+        }
+    }
+
+    fn frame(&mut self, frame: &[u8]) {
+        let joined = &mut self.joined;
+        self.coalescer
+            .push(frame, None, Sum::Complete, |_, _| *joined += 1);
+    }
+
+    fn unsummed_frame(&mut self, frame: &[u8], layers: &Layers) {
+        let joined = &mut self.joined;
+        self.coalescer
+            .push(frame, Some(layers), Sum::Left, |_, _| *joined += 1);
     }
 
     fn upcall(&mut self, _upcall: Upcall) {}

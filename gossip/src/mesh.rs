@@ -7,6 +7,7 @@
 
 mod dialling;
 mod links;
+mod names;
 mod preload;
 mod publish;
 mod receive;
@@ -39,7 +40,7 @@ use crate::{
     limits::{LINK_PARTS, PART_LINKS},
     link::{Link, LinkState},
     local::Own,
-    names::{Changed, Directory, LocalNames},
+    names::{Directory, LocalNames},
     neighbours::Neighbours,
     news::News,
     outbox::Outbox,
@@ -106,6 +107,8 @@ pub struct Mesh<A> {
     // The address space; none if this peer takes no part in it.
     space: Option<Box<Space>>,
     space_saved: Option<Saved>,
+    /// Changes of names that may yet be published one by one.
+    names_told: TokenBucket,
     // Whom we talk to.
     sessions: BTreeMap<PeerId, Session>,
     dialer: Dialer,
@@ -191,8 +194,6 @@ struct Timers {
     links_done: Option<Instant>,
     stations: Option<Instant>,
     names: Option<Instant>,
-    /// When names were published last.
-    names_done: Option<Instant>,
     space: Option<Instant>,
     routes: Option<Instant>,
     routes_done: Instant,
@@ -249,7 +250,6 @@ impl<A: Authority> Mesh<A> {
             links_done: None,
             stations: None,
             names: None,
-            names_done: None,
             space: None,
             routes: None,
             routes_done: now,
@@ -277,6 +277,7 @@ impl<A: Authority> Mesh<A> {
             names: LocalNames::new(),
             space: None,
             space_saved: None,
+            names_told: TokenBucket::full(names::NAMES_BURST, now),
             sessions: BTreeMap::new(),
             dialer: Dialer::default(),
             neighbours: Neighbours::new(now),
@@ -451,16 +452,6 @@ impl<A: Authority> Mesh<A> {
     /// Which peer has which MAC and IP address.
     pub fn stations(&self) -> &Claims {
         &self.claims
-    }
-
-    /// Everybody's names.
-    pub fn directory(&self) -> &Directory {
-        &self.directory
-    }
-
-    /// What changed in the directory since the last call.
-    pub fn take_changed_names(&mut self) -> Changed {
-        self.directory.take_changed()
     }
 
     /// Everybody known, ourselves included, by id.

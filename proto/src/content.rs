@@ -6,6 +6,8 @@
 //! relay      0x03 | hops:1 distance:4 source:16 destination:16 | a whole datagram
 //! broadcast  0x04 | hops:1 source:16 sequence:8 | ethernet frame
 //! fragment   0x05 | id:4 index:1 count:1 | part of another content
+//! unsummed   0x06 | ethernet frame, its checksum left
+//! frames     0x07 | { left:1 bit, length:15 bits, ethernet frame } ...
 //! ```
 
 use crate::{DecodeError, PeerId, codec::Reader};
@@ -16,6 +18,8 @@ mod tag {
     pub(super) const RELAY: u8 = 3;
     pub(super) const BROADCAST: u8 = 4;
     pub(super) const FRAGMENT: u8 = 5;
+    pub(super) const UNSUMMED: u8 = 6;
+    pub(super) const FRAMES: u8 = 7;
 }
 
 /// Hops a relayed datagram or a broadcast frame may still take at its source.
@@ -43,6 +47,74 @@ pub enum Content<'a> {
     Broadcast(BroadcastHeader, &'a [u8]),
     /// A piece of a content that was larger than the path.
     Fragment(FragmentHeader, &'a [u8]),
+    /// A frame for this peer's containers whose TCP or UDP checksum is left:
+    /// the sum of the pseudo header stands in its place.
+    Unsummed(&'a [u8]),
+    /// Several frames for this peer's containers.
+    Frames(Frames<'a>),
+}
+
+/// Frames that share a content.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Frames<'a>(&'a [u8]);
+
+/// One of [`Frames`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SharedFrame<'a> {
+    /// Whether its TCP or UDP checksum is left.
+    pub unsummed: bool,
+    /// The frame.
+    pub bytes: &'a [u8],
+}
+
+impl<'a> Frames<'a> {
+    /// The bit of a length that says that the checksum is left.
+    const UNSUMMED: u16 = 0x8000;
+
+    /// Bytes before each frame.
+    pub const HEADER: usize = 2;
+
+    /// Reads frames as they were written by [`SharedFrame::emit`].
+    pub fn new(bytes: &'a [u8]) -> Self {
+        Self(bytes)
+    }
+}
+
+impl<'a> Iterator for Frames<'a> {
+    type Item = Result<SharedFrame<'a>, DecodeError>;
+
+    /// An error is the last item.
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.0.is_empty() {
+            return None;
+        }
+        let mut r = Reader::new(std::mem::take(&mut self.0));
+        let mut read = || {
+            let length = r.u16()?;
+            let bytes = r.bytes(usize::from(length & !Self::UNSUMMED))?;
+            self.0 = r.rest();
+            let unsummed = length & Self::UNSUMMED != 0;
+            Ok(SharedFrame { unsummed, bytes })
+        };
+        Some(read())
+    }
+}
+
+impl SharedFrame<'_> {
+    /// Appends the frame; one that is too long to share is not, and the result
+    /// is false.
+    pub fn emit(&self, out: &mut Vec<u8>) -> bool {
+        let Some(length) = u16::try_from(self.bytes.len())
+            .ok()
+            .filter(|length| length & Frames::UNSUMMED == 0)
+        else {
+            return false;
+        };
+        let flag = if self.unsummed { Frames::UNSUMMED } else { 0 };
+        out.extend_from_slice(&(length | flag).to_be_bytes());
+        out.extend_from_slice(self.bytes);
+        true
+    }
 }
 
 /// Where a relayed datagram comes from and goes to.
@@ -117,6 +189,8 @@ impl<'a> Content<'a> {
                 }
                 Self::Fragment(header, r.rest())
             }
+            tag::UNSUMMED => Self::Unsummed(r.rest()),
+            tag::FRAMES => Self::Frames(Frames::new(r.rest())),
             _ => return Err(DecodeError::Unknown),
         })
     }
@@ -126,6 +200,10 @@ impl<'a> Content<'a> {
 pub const CONTROL: [u8; 1] = [tag::CONTROL];
 /// The header of a frame content.
 pub const FRAME: [u8; 1] = [tag::FRAME];
+/// The header of an unsummed content.
+pub const UNSUMMED: [u8; 1] = [tag::UNSUMMED];
+/// The header of a content with several frames.
+pub const FRAMES: [u8; 1] = [tag::FRAMES];
 
 impl RelayHeader {
     /// Bytes of the header without the tag.

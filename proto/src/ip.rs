@@ -28,6 +28,8 @@ pub const IPV4_HEADER: usize = 20;
 pub const IPV6_HEADER: usize = 40;
 /// Bytes of a TCP header without options.
 pub const TCP_HEADER: usize = 20;
+/// Bytes of a UDP header.
+pub const UDP_HEADER: usize = 8;
 
 /// How many IPv6 extension headers are walked before the packet is given up.
 pub const MAX_EXTENSION_HEADERS: usize = 8;
@@ -77,6 +79,8 @@ pub struct Transport {
     /// Position in units of 8 bytes if the packet is a fragment; only a packet
     /// at position 0 has the upper-layer header.
     pub fragment_offset: u16,
+    /// Whether the packet is a fragment, the first one included.
+    pub fragment: bool,
 }
 
 /// An IPv4 packet whose header and lengths are known to be good.
@@ -130,11 +134,14 @@ impl<T: AsRef<[u8]>> Ipv4Packet<T> {
     /// The upper-layer part.
     pub fn transport(&self) -> Transport {
         let b = self.bytes.as_ref();
+        // Offset and the bit for more fragments; the one above forbids any.
+        let fragment = be16(&b[field::ipv4::FRAGMENT]) & 0x3fff;
         Transport {
             protocol: b[field::ipv4::PROTOCOL],
             offset: self.header_len(),
             end: self.total_len(),
-            fragment_offset: be16(&b[field::ipv4::FRAGMENT]) & 0x1fff,
+            fragment_offset: fragment & 0x1fff,
+            fragment: fragment != 0,
         }
     }
 
@@ -206,12 +213,14 @@ impl<T: AsRef<[u8]>> Ipv6Packet<T> {
             offset: IPV6_HEADER,
             end,
             fragment_offset: 0,
+            fragment: false,
         };
         for _ in 0..=MAX_EXTENSION_HEADERS {
             let Some(len) = extension_len(at.protocol, &bytes[at.offset..])? else {
                 return Ok(at);
             };
             if at.protocol == field::extension::FRAGMENT {
+                at.fragment = true;
                 at.fragment_offset = be16(&bytes[at.offset + 2..at.offset + 4]) >> 3;
             }
             at.protocol = bytes[at.offset];

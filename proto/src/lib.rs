@@ -13,6 +13,7 @@
 //! | [`message`] | control messages between two peers |
 //! | [`record`], [`space`] | the signed records that gossip replicates; those about the address space |
 //! | [`ethernet`], [`arp`], [`ndp`], [`ip`] | the parts of a container's frame that wove reads |
+//! | [`vnet`] | what a TAP device says of a frame: checksum to complete, segments to cut |
 
 pub mod arp;
 pub mod codec;
@@ -27,6 +28,7 @@ pub mod peer;
 pub mod record;
 pub mod space;
 pub mod stream;
+pub mod vnet;
 
 pub use codec::DecodeError;
 pub use endpoint::Endpoint;

@@ -173,6 +173,12 @@ pub enum PathMessage {
         /// Where the sender may be reached, by UDP. At most 16 are heeded.
         endpoints: Vec<SocketAddr>,
     },
+    /// Lets the receiver send frames by VXLAN inside ESP, and never otherwise.
+    /// Needs [`CAN_ESP`].
+    OfferEsp(VxlanOffer),
+    /// About a key of ESP, which follows from the session that this came with.
+    /// Needs [`CAN_ESP`].
+    Esp(EspNotice),
 }
 
 /// The bit of a greeting's capabilities: [`PathMessage::Meet`] is understood.
@@ -180,6 +186,24 @@ pub const CAN_MEET: u64 = 1 << 2;
 
 /// The bit of a greeting's capabilities: offers of a fast path are understood.
 pub const CAN_FASTDP: u64 = 1;
+/// The bit of a greeting's capabilities: those of one inside ESP, too.
+pub const CAN_ESP: u64 = 2;
+
+/// What two ends tell each other of a key of ESP, by the index (SPI) that its
+/// receiver chose.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum EspNotice {
+    /// I can receive under this index.
+    Offer(u32),
+    /// I send under it.
+    Taken(u32),
+    /// I cannot send under it, or not any more.
+    Lost(u32),
+}
+
+/// The bit of a greeting's capabilities: frames with the checksum left, and
+/// several frames in one content, are understood.
+pub const CAN_SHARE: u64 = 1 << 3;
 
 /// The bit of a greeting's capabilities: records of names are understood. Whoever
 /// lacks it could not read a message that holds one, or its key.
@@ -208,7 +232,8 @@ pub enum Decline {
     Disabled = 1,
     /// Its kernel does not do it.
     Kernel = 2,
-    /// It encrypts what it sends to the receiver.
+    /// It encrypts what it sends to the receiver, and cannot or will not do so
+    /// by what was offered.
     Encrypted = 3,
 }
 

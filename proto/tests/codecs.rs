@@ -17,8 +17,8 @@ use wove_proto::{
         emit_cookie_reply, emit_reject,
     },
     message::{
-        Beat, ByeReason, GossipMessage, Held, Message, Padding, PathMessage, RangeSummary,
-        VxlanOffer,
+        Beat, ByeReason, EspNotice, GossipMessage, Held, Message, Padding, PathMessage,
+        RangeSummary, VxlanOffer,
     },
     record::{
         Body, LinkTo, Links, MAX_RECORD, Name, Names, Node, Record, RecordKey, RttCode, Station,
@@ -594,10 +594,22 @@ fn message() -> impl Strategy<Value = Message> {
         (any::<u64>(), prop::option::of(address()))
             .prop_map(|(token, observed)| PathMessage::Ack { token, observed }),
         Just(PathMessage::Close),
-        (0u32..1 << 24, any::<u16>(), any::<u16>())
-            .prop_map(|(vni, port, room)| { PathMessage::Offer(VxlanOffer { vni, port, room }) }),
+        (0u32..1 << 24, any::<u16>(), any::<u16>()).prop_flat_map(|(vni, port, room)| {
+            let offer = VxlanOffer { vni, port, room };
+            prop_oneof![
+                Just(PathMessage::Offer(offer)),
+                Just(PathMessage::OfferEsp(offer))
+            ]
+        }),
         any::<u8>().prop_map(PathMessage::Decline),
         vec(address(), 0..16).prop_map(|endpoints| PathMessage::Meet { endpoints }),
+        (0..3, any::<u32>()).prop_map(|(kind, spi)| {
+            PathMessage::Esp(match kind {
+                0 => EspNotice::Offer(spi),
+                1 => EspNotice::Taken(spi),
+                _ => EspNotice::Lost(spi),
+            })
+        }),
     ];
     prop_oneof![
         gossip().prop_map(Message::Gossip),

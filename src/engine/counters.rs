@@ -34,6 +34,8 @@ pub enum DropReason {
     TooLarge,
     /// The queue or socket buffer in front of it is full.
     QueueFull,
+    /// Left out to slow a flow of TCP down, because a queue stands.
+    Congestion,
     /// A content was never completed from its pieces.
     Fragment,
     /// It is addressed to another peer.
@@ -56,7 +58,7 @@ pub enum DropReason {
 
 impl DropReason {
     /// Every reason, in the order of declaration.
-    pub const ALL: [Self; 20] = [
+    pub const ALL: [Self; 21] = [
         Self::Malformed,
         Self::NoSession,
         Self::Auth,
@@ -68,6 +70,7 @@ impl DropReason {
         Self::Storm,
         Self::TooLarge,
         Self::QueueFull,
+        Self::Congestion,
         Self::Fragment,
         Self::NotOurs,
         Self::OwnMac,
@@ -93,6 +96,7 @@ impl DropReason {
             Self::Storm => "storm",
             Self::TooLarge => "too_large",
             Self::QueueFull => "queue_full",
+            Self::Congestion => "congestion",
             Self::Fragment => "fragment",
             Self::NotOurs => "not_ours",
             Self::OwnMac => "own_mac",

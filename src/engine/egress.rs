@@ -4,8 +4,9 @@
 //! 2. learn its source, tell the control thread what is new
 //! 3. answer ARP and neighbour discovery here when the answer is known
 //! 4. find the peer behind the destination; else, and for groups, everybody
-//! 5. keep TCP segments inside the path
-//! 6. cut, seal, hand to the socket
+//! 5. hand it to the [`Sender`], which cuts, joins and seals
+//!
+//! A super-frame goes through all this once, and is cut last.
 
 use std::{
     cell::Cell,
@@ -16,16 +17,19 @@ use std::{
 
 use proto::{
     MacAddr, PeerId,
-    content::{self, BroadcastHeader, HOP_LIMIT},
+    content::{BroadcastHeader, HOP_LIMIT},
     ethernet::EthernetFrame,
+    vnet::VnetHeader,
 };
 
 use super::{
     counters::DropReason,
     limiter::TokenBucket,
-    mss, neighbour,
+    neighbour,
     output::{Output, Upcall},
     seal::send_content,
+    segment::{Load, Sum, complete, examine},
+    sender::Sender,
     snapshot::Snapshot,
 };
 
@@ -48,6 +52,9 @@ pub struct Egress {
     /// When a question of a station was last answered here.
     answered: HashMap<(MacAddr, IpAddr), Instant>,
     reply: Vec<u8>,
+    sender: Sender,
+    /// Where a segment is written that does not travel as such.
+    scratch: Vec<u8>,
 }
 
 struct Sighted {
@@ -69,10 +76,13 @@ impl Egress {
             storm: TokenBucket::new(STORM_RATE, STORM_BURST),
             answered: HashMap::new(),
             reply: Vec::new(),
+            sender: Sender::default(),
+            scratch: Vec::new(),
         }
     }
 
-    /// Handles one frame from the bridge. `frame` may be rewritten in place.
+    /// Handles one frame from the bridge, with which everything is done.
+    /// `frame` may be rewritten in place.
     pub fn handle_frame(
         &mut self,
         snapshot: &Snapshot,
@@ -80,14 +90,39 @@ impl Egress {
         now: Instant,
         out: &mut impl Output,
     ) {
-        if let Err(reason) = self.forward(snapshot, frame, now, out) {
+        self.handle_offloaded(snapshot, &VnetHeader::COMPLETE, frame, now, out);
+        self.flush(snapshot, out);
+    }
+
+    /// Handles one frame of a burst, as a TAP with offloads gives it. A small
+    /// one may wait for the next, until [`Self::flush`].
+    pub fn handle_offloaded(
+        &mut self,
+        snapshot: &Snapshot,
+        header: &VnetHeader,
+        frame: &mut [u8],
+        now: Instant,
+        out: &mut impl Output,
+    ) {
+        if let Err(reason) = self.forward(snapshot, header, frame, now, out) {
             snapshot.shared.counters.count(reason);
         }
+    }
+
+    /// Whether the queue in front of here stands, and a flow shall slow down.
+    pub fn set_congested(&mut self, congested: bool) {
+        self.sender.set_congested(congested);
+    }
+
+    /// Ends a burst: what waits for the next frame leaves.
+    pub fn flush(&mut self, snapshot: &Snapshot, out: &mut impl Output) {
+        self.sender.flush(snapshot, out);
     }
 
     fn forward(
         &mut self,
         snapshot: &Snapshot,
+        offloaded: &VnetHeader,
         frame: &mut [u8],
         now: Instant,
         out: &mut impl Output,
@@ -100,6 +135,7 @@ impl Egress {
         if destination.is_link_local_group() {
             return Err(DropReason::Stp);
         }
+        let load = examine(offloaded, frame)?;
         // A question that also tells others something new has to reach them.
         let news = self.learn(snapshot, frame, source, now, out);
         if !news && self.answer(snapshot, frame, source, now, out) {
@@ -107,11 +143,32 @@ impl Egress {
         }
         let home = snapshot.stations.macs.get(&destination);
         match home {
-            _ if destination.is_multicast() => self.broadcast(snapshot, frame, now, out),
-            None => self.broadcast(snapshot, frame, now, out),
+            _ if destination.is_multicast() => self.broadcast(snapshot, (load, frame), now, out),
             Some(peer) if *peer == snapshot.shared.local => Err(DropReason::NotOurs),
-            Some(peer) => unicast(snapshot, *peer, frame, out),
+            Some(peer) => self.unicast(snapshot, *peer, (load, frame), out),
+            None => self.broadcast(snapshot, (load, frame), now, out),
         }
+    }
+
+    /// Sends a frame to the peer behind which its destination lives.
+    fn unicast(
+        &mut self,
+        snapshot: &Snapshot,
+        peer: PeerId,
+        (load, frame): (Load, &mut [u8]),
+        out: &mut impl Output,
+    ) -> Result<(), DropReason> {
+        let path = snapshot.paths.get(&peer).ok_or(DropReason::NoRoute)?;
+        if path.session.is_some() {
+            return self.sender.send(snapshot, (peer, path), load, frame, out);
+        }
+        each_complete(&mut self.scratch, load, frame, |frame| {
+            out.upcall(Upcall::Pending {
+                peer,
+                frame: frame.to_vec(),
+            });
+            Ok(())
+        })
     }
 
     /// Tells the control thread of a station that is new or spoke after a
@@ -193,51 +250,46 @@ impl Egress {
     fn broadcast(
         &mut self,
         snapshot: &Snapshot,
-        frame: &[u8],
+        (load, frame): (Load, &mut [u8]),
         now: Instant,
         out: &mut impl Output,
     ) -> Result<(), DropReason> {
-        if !self.storm.take(now, 1) {
-            return Err(DropReason::Storm);
-        }
-        let shared = &snapshot.shared;
-        let header = BroadcastHeader {
-            hops: HOP_LIMIT,
-            source: shared.local,
-            sequence: shared.next_broadcast(),
-        };
-        send_broadcast(snapshot, header, frame, None, out);
-        Ok(())
+        let (shared, storm) = (&snapshot.shared, &mut self.storm);
+        each_complete(&mut self.scratch, load, frame, |frame| {
+            if !storm.take(now, 1) {
+                return Err(DropReason::Storm);
+            }
+            let header = BroadcastHeader {
+                hops: HOP_LIMIT,
+                source: shared.local,
+                sequence: shared.next_broadcast(),
+            };
+            send_broadcast(snapshot, header, frame, None, out);
+            Ok(())
+        })
     }
 }
 
-/// Sends a frame to the peer behind which its destination lives.
-pub fn unicast(
-    snapshot: &Snapshot,
-    peer: PeerId,
+/// Calls `each` with every frame that a load consists of, checksums complete.
+fn each_complete(
+    scratch: &mut Vec<u8>,
+    load: Load,
     frame: &mut [u8],
-    out: &mut impl Output,
+    mut each: impl FnMut(&[u8]) -> Result<(), DropReason>,
 ) -> Result<(), DropReason> {
-    let path = snapshot.paths.get(&peer).ok_or(DropReason::NoRoute)?;
-    if path.session.is_none() {
-        out.upcall(Upcall::Pending {
-            peer,
-            frame: frame.to_vec(),
-        });
-        return Ok(());
+    match load {
+        Load::Frame(Sum::Complete) => each(frame),
+        Load::Frame(Sum::Left) => {
+            complete(frame);
+            each(frame)
+        }
+        Load::Super(parts) => parts.cut(frame, Sum::Complete, |headers, payload| {
+            scratch.clear();
+            scratch.extend_from_slice(headers);
+            scratch.extend_from_slice(payload);
+            each(scratch)
+        }),
     }
-    if let Some(room) = snapshot.packet_room(path) {
-        mss::clamp(frame, room);
-    }
-    send_content(
-        snapshot,
-        (peer, path),
-        path.protection,
-        (&content::FRAME, frame),
-        out,
-    )?;
-    path.counters.sent(frame.len());
-    Ok(())
 }
 
 /// Sends a broadcast on to this peer's children in its source's tree, except

@@ -28,6 +28,7 @@
 //! It sends nothing and knows no kernel: the caller does what
 //! [`Esp::poll_action`] says, and tells what came of it.
 
+mod association;
 mod key;
 
 use std::{
@@ -36,20 +37,19 @@ use std::{
     time::{Duration, Instant},
 };
 
+use association::{Association, Input, Phase};
 pub use key::EspKey;
+pub use proto::message::EspNotice as Notice;
 
 /// Indexes that a receiver may choose (RFC 4303, section 2.1).
 pub const SPIS: Range<u32> = 256..u32::MAX;
 /// How long a key is kept that a later one has replaced: packets under it wait
 /// in queues, here and on the way.
 pub const LINGER: Duration = Duration::from_secs(10);
-/// An offer that is not taken is repeated after this long, then ever later.
-const OFFER: Duration = Duration::from_millis(300);
-const OFFER_MOST: Duration = Duration::from_secs(5);
 /// Sessions whose keys are known at once: a rekey has two.
 const SESSIONS: usize = 4;
 /// Indexes of one session and direction: replacing more is up to the next rekey.
-const INDEXES: u32 = 8;
+const INDEXES: u32 = 64;
 
 /// Which way packets go, seen from here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -102,96 +102,6 @@ pub enum Action {
         /// What.
         notice: Notice,
     },
-}
-
-/// What two ends tell each other.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Notice {
-    /// I can receive under this index.
-    Offer(u32),
-    /// I send under it.
-    Taken(u32),
-    /// I cannot send under it, or not any more.
-    Lost(u32),
-}
-
-/// How far an association has come.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Phase {
-    Installing,
-    Waiting,
-    Used,
-    Retiring,
-    Gone,
-}
-
-/// What can happen to it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Input {
-    /// The kernel has it.
-    Installed,
-    /// The sender sends under it.
-    Taken,
-    /// The sender sends under a later one.
-    Superseded,
-    /// Nothing can be under way any more.
-    Lingered,
-    /// The kernel does not have it.
-    Lost,
-}
-
-impl Phase {
-    fn next(self, input: Input) -> Self {
-        match (self, input) {
-            (Self::Installing, Input::Installed) => Self::Waiting,
-            (Self::Waiting, Input::Taken) => Self::Used,
-            // While installing too: the kernel may have it by now.
-            (Self::Installing | Self::Waiting | Self::Used, Input::Superseded) => Self::Retiring,
-            (Self::Retiring, Input::Lingered) => Self::Gone,
-            (Self::Installing | Self::Waiting | Self::Used | Self::Retiring, Input::Lost) => {
-                Self::Gone
-            }
-            // Repeated, late, or of no concern to this phase.
-            (Self::Installing, Input::Taken | Input::Lingered)
-            | (Self::Waiting, Input::Installed | Input::Lingered)
-            | (Self::Used, Input::Installed | Input::Taken | Input::Lingered)
-            | (Self::Retiring, Input::Installed | Input::Taken | Input::Superseded)
-            | (
-                Self::Gone,
-                Input::Installed | Input::Taken | Input::Superseded | Input::Lingered | Input::Lost,
-            ) => self,
-        }
-    }
-}
-
-/// One key in the kernel.
-#[derive(Debug)]
-struct Association {
-    session: u32,
-    spi: u32,
-    phase: Phase,
-    since: Instant,
-    offers: u32,
-    offer_at: Instant,
-}
-
-impl Association {
-    fn step(&mut self, input: Input, now: Instant) {
-        let before = self.phase;
-        self.phase = before.next(input);
-        if self.phase != before {
-            self.since = now;
-        }
-    }
-
-    fn offer_due(&mut self, now: Instant) -> bool {
-        if self.phase != Phase::Waiting || now < self.offer_at {
-            return false;
-        }
-        self.offer_at = now + (OFFER * (1 << self.offers.min(6))).min(OFFER_MOST);
-        self.offers += 1;
-        true
-    }
 }
 
 /// A session whose keys may be used.
@@ -255,14 +165,12 @@ impl Esp {
     pub fn told(&mut self, session: u32, notice: Notice, now: Instant) {
         match notice {
             Notice::Offer(spi) => self.offered(session, spi, now),
-            Notice::Taken(spi) => {
-                if self
-                    .find(Direction::In, spi)
-                    .is_some_and(|a| a.session == session)
-                {
-                    self.used(Direction::In, spi, now);
-                }
-            }
+            Notice::Taken(spi) => match self.find(Direction::In, spi).map(|a| a.session) {
+                Some(of) if of == session => self.used(Direction::In, spi, now),
+                Some(_) => {}
+                // An offer of before this began, which came late: it needs another.
+                None => self.renew(session),
+            },
             Notice::Lost(spi) => {
                 let Some(lost) = self.find(Direction::In, spi) else {
                     return;
@@ -273,6 +181,27 @@ impl Esp {
                     self.renew(session);
                 }
             }
+        }
+    }
+
+    /// Nothing that is sent seems to arrive: tells the peer again by which key
+    /// that is, for it may not have it.
+    pub fn remind(&mut self) {
+        let used = self.outbound.iter().find(|a| a.phase == Phase::Used);
+        if let Some(&Association { session, spi, .. }) = used {
+            self.tell(session, Notice::Taken(spi));
+        }
+    }
+
+    /// The peer begins anew, and has none of the keys by which it sent: it needs
+    /// others. It tells by itself what it can receive.
+    pub fn renew_inbound(&mut self, now: Instant) {
+        for association in &mut self.inbound {
+            // Not gone at once: packets may be under way.
+            association.step(Input::Superseded, now);
+        }
+        if let Some(session) = self.sessions.back().map(|known| known.session) {
+            self.renew(session);
         }
     }
 
@@ -407,14 +336,8 @@ impl Esp {
             return;
         }
         *begun += 1;
-        self.associations(direction).push(Association {
-            session,
-            spi,
-            phase: Phase::Installing,
-            since: now,
-            offers: 0,
-            offer_at: now,
-        });
+        self.associations(direction)
+            .push(Association::new(session, spi, now));
         self.actions.push_back(Action::Install {
             direction,
             session,
@@ -438,7 +361,11 @@ impl Esp {
 
     fn renew(&mut self, session: u32) {
         let known = self.sessions.iter().find(|known| known.session == session);
-        if known.is_some_and(|known| known.begun[0] < INDEXES) {
+        let on_its_way = self.inbound.iter().any(|association| {
+            association.session == session
+                && matches!(association.phase, Phase::Installing | Phase::Waiting)
+        });
+        if !on_its_way && known.is_some_and(|known| known.begun[0] < INDEXES) {
             self.actions.push_back(Action::Renew { session });
         }
     }

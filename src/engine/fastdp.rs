@@ -4,7 +4,9 @@
 //! it over the session. What one end sends is proven by probes of full size
 //! through the VXLAN device itself, answered the same way; so each end decides
 //! for its own direction, and knows that both work. Probes are sealed, so
-//! nobody else can answer them.
+//! nobody else can answer them. Where frames are encrypted, VXLAN goes inside
+//! ESP ([`super::esp`]), the probes with it; nothing here depends on that but
+//! what is said.
 //!
 //! ```text
 //!          allowed             offer heard           probes answered
@@ -63,8 +65,8 @@ pub enum Bar {
     },
     /// The peer's version does not know of it.
     Old,
-    /// Frames to it are encrypted.
-    Encrypted,
+    /// Frames to it are encrypted, and the kernel cannot do that; why, in words.
+    Encrypted(String),
     /// It is not reached directly.
     Indirect,
 }
@@ -159,13 +161,22 @@ pub enum Probe {
     Small,
 }
 
-/// What the kernel has to know; none while the path is barred.
+/// What this end wants, until it wants it no more or something else.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Entry {
-    /// The identifier this end chose.
+pub struct Wish {
+    /// The identifier it chose.
     pub index: u32,
     /// The peer's address.
     pub address: IpAddr,
+    /// Whether frames are inside ESP.
+    pub esp: bool,
+}
+
+/// What the kernel has to know; none while the path is barred.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Entry {
+    /// What this end wants.
+    pub wish: Wish,
     /// Where it sends from.
     pub source: Option<IpAddr>,
     /// The identifier the peer chose.
@@ -180,7 +191,7 @@ pub struct FastPath {
     phase: Phase,
     since: Instant,
     bar: Bar,
-    ours: Option<(u32, IpAddr)>,
+    ours: Option<Wish>,
     /// The peer's offer, and where it came from: the peer may send from another
     /// address than it is reached at.
     theirs: Option<(VxlanOffer, IpAddr)>,
@@ -225,10 +236,8 @@ impl FastPath {
 
     /// What the kernel has to know.
     pub fn entry(&self) -> Option<Entry> {
-        let (index, address) = self.ours?;
         Some(Entry {
-            index,
-            address,
+            wish: self.ours?,
             source: self.theirs.map(|(_, source)| source),
             vni: self.theirs.map(|(offer, _)| offer.vni),
             up: self.is_up(),
@@ -240,19 +249,19 @@ impl FastPath {
         self.phase == Phase::Up
     }
 
-    /// The identifier this end chose, while it is in use.
-    pub fn index(&self) -> Option<u32> {
-        self.ours.map(|(index, _)| index)
+    /// What this end wants, while it does.
+    pub fn wish(&self) -> Option<Wish> {
+        self.ours
     }
 
-    /// Whether the path leads to this address.
-    pub fn leads_to(&self, address: IpAddr) -> bool {
-        self.ours.is_some_and(|(_, to)| to == address)
+    /// The identifier this end chose, while it is in use.
+    pub fn index(&self) -> Option<u32> {
+        self.ours.map(|wish| wish.index)
     }
 
     /// Whether something can be sent through the tunnel.
     pub fn can_send(&self) -> bool {
-        self.ours.is_some() && self.theirs.is_some()
+        self.ours.is_some() && self.is_offered()
     }
 
     /// This end does not want the path: what was agreed is over.
@@ -264,9 +273,9 @@ impl FastPath {
         self.probes.clear();
     }
 
-    /// This end wants the path, to `address`, under a new identifier.
-    pub fn allow(&mut self, index: u32, address: IpAddr, now: Instant) {
-        self.ours = Some((index, address));
+    /// This end wants the path, under a new identifier.
+    pub fn allow(&mut self, wish: Wish, now: Instant) {
+        self.ours = Some(wish);
         self.heard = false;
         self.offers = 0;
         self.offer_at = now;
@@ -285,11 +294,28 @@ impl FastPath {
         true
     }
 
+    /// How often it failed since it was agreed on.
+    pub fn failures(&self) -> u32 {
+        self.rests
+    }
+
+    /// Whether the peer's offer is known.
+    pub fn is_offered(&self) -> bool {
+        self.theirs.is_some()
+    }
+
     /// The peer does not want the path.
     pub fn declined(&mut self, decline: Decline, now: Instant) {
         self.declined = decline;
         self.theirs = None;
         self.step(Input::Decline, now);
+    }
+
+    /// What encrypts the path is gone: nothing passes until there is something new.
+    pub fn unprotected(&mut self, now: Instant) {
+        if self.is_up() {
+            self.step(Input::Silent, now);
+        }
     }
 
     /// The peer used our identifier.
@@ -364,22 +390,25 @@ impl FastPath {
             Phase::Up => return None,
             Phase::Barred => match &self.bar {
                 Bar::Host { why, .. } => return Some(why.clone()),
+                Bar::Encrypted(why) => return Some(format!("frames are encrypted, and {why}")),
                 Bar::Old => "the peer's version has no fast path",
-                Bar::Encrypted => {
-                    "frames are encrypted, and the fast path has no encryption yet (kernel ESP)"
-                }
                 Bar::Indirect => "no direct path",
             },
             Phase::Offering => "the peer has not answered the offer of a fast path",
             Phase::Declined => match self.declined {
                 Decline::Disabled => "the peer has --no-fastdp",
                 Decline::Kernel => "the peer's kernel has no fast path",
-                Decline::Encrypted => "the peer encrypts, and the fast path has no encryption yet",
+                Decline::Encrypted => {
+                    "the peer encrypts, and cannot by ESP: its own status says why"
+                }
                 Decline::Other => "the peer wants no fast path",
             },
             Phase::Proving if self.rests == 0 => "the fast path is being proven",
             Phase::Proving | Phase::Resting if path < needed => {
                 return Some(format!("path MTU {path} < {needed}"));
+            }
+            Phase::Proving | Phase::Resting if self.ours.is_some_and(|wish| wish.esp) => {
+                "ESP probe unanswered: IP protocol 50 blocked?"
             }
             Phase::Proving | Phase::Resting => "VXLAN probe unanswered: UDP 6784 blocked?",
         };
@@ -392,7 +421,7 @@ impl FastPath {
         barred.then_some(match self.bar {
             Bar::Host { disabled: true, .. } => Decline::Disabled,
             Bar::Host { .. } => Decline::Kernel,
-            Bar::Encrypted => Decline::Encrypted,
+            Bar::Encrypted(_) => Decline::Encrypted,
             Bar::Old | Bar::Indirect => Decline::Other,
         })
     }

@@ -19,10 +19,8 @@ use std::{
 };
 
 use crypto::{
-    CookieJar, Established, HandshakeError, HandshakeLimiter, Hello, Identity, Initiator,
-    Responder, Secret,
+    CookieJar, HandshakeError, HandshakeLimiter, Hello, Identity, Initiator, Responder, Secret,
 };
-use gossip::DialId;
 use proto::{
     PeerId,
     datagram::{
@@ -37,6 +35,10 @@ use super::{
     timing::{HANDSHAKE_PATIENCE, RESPONSE_AGE, RETRANSMIT},
 };
 
+mod outcome;
+
+pub use outcome::{Later, Outcome, Purpose};
+
 /// Handshakes a responder remembers at most.
 const MAX_RESPONSES: usize = 1024;
 /// Handshakes an initiator has under way at most.
@@ -47,77 +49,6 @@ const HANDSHAKE_RATE: u32 = 200;
 const HANDSHAKE_BURST: u32 = 400;
 /// Addresses one attempt tries at once.
 const MAX_WAYS: usize = 16;
-
-/// Why an attempt was made.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Purpose {
-    /// The dialer wants a link.
-    Dial(DialId),
-    /// A session with this peer is wanted, or a fresh one.
-    Session(PeerId),
-}
-
-/// Ways to be tried only once the others have stayed silent for a while.
-#[derive(Debug)]
-pub struct Later {
-    /// The ways.
-    pub ways: Vec<Origin>,
-    /// From when on.
-    pub at: Instant,
-    /// Not while frames are relayed to this peer.
-    pub unless: Option<PeerId>,
-}
-
-/// What came of a step.
-pub enum Outcome {
-    /// A datagram is to be sent.
-    Send {
-        /// Which way.
-        way: Origin,
-        /// The datagram.
-        datagram: Vec<u8>,
-    },
-    /// Keys are agreed. As initiator, they are not confirmed yet.
-    Established {
-        /// Who, and the session.
-        established: Box<Established>,
-        /// Which way the last message came.
-        way: Origin,
-        /// Whether this peer began.
-        outbound: bool,
-    },
-    /// The responder's confirmation got lost: say it again.
-    Reconfirm {
-        /// Our index of the session.
-        session: SessionIndex,
-    },
-    /// A session that was agreed but never confirmed is given up.
-    Abandoned {
-        /// Our index of the session.
-        session: SessionIndex,
-    },
-    /// An attempt met this very peer.
-    Ourselves {
-        /// Why it was made.
-        purpose: Purpose,
-    },
-    /// An attempt ended without a session.
-    Failed {
-        /// Why it was made.
-        purpose: Purpose,
-        /// Why it failed.
-        reason: String,
-        /// Whether the other side refused, so that trying again is of little use.
-        refused: bool,
-    },
-    /// This peer refused somebody.
-    Refused {
-        /// Who asked.
-        way: Origin,
-        /// Why.
-        reason: String,
-    },
-}
 
 /// All handshakes of a peer.
 pub struct Handshakes {

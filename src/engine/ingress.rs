@@ -18,7 +18,7 @@ use std::{
 use crypto::ReplayWindow;
 use proto::{
     Endpoint, PeerId,
-    content::{BroadcastHeader, Content, FragmentHeader, RelayHeader},
+    content::{BroadcastHeader, Content, FragmentHeader, Frames, RelayHeader},
     datagram::{Datagram, Protection, SessionIndex, TransportHeader},
     ethernet::EthernetFrame,
 };
@@ -28,9 +28,11 @@ use super::{
     dedup::BroadcastFilter,
     egress::send_broadcast,
     fragment::{Limits, Reassembler},
+    layers::Layers,
     neighbour,
     output::{Origin, Output, Upcall},
     seal::send_relay,
+    segment::Sum,
     snapshot::{Incoming, Route, Snapshot},
 };
 
@@ -40,6 +42,8 @@ const MOVED_EVERY: Duration = Duration::from_millis(100);
 /// The state of one reader of the UDP socket.
 pub struct Ingress {
     generation: u64,
+    /// The session of the last datagram that came from where its peer is.
+    settled: Option<(SessionIndex, Endpoint)>,
     windows: HashMap<SessionIndex, Window>,
     filter: BroadcastFilter,
     reassembler: Reassembler,
@@ -73,6 +77,7 @@ impl Ingress {
     pub fn new() -> Self {
         Self {
             generation: 0,
+            settled: None,
             windows: HashMap::new(),
             filter: BroadcastFilter::default(),
             reassembler: Reassembler::new(Limits::default()),
@@ -116,6 +121,7 @@ impl Ingress {
             return;
         }
         self.generation = snapshot.generation;
+        self.settled = None;
         self.windows
             .retain(|index, _| snapshot.sessions.contains_key(index));
     }
@@ -193,8 +199,12 @@ impl Ingress {
         out: &mut impl Output,
     ) {
         let Origin::Direct(from) = origin else { return };
+        if self.settled == Some((header.receiver, from)) {
+            return;
+        }
         let route = snapshot.paths.get(&incoming.peer).map(|p| p.route);
         if matches!(route, Some(Route::Direct { address, .. }) if address == from) {
+            self.settled = Some((header.receiver, from));
             return;
         }
         let Some(window) = self.windows.get_mut(&header.receiver) else {
@@ -227,7 +237,9 @@ impl Ingress {
         match Content::parse(plaintext).map_err(|_| DropReason::Malformed)? {
             Content::Control(message) => control(arrival, message, out),
             _ if matches!(arrival.origin, Origin::Tunnel(_)) => Err(DropReason::Malformed),
-            Content::Frame(frame) => deliver(incoming, frame, out),
+            Content::Frame(frame) => deliver(incoming, frame, Sum::Complete, out),
+            Content::Unsummed(frame) => deliver(incoming, frame, Sum::Left, out),
+            Content::Frames(frames) => deliver_all(snapshot, incoming, frames, out),
             Content::Relay(header, inner) => {
                 let len = inner.len();
                 let start = plaintext.len() - len;
@@ -283,7 +295,7 @@ impl Ingress {
             return Err(DropReason::Duplicate);
         }
         doubt(snapshot, frame, out);
-        deliver(incoming, frame, out)?;
+        deliver(incoming, frame, Sum::Complete, out)?;
         header.hops = spend(header.hops, 1)?;
         send_broadcast(snapshot, header, frame, Some(arrival.peer), out);
         Ok(())
@@ -356,12 +368,44 @@ fn control(arrival: Arrival, message: &[u8], out: &mut impl Output) -> Result<()
     Ok(())
 }
 
-fn deliver(incoming: &Incoming, frame: &[u8], out: &mut impl Output) -> Result<(), DropReason> {
+/// Delivers frames that shared a datagram; a bad one costs only itself.
+fn deliver_all(
+    snapshot: &Snapshot,
+    incoming: &Incoming,
+    frames: Frames<'_>,
+    out: &mut impl Output,
+) -> Result<(), DropReason> {
+    for frame in frames {
+        let frame = frame.map_err(|_| DropReason::Malformed)?;
+        let sum = if frame.unsummed {
+            Sum::Left
+        } else {
+            Sum::Complete
+        };
+        if let Err(reason) = deliver(incoming, frame.bytes, sum, out) {
+            snapshot.shared.counters.count(reason);
+        }
+    }
+    Ok(())
+}
+
+fn deliver(
+    incoming: &Incoming,
+    frame: &[u8],
+    sum: Sum,
+    out: &mut impl Output,
+) -> Result<(), DropReason> {
     let header = EthernetFrame::new_checked(frame).map_err(|_| DropReason::Malformed)?;
     if header.source().is_multicast() {
         return Err(DropReason::Malformed);
     }
+    match sum {
+        Sum::Complete => out.frame(frame),
+        Sum::Left => {
+            let layers = Layers::find(frame).ok_or(DropReason::Malformed)?;
+            out.unsummed_frame(frame, &layers);
+        }
+    }
     incoming.counters.received(frame.len());
-    out.frame(frame);
     Ok(())
 }

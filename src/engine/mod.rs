@@ -10,6 +10,7 @@
 //! | [`dns`] | what is asked for a name |
 //! | [`Status`], [`Command`] | what operators see and ask |
 
+pub mod coalesce;
 pub mod command;
 pub mod counters;
 pub mod dedup;
@@ -21,20 +22,27 @@ pub mod fragment;
 pub mod handshakes;
 pub mod ingress;
 pub mod keyring;
+pub mod layers;
 pub mod limiter;
 pub mod mss;
 pub mod neighbour;
+#[cfg(test)]
+mod offload_testing;
 pub mod output;
 pub mod peers;
 pub mod pmtu;
 pub mod router;
 pub mod scout;
 pub mod seal;
+pub mod segment;
+pub mod sender;
 pub mod snapshot;
+pub mod standing;
 pub mod status;
 pub mod text;
 pub mod timing;
 
+pub use coalesce::Coalescer;
 pub use command::{
     Attachment, Command, DnsCommand, Failure, Naming, Reply, TakenOver, TokenCommand,
 };
@@ -43,7 +51,8 @@ pub use egress::Egress;
 pub use ingress::Ingress;
 pub use output::{Origin, Output, Upcall};
 pub use router::{
-    Config as RouterConfig, Event, FastSetup, Router, SpaceSetup, Transmit, Tunnelled,
+    Config as RouterConfig, EspOrder, EspOutcome, EspStep, Event, FastSetup, Router, SpaceSetup,
+    Transmit, Tunnelled,
 };
 pub use snapshot::Snapshot;
 pub use status::Status;

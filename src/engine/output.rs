@@ -4,6 +4,8 @@ use std::net::IpAddr;
 
 use proto::{Endpoint, MacAddr, PeerId, datagram::SessionIndex};
 
+use super::layers::{self, Layers};
+
 /// Effects of handling one frame or datagram. The shell backs it with batches
 /// that are flushed after each read; a simulation with plain vectors.
 pub trait Output {
@@ -13,6 +15,18 @@ pub trait Output {
 
     /// Delivers a frame to the local bridge.
     fn frame(&mut self, frame: &[u8]);
+
+    /// Delivers a frame to the local bridge whose TCP or UDP checksum is left;
+    /// `layers` are the frame's. By default it is completed.
+    fn unsummed_frame(&mut self, frame: &[u8], layers: &Layers) {
+        let mut frame = frame.to_vec();
+        layers::complete(
+            &mut frame[..layers.end],
+            layers.transport,
+            layers.checksum(),
+        );
+        self.frame(&frame);
+    }
 
     /// Tells the control thread. May be lost under overload; nothing that
     /// cannot be repeated goes this way.

@@ -12,7 +12,7 @@
 //! of path, and every session that is held can receive.
 
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -55,6 +55,12 @@ pub struct Peer {
     pub scout: Scout,
     /// The kernel's way to it.
     pub fast: FastPath,
+    /// Whether it takes no frames in clear that this end would send so.
+    pub insists: bool,
+    /// Why the kernel refused ESP with it, and until when that counts.
+    pub esp_refused: Option<(String, Instant)>,
+    /// Indexes of ESP that were sent under, each with its session.
+    pub esp_used: BTreeSet<(SessionIndex, u32)>,
     /// Parts of the protocol it has, from its greeting.
     pub capabilities: u64,
     /// Whether there is a link (gossip's word).
@@ -130,6 +136,9 @@ impl Peer {
             direct: None,
             scout: Scout::default(),
             fast: FastPath::new(now),
+            insists: false,
+            esp_refused: None,
+            esp_used: BTreeSet::new(),
             capabilities: 0,
             link: false,
             announced: false,
@@ -250,6 +259,7 @@ impl Peer {
         self.current = None;
         self.direct = None;
         self.fast.bar(Bar::Indirect);
+        self.insists = false;
         self.announced = false;
         self.sessions.drain(..).map(|h| h.session.local()).collect()
     }

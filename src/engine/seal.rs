@@ -27,28 +27,65 @@ use super::{
 /// Sends `header` followed by `body` as one content to `peer` along `path`.
 pub fn send_content(
     snapshot: &Snapshot,
-    (peer, path): (PeerId, &Path),
+    to: (PeerId, &Path),
     protection: Protection,
     (header, body): (&[u8], &[u8]),
     out: &mut impl Output,
 ) -> Result<(), DropReason> {
-    let session = path.session.as_deref().ok_or(DropReason::NoSession)?;
-    let room = snapshot.room(path).ok_or(DropReason::NoRoute)?;
-    let way = Way::find(snapshot, peer, path)?;
-    let len = header.len() + body.len();
-    if len <= room {
-        return way.send(session, protection, &[header, body], out);
+    Lane::find(snapshot, to, protection)?.send(snapshot, [header, body, &[]], out)
+}
+
+/// All that is the same for many contents to one peer.
+pub struct Lane<'a> {
+    session: &'a Session,
+    protection: Protection,
+    way: Way<'a>,
+    room: usize,
+}
+
+impl<'a> Lane<'a> {
+    /// Finds keys and way.
+    pub fn find(
+        snapshot: &'a Snapshot,
+        (peer, path): (PeerId, &'a Path),
+        protection: Protection,
+    ) -> Result<Self, DropReason> {
+        Ok(Self {
+            session: path.session.as_deref().ok_or(DropReason::NoSession)?,
+            protection,
+            way: Way::find(snapshot, peer, path)?,
+            room: snapshot.room(path).ok_or(DropReason::NoRoute)?,
+        })
     }
-    let id = snapshot.shared.fragment_id.fetch_add(1, Ordering::Relaxed);
-    let pieces =
-        fragment::pieces(len, room.saturating_sub(FRAGMENT_HEADER)).ok_or(DropReason::TooLarge)?;
-    let count = u8::try_from(pieces.len()).map_err(|_| DropReason::TooLarge)?;
-    for (index, range) in (0..count).zip(pieces) {
-        let fragment = FragmentHeader { id, index, count }.emit();
-        let (head, tail) = split(header, body, range);
-        way.send(session, protection, &[&fragment, head, tail], out)?;
+
+    /// The largest content that travels in one datagram, in bytes.
+    pub fn room(&self) -> usize {
+        self.room
     }
-    Ok(())
+
+    /// Sends the parts, one after the other, as one content.
+    pub fn send(
+        &self,
+        snapshot: &Snapshot,
+        parts: [&[u8]; 3],
+        out: &mut impl Output,
+    ) -> Result<(), DropReason> {
+        let len = parts.iter().map(|p| p.len()).sum();
+        if len <= self.room {
+            return self.way.send(self.session, self.protection, &parts, out);
+        }
+        let id = snapshot.shared.fragment_id.fetch_add(1, Ordering::Relaxed);
+        let pieces = fragment::pieces(len, self.room.saturating_sub(FRAGMENT_HEADER))
+            .ok_or(DropReason::TooLarge)?;
+        let count = u8::try_from(pieces.len()).map_err(|_| DropReason::TooLarge)?;
+        for (index, range) in (0..count).zip(pieces) {
+            let fragment = FragmentHeader { id, index, count }.emit();
+            let [a, b, c] = within(parts, range);
+            self.way
+                .send(self.session, self.protection, &[&fragment, a, b, c], out)?;
+        }
+        Ok(())
+    }
 }
 
 /// Hops that a datagram spends where a relay is further from its destination
@@ -188,23 +225,30 @@ fn write(mut to: &mut [u8], parts: &[&[u8]]) {
     }
 }
 
-/// The part of `header ++ body` that lies in `range`, without joining them.
-fn split<'a>(
-    header: &'a [u8],
-    body: &'a [u8],
-    range: std::ops::Range<usize>,
-) -> (&'a [u8], &'a [u8]) {
-    let cut = |at: usize| at.min(header.len());
-    let tail = |at: usize| at.saturating_sub(header.len());
-    (
-        &header[cut(range.start)..cut(range.end)],
-        &body[tail(range.start)..tail(range.end)],
-    )
+/// What of each part lies in `range` of their concatenation.
+fn within(parts: [&[u8]; 3], range: std::ops::Range<usize>) -> [&[u8]; 3] {
+    let mut start = 0;
+    parts.map(|part| {
+        let cut = |at: usize| at.saturating_sub(start).min(part.len());
+        let inside = &part[cut(range.start)..cut(range.end)];
+        start += part.len();
+        inside
+    })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_range_falls_into_the_parts_it_covers() {
+        let parts = [&b"ab"[..], b"", b"cdef"];
+        let joined = |range| within(parts, range).concat();
+        assert_eq!(joined(0..6), b"abcdef");
+        assert_eq!(joined(1..3), b"bc");
+        assert_eq!(within(parts, 2..4), [&b""[..], b"", b"cd"]);
+        assert_eq!(joined(6..6), b"");
+    }
 
     #[test]
     fn a_relay_that_knows_of_a_longer_way_passes_on_once_and_never_away() {

@@ -65,13 +65,15 @@ pub struct FastPeer {
     pub vni: Option<u32>,
     /// Whether frames are sent this way; they are received in any case.
     pub up: bool,
+    /// Whether they are inside ESP.
+    pub esp: bool,
     /// Where its frames are counted.
     pub counters: Arc<PeerCounters>,
 }
 
 impl PartialEq for FastPeer {
     fn eq(&self, other: &Self) -> bool {
-        let key = |p: &Self| (p.peer, p.address, p.source, p.vni, p.up);
+        let key = |p: &Self| (p.peer, p.address, p.source, p.vni, p.up, p.esp);
         key(self) == key(other) && Arc::ptr_eq(&self.counters, &other.counters)
     }
 }
@@ -126,6 +128,9 @@ pub struct Path {
     pub protection: Protection,
     /// Which way datagrams go.
     pub route: Route,
+    /// Whether it understands frames with the checksum left, and several frames
+    /// in one content.
+    pub shares: bool,
     /// Where its frames are counted.
     pub counters: Arc<PeerCounters>,
 }

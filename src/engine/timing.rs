@@ -31,6 +31,8 @@ pub const IDLE: Duration = Duration::from_secs(300);
 pub const PENDING_AGE: Duration = Duration::from_secs(5);
 /// Direct attempts towards a peer whose frames are relayed.
 pub const DIRECT_RETRY: Duration = Duration::from_secs(3);
+/// Pause before ESP is tried again with a peer for whom the kernel refused it.
+pub const ESP_RETRY: Duration = Duration::from_secs(5);
 /// Within one such attempt, when endpoints are probed: the first probes open the
 /// NATs on the way, and are lost on those of the other end.
 pub const ROUNDS: [Duration; 3] = [

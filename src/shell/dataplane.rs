@@ -1,15 +1,16 @@
 //! The threads that carry frames.
 //!
 //! ```text
-//!  TAP ──read──▶ Egress::handle_frame ──▶ UDP      thread "wove-tap"
-//!  UDP ──read──▶ Ingress::handle_datagram ──▶ TAP  thread "wove-udp"
-//!  probes of the fast path ──┤                         thread "wove-udp", too
-//!  datagrams by TCP ─────────┤                         thread "wove-udp", too
+//!  TAP ──read──▶ Egress::handle_offloaded ──▶ UDP                  thread "wove-tap"
+//!  UDP ──read──▶ Ingress::handle_datagram ──▶ Coalescer ──▶ TAP   thread "wove-udp"
+//!  probes of the fast path ──┤                                    thread "wove-udp", too
+//!  datagrams by TCP ─────────┤                                    thread "wove-udp", too
 //!                            └── control, handshakes ──▶ bounded queues ──▶ control thread
 //! ```
 //!
 //! Each thread blocks on its own descriptor, handles what one read gave to
-//! completion, and takes the newest [`Snapshot`] for each batch.
+//! completion, and takes the newest [`Snapshot`] for each batch. A full socket
+//! makes its thread wait, so that the TAP is not read meanwhile.
 #![expect(
     clippy::disallowed_methods,
     reason = "this is the shell: threads and clocks live here"
@@ -28,29 +29,34 @@ use std::{
 
 use anyhow::{Context, Result};
 use arc_swap::{ArcSwap, ArcSwapOption};
-use proto::Endpoint;
+use proto::{Endpoint, vnet::VnetHeader};
 use tokio::sync::mpsc;
 
 use super::{
     streams::Streams,
-    tap::{FrameBatch, Tap},
+    tap::{FrameBatch, Offloads, Tap},
     tunnel::TunnelSocket,
-    udp::{RecvBatch, SendBatch, UdpSocket},
+    udp::{GSO_BYTES, RecvBatch, SendBatch, UdpSocket},
     wait::{Ready, Waker, wait},
 };
-use crate::engine::{DropReason, Egress, Ingress, Output, Snapshot, Upcall};
+use crate::engine::{
+    Coalescer, DropReason, Egress, Ingress, Output, Snapshot, Upcall,
+    coalesce::Joins,
+    layers::{Layers, Protocol},
+    segment::Sum,
+    standing::Standing,
+};
 
-/// Frames read from the TAP before the datagrams leave.
+/// Frames read from the TAP before the datagrams leave: so many, or so many
+/// bytes and one frame more.
 const FRAMES: usize = 64;
-/// The largest frame without offloads: the largest MTU and an Ethernet header
-/// with two VLAN tags.
-const FRAME: usize = 65_535 + 22;
+const FRAME_BYTES: usize = 64 << 10;
+/// A segment of TCP longer than this is one of a flow that can slow down.
+const BULK: usize = 1000;
 /// The longest probe of the fast path, and how many are read before datagrams
 /// get their turn.
 const PROBE: usize = 65_535 + 18;
 const PROBES: usize = 64;
-/// Datagrams are sent before a batch grows beyond this, in bytes.
-const FLUSH: usize = 256 << 10;
 /// How many control messages wait for the control thread.
 const CONTROL_QUEUE: usize = 4096;
 /// How many handshakes wait; a flood of them must not displace control.
@@ -202,18 +208,26 @@ struct Carrier {
 impl Carrier {
     fn carry_frames(&self, waker: &Waker) -> std::io::Result<()> {
         let mut egress = Egress::new();
-        let mut frames = FrameBatch::new(FRAMES, 0, FRAME, 0);
+        let mut frames = FrameBatch::new(FRAMES, FRAME_BYTES);
         let mut sink = Sink::new(self);
+        let mut standing = Standing::default();
         while self.wait(self.tap.as_fd(), waker)? {
+            standing.emptied();
+            egress.set_congested(false);
             loop {
-                frames.clear();
                 if self.tap.recv_batch(&mut frames)? == 0 {
                     break;
                 }
                 let (snapshot, now) = (self.snapshot.load(), Instant::now());
-                for slot in frames.frames() {
-                    egress.handle_frame(&snapshot, &mut slot.buffer[slot.frame], now, &mut sink);
+                if standing.read(now) {
+                    egress.set_congested(true);
                 }
+                for (header, frame) in frames.frames() {
+                    egress.handle_offloaded(&snapshot, &header, frame, now, &mut sink);
+                }
+                egress.flush(&snapshot, &mut sink);
+                let counters = &snapshot.shared.counters;
+                counters.add(DropReason::Malformed, frames.take_refused());
                 sink.flush(&snapshot);
             }
         }
@@ -224,9 +238,12 @@ impl Carrier {
         let (mut ingress, mut probe) = (Ingress::new(), vec![0; PROBE]);
         let mut datagrams = RecvBatch::new(quinn_udp::BATCH_SIZE);
         let mut sink = Sink::new(self);
+        let mut standing = Standing::default();
         loop {
             let tunnel = self.tunnel.load_full();
             let ready = self.wait_for_datagrams(tunnel.as_deref(), waker)?;
+            standing.emptied();
+            sink.congested = false;
             if self.stop.load(Ordering::Relaxed) {
                 return Ok(());
             }
@@ -236,6 +253,7 @@ impl Carrier {
             self.carry_streams(&mut ingress, &mut sink);
             while self.udp.recv_batch(&mut datagrams)? > 0 {
                 let (snapshot, now) = (self.snapshot.load(), Instant::now());
+                sink.congested |= standing.read(now);
                 for received in datagrams.datagrams() {
                     ingress.handle_datagram(
                         &snapshot,
@@ -312,6 +330,10 @@ impl Carrier {
 struct Sink<'a> {
     carrier: &'a Carrier,
     batch: SendBatch,
+    coalescer: Coalescer,
+    /// The next long segment of TCP shall be missed.
+    congested: bool,
+    missed: u64,
     lost: u64,
     undelivered: u64,
 }
@@ -321,6 +343,9 @@ impl<'a> Sink<'a> {
         Self {
             carrier,
             batch: SendBatch::new(),
+            coalescer: Coalescer::new(joins(carrier.tap.offloads())),
+            congested: false,
+            missed: 0,
             lost: 0,
             undelivered: 0,
         }
@@ -341,8 +366,11 @@ impl<'a> Sink<'a> {
 
     fn flush(&mut self, snapshot: &Snapshot) {
         self.send();
+        self.coalescer
+            .flush(deliver(&self.carrier.tap, &mut self.undelivered));
         let counters = &snapshot.shared.counters;
         counters.add(DropReason::QueueFull, std::mem::take(&mut self.lost));
+        counters.add(DropReason::Congestion, std::mem::take(&mut self.missed));
         counters.add(DropReason::Device, std::mem::take(&mut self.undelivered));
     }
 }
@@ -358,18 +386,29 @@ impl Output for Sink<'_> {
                 return;
             }
         };
+        // No more than what one call takes: the socket works while the next
+        // are sealed, and the memory stays close.
+        if self.batch.size() + len > GSO_BYTES {
+            self.send();
+        }
         if !fill(self.batch.reserve(to, len)) {
             self.batch.take_back();
-        }
-        if self.batch.size() >= FLUSH {
-            self.send();
         }
     }
 
     fn frame(&mut self, frame: &[u8]) {
-        if self.carrier.tap.send(frame).is_err() {
-            self.undelivered += 1;
+        let deliver = deliver(&self.carrier.tap, &mut self.undelivered);
+        self.coalescer.push(frame, None, Sum::Complete, deliver);
+    }
+
+    fn unsummed_frame(&mut self, frame: &[u8], layers: &Layers) {
+        if self.congested && layers.protocol == Protocol::Tcp && frame.len() > BULK {
+            self.congested = false;
+            self.missed += 1;
+            return;
         }
+        let deliver = deliver(&self.carrier.tap, &mut self.undelivered);
+        self.coalescer.push(frame, Some(layers), Sum::Left, deliver);
     }
 
     fn upcall(&mut self, upcall: Upcall) {
@@ -385,6 +424,21 @@ impl Output for Sink<'_> {
         };
         if queue.try_send(upcall).is_err() {
             self.lost += 1;
+        }
+    }
+}
+
+fn joins(offloads: Offloads) -> Joins {
+    Joins {
+        tcp: offloads != Offloads::None,
+        udp: offloads == Offloads::TcpAndUdp,
+    }
+}
+
+fn deliver(tap: &Tap, undelivered: &mut u64) -> impl FnMut(&VnetHeader, &[u8]) {
+    move |header, frame| {
+        if tap.send(header, frame).is_err() {
+            *undelivered += 1;
         }
     }
 }

@@ -2,16 +2,19 @@
 //! around the pure [`engine`](crate::engine).
 
 pub mod api;
+pub mod barrier;
 pub mod config;
 pub mod daemon;
 mod dataplane;
 pub mod demo;
 mod dns;
+mod esp;
 mod etc;
 mod fastdp;
 pub mod host;
 pub mod logging;
 pub mod metrics;
+mod netlink;
 pub mod netns;
 pub mod reset;
 pub mod serve;

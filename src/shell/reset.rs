@@ -4,10 +4,14 @@ use std::path::Path;
 
 use anyhow::{Context, Result};
 
-use super::{daemon, host::Host, store::Store};
+use super::{
+    daemon, esp,
+    host::{Host, TunnelConfig},
+    store::Store,
+};
 
-/// Removes wove's devices of `bridge` from this host, puts back what was changed in
-/// containers' files, then removes the state directory.
+/// Removes the fast path and wove's devices of `bridge` from this host, puts back
+/// what was changed in containers' files, then removes the state directory.
 ///
 /// # Errors
 /// A daemon holds the state directory, or the kernel refuses.
@@ -16,7 +20,12 @@ pub fn reset_host(state_dir: &Path, bridge: &str) -> Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
-    runtime.block_on(async { Host::new()?.tear_down(bridge).await })?;
+    runtime.block_on(async {
+        let host = Host::new()?;
+        // Before the device goes: what is left would be in clear.
+        esp::take_down(&host, &TunnelConfig::new(bridge, 0)).await?;
+        host.tear_down(bridge).await
+    })?;
     daemon::restore_from(&store);
     store.erase()?;
     Ok(())

@@ -1,52 +1,62 @@
 //! The TAP device: the one bridge port through which frames enter and leave userspace.
 //!
-//! It moves bytes. It knows neither bridges (`host` enslaves it) nor what a
-//! frame holds. A device made here lives as long as a queue of it is open.
+//! It moves bytes, each frame with the kernel's word on what was left for later
+//! ([`VnetHeader`]). It knows neither bridges (`host` enslaves it) nor what a
+//! frame holds. A device made here lives as long as it is open.
 
 use std::{
     fs::{File, OpenOptions},
-    io::{self, ErrorKind, Read, Write},
-    ops::Range,
+    io::{self, ErrorKind, IoSlice, Read, Write},
     os::{
         fd::{AsFd, BorrowedFd},
         unix::fs::OpenOptionsExt,
     },
 };
 
-use super::sys::tun::{self, Attach};
+use proto::vnet::{VNET_HEADER, VnetHeader};
+
+use super::sys::tun;
 
 const NODE: &str = "/dev/net/tun";
 
-/// What a [`Tap`] is opened with.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct TapOptions {
-    /// Each frame is preceded by a virtio header of [`Tap::header`] bytes.
-    pub vnet_hdr: bool,
-    /// Further queues can be opened with [`Tap::queue`].
-    pub multi_queue: bool,
-}
+/// The longest frame: the largest IP packet, and Ethernet with two VLAN tags.
+const LONGEST: usize = 65_535 + 22;
 
-/// One queue of a TAP device; reads and writes never block.
+/// A TAP device; reads and writes never block.
 #[derive(Debug)]
 pub struct Tap {
     file: File,
     name: String,
-    options: TapOptions,
+    offloads: Offloads,
+}
+
+/// Which super-frames the kernel gives, and takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Offloads {
+    /// None; but checksums are left to the reader nowhere, either.
+    None,
+    /// Of TCP.
+    Tcp,
+    /// Of TCP and UDP (Linux 6.2).
+    TcpAndUdp,
 }
 
 impl Tap {
-    /// Makes the device `name` and opens its first queue.
+    /// Makes the device `name` and opens it, with all offloads that this kernel has.
     ///
     /// # Errors
     /// The message names cause and cure: no `/dev/net/tun`, no right to use it,
     /// or an interface of that name exists.
-    pub fn open(name: &str, options: TapOptions) -> io::Result<Self> {
-        Self::attach(name, options, true)
-    }
-
-    /// Opens another queue of the same device; needs `multi_queue`.
-    pub fn queue(&self) -> io::Result<Self> {
-        Self::attach(&self.name, self.options, false)
+    pub fn open(name: &str) -> io::Result<Self> {
+        let file = open_node()?;
+        let name = tun::attach(&file, name).map_err(|error| refused(name, &error))?;
+        tun::set_vnet_header(&file, VNET_HEADER)?;
+        let offloads = offload(&file);
+        Ok(Self {
+            file,
+            name,
+            offloads,
+        })
     }
 
     /// The device's name.
@@ -54,30 +64,17 @@ impl Tap {
         &self.name
     }
 
-    /// Bytes before each frame, on both ways: 12 with `vnet_hdr`, else 0.
-    pub fn header(&self) -> usize {
-        if self.options.vnet_hdr {
-            tun::VNET_HEADER
-        } else {
-            0
-        }
+    /// What this kernel offloads.
+    pub fn offloads(&self) -> Offloads {
+        self.offloads
     }
 
-    /// Reads one frame; `WouldBlock` when there is none. A frame longer than
-    /// `buffer` arrives cut, so give room for the MTU.
-    pub fn recv(&self, buffer: &mut [u8]) -> io::Result<usize> {
+    /// Writes one frame; the error is one frame's (no memory, device down), not the device's.
+    pub fn send(&self, header: &VnetHeader, frame: &[u8]) -> io::Result<()> {
+        let header = header.emit();
+        let parts = [IoSlice::new(&header), IoSlice::new(frame)];
         loop {
-            match (&self.file).read(buffer) {
-                Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                result => return result,
-            }
-        }
-    }
-
-    /// Writes one frame; the error is one frame's (queue full, device down), not the device's.
-    pub fn send(&self, frame: &[u8]) -> io::Result<()> {
-        loop {
-            match (&self.file).write(frame) {
+            match (&self.file).write_vectored(&parts) {
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 result => return result.map(|_| ()),
             }
@@ -101,23 +98,24 @@ impl Tap {
         Ok(batch.len())
     }
 
-    fn attach(name: &str, options: TapOptions, exclusive: bool) -> io::Result<Self> {
-        let how = Attach {
-            vnet_hdr: options.vnet_hdr,
-            multi_queue: options.multi_queue,
-            exclusive,
-        };
-        let file = open_node()?;
-        let name = tun::attach(&file, name, how).map_err(|error| refused(name, &error))?;
-        if options.vnet_hdr {
-            tun::set_vnet_header(&file, tun::VNET_HEADER)?;
-            tun::set_offload(&file, 0)?;
+    fn recv(&self, buffer: &mut [u8]) -> io::Result<usize> {
+        loop {
+            match (&self.file).read(buffer) {
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                result => return result,
+            }
         }
-        Ok(Self {
-            file,
-            name,
-            options,
-        })
+    }
+}
+
+/// Asks for all, and is content with what there is.
+fn offload(file: &File) -> Offloads {
+    if tun::set_offload(file, tun::OFFLOAD_TCP | tun::OFFLOAD_UDP).is_ok() {
+        Offloads::TcpAndUdp
+    } else if tun::set_offload(file, tun::OFFLOAD_TCP).is_ok() {
+        Offloads::Tcp
+    } else {
+        Offloads::None
     }
 }
 
@@ -164,147 +162,134 @@ fn refused(name: &str, error: &io::Error) -> io::Error {
     io::Error::new(error.kind(), format!("TAP device '{name}': {why}"))
 }
 
-/// Reusable buffers for frames, each with room in front for a header and
-/// behind for a tag, so that a frame is sealed where it was read.
+/// Reusable memory for frames, one after the other.
 #[derive(Debug)]
 pub struct FrameBatch {
     bytes: Vec<u8>,
-    lens: Vec<usize>,
-    slots: usize,
-    headroom: usize,
-    frame: usize,
-    stride: usize,
-    cut: u64,
-}
-
-/// One frame of a [`FrameBatch`] within its whole buffer.
-#[derive(Debug)]
-pub struct FrameSlot<'a> {
-    /// Headroom, frame, and at least the tailroom.
-    pub buffer: &'a mut [u8],
-    /// Where the frame is; its start is the headroom.
-    pub frame: Range<usize>,
+    used: usize,
+    frames: Vec<(VnetHeader, usize)>,
+    most: usize,
+    budget: usize,
+    refused: u64,
 }
 
 impl FrameBatch {
-    /// `slots` buffers for frames of up to `frame` bytes (virtio header
-    /// included), with `headroom` bytes before and `tailroom` bytes after.
-    pub fn new(slots: usize, headroom: usize, frame: usize, tailroom: usize) -> Self {
-        // One byte more than the longest frame tells a cut frame from one that just fits.
-        let stride = headroom + frame + tailroom.max(1);
-        let (bytes, lens) = (vec![0; slots * stride], Vec::with_capacity(slots));
+    /// For up to `most` frames; none is added beyond `budget` bytes.
+    pub fn new(most: usize, budget: usize) -> Self {
         Self {
-            bytes,
-            lens,
-            slots,
-            headroom,
-            frame,
-            stride,
-            cut: 0,
+            bytes: vec![0; budget + SLOT],
+            used: 0,
+            frames: Vec::with_capacity(most),
+            most,
+            budget,
+            refused: 0,
         }
     }
 
     /// How many frames it holds.
     pub fn len(&self) -> usize {
-        self.lens.len()
+        self.frames.len()
     }
 
     /// Whether it holds no frame.
     pub fn is_empty(&self) -> bool {
-        self.lens.is_empty()
+        self.frames.is_empty()
     }
 
-    /// How many frames were dropped because they were longer than a slot.
-    pub fn oversized(&self) -> u64 {
-        self.cut
-    }
-
-    /// Forgets the frames; the buffers stay.
-    pub fn clear(&mut self) {
-        self.lens.clear();
+    /// How many frames were refused since the last call: longer than any can
+    /// be, or with a header that says what nobody asked for.
+    pub fn take_refused(&mut self) -> u64 {
+        std::mem::take(&mut self.refused)
     }
 
     /// The frames in the order they were read.
-    pub fn frames(&mut self) -> impl Iterator<Item = FrameSlot<'_>> {
-        let headroom = self.headroom;
-        let slots = self.bytes.chunks_exact_mut(self.stride).zip(&self.lens);
-        slots.map(move |(buffer, &len)| FrameSlot {
-            buffer,
-            frame: headroom..headroom + len,
+    pub fn frames(&mut self) -> impl Iterator<Item = (VnetHeader, &mut [u8])> {
+        let mut rest = self.bytes.as_mut_slice();
+        self.frames.iter().map(move |&(header, len)| {
+            let (slot, others) = std::mem::take(&mut rest).split_at_mut(VNET_HEADER + len);
+            rest = others;
+            (header, &mut slot[VNET_HEADER..])
         })
     }
 
+    fn clear(&mut self) {
+        self.used = 0;
+        self.frames.clear();
+    }
+
     fn free_slot(&mut self) -> Option<&mut [u8]> {
-        if self.lens.len() == self.slots {
-            return None;
-        }
-        let start = self.lens.len() * self.stride + self.headroom;
-        self.bytes.get_mut(start..=start + self.frame)
+        let full = self.frames.len() == self.most || self.used > self.budget;
+        (!full).then(|| &mut self.bytes[self.used..self.used + SLOT])
     }
 
     fn accept(&mut self, len: usize) {
-        if len > self.frame {
-            self.cut += 1;
-        } else {
-            self.lens.push(len);
+        let header = VnetHeader::parse(&self.bytes[self.used..self.used + len]);
+        match header {
+            Ok(header) if len < SLOT => {
+                self.frames.push((header, len - VNET_HEADER));
+                self.used += len;
+            }
+            Ok(_) | Err(_) => self.refused += 1,
         }
     }
 }
+
+/// One byte more than the longest tells a frame that was cut from one that just fits.
+const SLOT: usize = VNET_HEADER + LONGEST + 1;
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::shell::netns::testing::in_fresh_namespace;
 
+    fn put(batch: &mut FrameBatch, fill: u8, len: usize) {
+        let slot = batch.free_slot().unwrap();
+        slot[..len].fill(0);
+        slot[VNET_HEADER.min(len)..len].fill(fill);
+        batch.accept(len);
+    }
+
     #[test]
-    fn a_batch_keeps_headroom_and_drops_what_is_cut() {
-        let mut batch = FrameBatch::new(2, 16, 100, 8);
-        for (fill, len) in [(1, 60), (2, 101), (3, 100)] {
-            batch.free_slot().unwrap()[..len].fill(fill);
-            batch.accept(len);
+    fn a_batch_packs_frames_and_refuses_what_is_cut_or_short() {
+        let mut batch = FrameBatch::new(3, 1000);
+        for (fill, len) in [(1, 72), (2, SLOT), (3, VNET_HEADER - 1), (4, VNET_HEADER)] {
+            put(&mut batch, fill, len);
         }
+        put(&mut batch, 5, 112);
         assert!(batch.free_slot().is_none());
-        assert_eq!(batch.oversized(), 1);
+        assert_eq!((batch.take_refused(), batch.take_refused()), (2, 0));
         let seen: Vec<_> = batch
             .frames()
-            .map(|f| (f.buffer[f.frame.start], f.frame, f.buffer.len()))
+            .map(|(_, f)| (f.first().copied(), f.len()))
             .collect();
-        assert_eq!(seen, [(1, 16..76, 124), (3, 16..116, 124)]);
+        assert_eq!(seen, [(Some(1), 60), (None, 0), (Some(5), 100)]);
+    }
+
+    #[test]
+    fn a_batch_ends_at_its_budget() {
+        let mut batch = FrameBatch::new(100, 1000);
+        put(&mut batch, 1, 1000);
+        put(&mut batch, 1, 60_000);
+        assert!(batch.free_slot().is_none());
+        batch.clear();
+        assert!(batch.free_slot().is_some());
     }
 
     #[test]
     fn a_tap_opens_once_and_gives_nothing_while_down() {
         in_fresh_namespace(|| {
-            let tap = Tap::open("wtap", TapOptions::default()).unwrap();
-            assert_eq!((tap.name(), tap.header()), ("wtap", 0));
-            assert_eq!(
-                tap.recv(&mut [0; 2000]).unwrap_err().kind(),
-                ErrorKind::WouldBlock
-            );
-            assert_eq!(
-                tap.recv_batch(&mut FrameBatch::new(4, 0, 1514, 0)).unwrap(),
-                0
-            );
-            let again = Tap::open("wtap", TapOptions::default()).unwrap_err();
+            let tap = Tap::open("wtap").unwrap();
+            assert_eq!(tap.name(), "wtap");
+            assert_ne!(tap.offloads(), Offloads::None);
+            let mut batch = FrameBatch::new(4, 100);
+            assert_eq!(tap.recv_batch(&mut batch).unwrap(), 0);
+            let again = Tap::open("wtap").unwrap_err();
             assert!(
                 again.to_string().contains("interface of that name exists"),
                 "{again}"
             );
             drop(tap);
-            Tap::open("wtap", TapOptions::default()).unwrap();
-        });
-    }
-
-    #[test]
-    fn queues_and_virtio_headers_are_ready() {
-        in_fresh_namespace(|| {
-            let options = TapOptions {
-                vnet_hdr: true,
-                multi_queue: true,
-            };
-            let tap = Tap::open("wtap", options).unwrap();
-            assert_eq!(tap.header(), 12);
-            tap.queue().unwrap();
+            Tap::open("wtap").unwrap();
         });
     }
 
@@ -312,7 +297,7 @@ mod tests {
     fn an_impossible_name_is_refused() {
         in_fresh_namespace(|| {
             for name in ["a-name-that-is-too-long", "a/b"] {
-                let error = Tap::open(name, TapOptions::default()).unwrap_err();
+                let error = Tap::open(name).unwrap_err();
                 assert!(error.to_string().contains("not a valid name"), "{error}");
             }
         });

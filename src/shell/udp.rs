@@ -11,20 +11,34 @@ use std::{
     io::{self, ErrorKind, IoSliceMut},
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6},
     os::fd::{AsFd, BorrowedFd},
+    sync::atomic::{AtomicBool, Ordering},
+    time::Duration,
 };
 
 use arc_swap::ArcSwap;
-use nix::sys::socket::{setsockopt, sockopt};
+use nix::{
+    poll::{PollFd, PollFlags, ppoll},
+    sys::{
+        socket::{setsockopt, sockopt},
+        time::TimeSpec,
+    },
+};
 use quinn_udp::{BATCH_SIZE, RecvMeta, Transmit, UdpSocketState};
 use socket2::{Domain, Socket, Type};
 
 mod batch;
 
 use batch::Run;
-pub use batch::{Received, RecvBatch, SendBatch};
+pub use batch::{GSO_BYTES, Received, RecvBatch, SendBatch};
 
-/// Bytes asked for each socket buffer.
-const BUFFER: usize = 8 << 20;
+/// Bytes asked for the receive buffer: a burst that comes while the reader
+/// waits for a processor. The kernel doubles both.
+const RECEIVE_BUFFER: usize = 2 << 20;
+/// Bytes asked for the send buffer: what a device needs to be kept busy. A long
+/// queue there would only make everything later.
+const SEND_BUFFER: usize = 512 << 10;
+/// How long a datagram waits for room in the send buffer.
+const PATIENCE: Duration = Duration::from_millis(100);
 
 /// The underlay socket. Usable from several threads at once.
 #[derive(Debug)]
@@ -32,6 +46,8 @@ pub struct UdpSocket {
     socket: Socket,
     state: ArcSwap<UdpSocketState>,
     reach: Reach,
+    /// The device did not move for [`PATIENCE`]: nobody waits for it until it does.
+    stuck: AtomicBool,
 }
 
 /// Which addresses a socket can send to.
@@ -74,6 +90,7 @@ impl UdpSocket {
             socket,
             state: ArcSwap::from_pointee(state),
             reach,
+            stuck: AtomicBool::new(false),
         })
     }
 
@@ -194,7 +211,33 @@ impl UdpSocket {
             segment_size,
             src_ip: None,
         };
-        self.state.load().try_send((&self.socket).into(), &transmit)
+        let patience = if self.stuck.load(Ordering::Relaxed) {
+            0
+        } else {
+            PATIENCE.as_millis()
+        };
+        // The device is slower than we are: wait, so that frames queue where
+        // their senders notice. Only one that does not move at all loses them.
+        for _ in 0..patience {
+            match self.state.load().try_send((&self.socket).into(), &transmit) {
+                Err(error) if error.kind() == ErrorKind::WouldBlock => self.wait_for_room(),
+                result => return result,
+            }
+        }
+        let last = self.state.load().try_send((&self.socket).into(), &transmit);
+        let blocked = matches!(&last, Err(error) if error.kind() == ErrorKind::WouldBlock);
+        self.stuck.store(blocked, Ordering::Relaxed);
+        last
+    }
+
+    fn wait_for_room(&self) {
+        let mut room = [PollFd::new(self.socket.as_fd(), PollFlags::POLLOUT)];
+        // An error shows at the next attempt.
+        let _ = ppoll(
+            &mut room,
+            Some(TimeSpec::from_duration(Duration::from_millis(1))),
+            None,
+        );
     }
 
     fn give_up(&self, run: &Run, error: &io::Error, outcome: &mut SendOutcome) {
@@ -302,11 +345,11 @@ fn quiet(socket: &Socket) {
 fn grow_buffers(socket: &Socket) {
     // Without CAP_NET_ADMIN the forced form fails and the limits of
     // net.core.[rw]mem_max hold; whatever is granted will do.
-    if setsockopt(socket, sockopt::RcvBufForce, &BUFFER).is_err() {
-        let _ = socket.set_recv_buffer_size(BUFFER);
+    if setsockopt(socket, sockopt::RcvBufForce, &RECEIVE_BUFFER).is_err() {
+        let _ = socket.set_recv_buffer_size(RECEIVE_BUFFER);
     }
-    if setsockopt(socket, sockopt::SndBufForce, &BUFFER).is_err() {
-        let _ = socket.set_send_buffer_size(BUFFER);
+    if setsockopt(socket, sockopt::SndBufForce, &SEND_BUFFER).is_err() {
+        let _ = socket.set_send_buffer_size(SEND_BUFFER);
     }
 }
 

@@ -248,12 +248,12 @@ fn launch_reads_its_environment() {
             .unwrap(),
     );
     assert!(line.contains("/nonexistent/token"), "{line}");
-    let line = failure(
-        &wove(&["launch"])
-            .env("WOVE_PEERS", "b,tcp://c:0")
-            .output()
-            .unwrap(),
-    );
+    let output = wove(&["launch"])
+        .env("WOVE_PEERS", "b,tcp://c:0")
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(2));
+    let line = String::from_utf8_lossy(&output.stderr);
     assert!(line.contains("tcp://c:0"), "{line}");
 }
 

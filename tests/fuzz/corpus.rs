@@ -8,15 +8,15 @@ use std::{
 use proto::{
     MacAddr, PeerId, PublicKeys, ShortId,
     arp::{ArpRepr, Operation},
-    content::{self, BroadcastHeader, FragmentHeader, RelayHeader},
+    content::{self, BroadcastHeader, FragmentHeader, RelayHeader, SharedFrame},
     datagram::{
         Handshake, Protection, RejectReason, Stage, TransportHeader, emit_cookie_reply, emit_reject,
     },
     ethernet::{EthernetRepr, ethertype},
-    ip::{Ipv6Repr, protocol},
+    ip::{Checksum, Ipv6Repr, protocol},
     message::{
-        Beat, ByeReason, GossipMessage, Held, Message, Padding, PathMessage, RangeSummary,
-        VxlanOffer,
+        Beat, ByeReason, EspNotice, GossipMessage, Held, Message, Padding, PathMessage,
+        RangeSummary, VxlanOffer,
     },
     ndp::{Advertisement, NdpRepr, multicast_mac, solicited_node},
     record::{
@@ -27,6 +27,7 @@ use proto::{
         Ack, Ask, Ballot, Began, Block, Division, Founding, Gift, Guard, Ring, Space, Taken,
         Verdict, Vote,
     },
+    vnet::{PartialChecksum, SegmentKind, Segments, VnetHeader},
 };
 
 const PEER: PeerId = PeerId([7; 16]);
@@ -99,6 +100,8 @@ pub(crate) fn contents() -> Vec<Vec<u8>> {
         [&relay.emit()[..], &datagrams()[5]].concat(),
         [&broadcast.emit()[..], &frame].concat(),
         [&fragment.emit()[..], &[1; 99]].concat(),
+        [&content::UNSUMMED[..], &frame].concat(),
+        shared(&[(&frame, false), (&syn_v4(), true)]),
     ];
     all.extend(
         messages()
@@ -106,6 +109,14 @@ pub(crate) fn contents() -> Vec<Vec<u8>> {
             .map(|message| [&content::CONTROL[..], message].concat()),
     );
     all
+}
+
+fn shared(frames: &[(&[u8], bool)]) -> Vec<u8> {
+    let mut out = content::FRAMES.to_vec();
+    for &(bytes, unsummed) in frames {
+        SharedFrame { unsummed, bytes }.emit(&mut out);
+    }
+    out
 }
 
 /// Queries of each kind that is told apart, with and without EDNS.
@@ -221,6 +232,14 @@ pub(crate) fn messages() -> Vec<Vec<u8>> {
             room: 1400,
         }),
         PathMessage::Decline(1),
+        PathMessage::OfferEsp(VxlanOffer {
+            vni: 1,
+            port: 6784,
+            room: u16::MAX,
+        }),
+        PathMessage::Esp(EspNotice::Offer(0x1234_5678)),
+        PathMessage::Esp(EspNotice::Taken(256)),
+        PathMessage::Esp(EspNotice::Lost(u32::MAX)),
         PathMessage::Meet {
             endpoints: vec![observed; 3],
         },
@@ -488,6 +507,49 @@ fn syn_v6() -> Vec<u8> {
     ];
     let packet = ipv6(IP6, TARGET6, 0, &[&options[..], &SYN].concat());
     ethernet(MacAddr([2; 6]), ethertype::IPV6, &packet)
+}
+
+/// Frames of TCP and UDP with a payload, of both versions of IP.
+pub(crate) fn segments() -> Vec<Vec<u8>> {
+    let tcp = [&[1; 12][..], &[0x50, 0x10, 1, 1, 0, 0, 0, 0], &[9; 300]].concat();
+    let udp = [&[0x30, 0x39, 0, 53, 1, 0x34, 0, 0][..], &[9; 300]].concat();
+    let mut all = Vec::new();
+    for (number, segment) in [(protocol::TCP, tcp), (protocol::UDP, udp)] {
+        let mut ip = vec![0x45, 0, 0, 0, 0, 1, 0x40, 0, 64, number, 0, 0];
+        ip.extend_from_slice(&[10, 0, 0, 1, 10, 0, 0, 2]);
+        let len = u16::try_from(ip.len() + segment.len()).expect("short");
+        ip[2..4].copy_from_slice(&len.to_be_bytes());
+        let sum = Checksum::new().bytes(&ip).finish();
+        ip[10..12].copy_from_slice(&sum.to_be_bytes());
+        let packet = [ip, segment.clone()].concat();
+        all.push(ethernet(MacAddr([2; 6]), ethertype::IPV4, &packet));
+        let packet = ipv6(IP6, TARGET6, number, &segment);
+        all.push(ethernet(MacAddr([2; 6]), ethertype::IPV6, &packet));
+    }
+    all
+}
+
+/// The same as super-frames, behind the header of a TAP.
+pub(crate) fn super_frames() -> Vec<Vec<u8>> {
+    let kinds = [
+        (SegmentKind::TcpV4, 34, 16),
+        (SegmentKind::TcpV6, 54, 16),
+        (SegmentKind::Udp, 34, 6),
+        (SegmentKind::Udp, 54, 6),
+    ];
+    let with_header = |((kind, start, offset), frame): (_, Vec<u8>)| {
+        let header = VnetHeader {
+            checksum: Some(PartialChecksum { start, offset }),
+            segments: Some(Segments {
+                kind,
+                size: 100,
+                headers: start + 20,
+                ecn: false,
+            }),
+        };
+        [&header.emit()[..], &frame].concat()
+    };
+    kinds.into_iter().zip(segments()).map(with_header).collect()
 }
 
 /// Steps for [`crate::targets::fragment`]: contents of 2, 3 and 255 pieces.

@@ -68,6 +68,16 @@ fn mss() {
 }
 
 #[test]
+fn offload() {
+    hammer("offload", &corpus::super_frames(), targets::offload);
+}
+
+#[test]
+fn join() {
+    hammer("join", &corpus::segments(), targets::join);
+}
+
+#[test]
 fn fragment() {
     hammer("fragment", &corpus::fragment_steps(), targets::fragment);
 }

@@ -10,7 +10,7 @@ use gossip::Directory;
 use proto::{
     MacAddr, PeerId,
     arp::{ArpPacket, ArpRepr},
-    content::{Content, FragmentHeader},
+    content::{self, Content, FragmentHeader, Frames},
     datagram::{Datagram, emit_cookie_reply, emit_no_session, emit_reject},
     ethernet::{EthernetFrame, EthernetRepr, NetworkLayer},
     ip::{Checksum, Ipv4Packet, Ipv6Packet, TcpSegment},
@@ -18,16 +18,20 @@ use proto::{
     ndp::NdpRepr,
     record::{Body, Record},
     stream::{Deframer, prefix},
+    vnet::{VNET_HEADER, VnetHeader},
 };
 use wove::engine::{
+    coalesce::{Coalescer, Joins},
     dedup::BroadcastFilter,
     dns::{
         NameMap, Outcome, Transport, View, Zone,
         forward::{Forwarded, Verdict},
     },
     fragment::{Limits, MAX_CONTENT, Reassembler},
+    layers::Layers,
     mss::clamp,
     neighbour,
+    segment::{Load, MAX_SEGMENTS, Sum, examine},
     snapshot::StationMap,
 };
 
@@ -78,10 +82,11 @@ pub(crate) fn content(bytes: &[u8]) {
             message(rest);
             return;
         }
-        Content::Frame(rest) => {
+        Content::Frame(rest) | Content::Unsummed(rest) => {
             frame(rest);
             return;
         }
+        Content::Frames(frames) => shared(frames),
         Content::Relay(header, rest) => {
             datagram(rest);
             [&header.emit()[..], rest].concat()
@@ -92,7 +97,24 @@ pub(crate) fn content(bytes: &[u8]) {
             [&header.emit()[..], rest].concat()
         }
     };
-    assert_eq!(written, bytes);
+    assert!(bytes.starts_with(&written));
+    let cut = match content {
+        Content::Frames(mut all) => all.any(|frame| frame.is_err()),
+        _ => false,
+    };
+    assert!(cut || written == bytes);
+}
+
+/// Frames that share a content; nothing follows a bad one.
+fn shared(frames: Frames<'_>) -> Vec<u8> {
+    let mut written = content::FRAMES.to_vec();
+    let read: Vec<_> = frames.collect();
+    let good = read.iter().take_while(|frame| frame.is_ok()).count();
+    assert!(read.len() <= good + 1);
+    for shared in read.iter().flatten() {
+        assert!(shared.emit(&mut written));
+    }
+    written
 }
 
 /// A control message; what was read survives being written.
@@ -131,7 +153,7 @@ pub(crate) fn query(bytes: &[u8]) {
     let (directory, changed) = Directory::sample(pairs);
     let mut names = NameMap::default();
     names.update(&directory, &changed);
-    let zone = Zone::new("wove.local").unwrap();
+    let zone = Zone::new("wove.local").expect("a domain");
     let view = View {
         names: &names,
         stations: &StationMap::default(),
@@ -264,6 +286,67 @@ pub(crate) fn mss(bytes: &[u8]) {
         assert!(changed <= 4);
         assert!(!clamp(&mut frame, limit));
     }
+}
+
+/// A frame from a TAP behind its header: what it is cut into has all of it,
+/// and can be joined.
+pub(crate) fn offload(bytes: &[u8]) {
+    let Ok(header) = VnetHeader::parse(bytes) else {
+        return;
+    };
+    let mut frame = bytes[VNET_HEADER..].to_vec();
+    let Ok(load) = examine(&header, &mut frame) else {
+        return;
+    };
+    assert_eq!(frame.len(), bytes.len() - VNET_HEADER);
+    let Load::Super(parts) = load else { return };
+    let (mut coalescer, mut cut, mut joined) = (Coalescer::new(ALL), 0, 0);
+    let done: Result<(), ()> = parts.cut(&frame, Sum::Complete, |headers, payload| {
+        cut += payload.len();
+        let segment = [headers, payload].concat();
+        coalescer.push(&segment, None, Sum::Complete, |header, frame| {
+            joined += payload_of(header, frame);
+        });
+        Ok(())
+    });
+    assert!(done.is_ok() && parts.count() <= MAX_SEGMENTS);
+    coalescer.flush(|header, frame| joined += payload_of(header, frame));
+    assert_eq!(cut, joined);
+}
+
+const ALL: Joins = Joins {
+    tcp: true,
+    udp: true,
+};
+
+fn payload_of(header: &VnetHeader, frame: &[u8]) -> usize {
+    let layers = Layers::find(frame).expect("a segment");
+    let examined = examine(header, &mut frame.to_vec());
+    assert!(examined.is_ok(), "{examined:?}");
+    layers.end - layers.payload
+}
+
+/// Any frames in a row, joined: as many bytes of frames go in as come out.
+pub(crate) fn join(bytes: &[u8]) {
+    let (mut coalescer, mut out) = (Coalescer::new(ALL), 0);
+    let mut count = |header: &VnetHeader, frame: &[u8]| {
+        let mut frame = frame.to_vec();
+        out += match examine(header, &mut frame) {
+            Ok(Load::Super(parts)) => parts.count(),
+            _ => 1,
+        };
+    };
+    let frames = [bytes, bytes, &bytes[..bytes.len() / 2], bytes];
+    for frame in frames {
+        let layers = Layers::find(frame);
+        let sum = match layers {
+            Some(_) => Sum::Left,
+            None => Sum::Complete,
+        };
+        coalescer.push(frame, layers.as_ref(), sum, &mut count);
+    }
+    coalescer.flush(&mut count);
+    assert_eq!(out, frames.len());
 }
 
 /// Pieces as seven bytes each: session, id, index, count, length (2), ms / 8.

@@ -1,7 +1,10 @@
 //! Kernel ESP below VXLAN: what leaves, what is let in, and what is left behind.
 //!
-//! Two hosts without daemons: the router does not use ESP yet. Under a kernel
-//! without ESP each of these starts a virtual machine (`tests/vm/run`).
+//! Here are two hosts without daemons, in [`daemons`] those with. Under a kernel
+//! without ESP all run in one virtual machine (`tests/vm/run`), which the first
+//! of them starts.
+
+mod daemons;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::net::{IpAddr, Ipv4Addr};
@@ -61,18 +64,13 @@ impl<'a> Pair<'a> {
             host.netns.add_address("vx", end.inner.into(), 24);
             end
         };
-        let protocol = |frame: &[u8], at: usize| frame.get(at).copied();
         Self {
             ends: [end(0), end(1)],
             now: Instant::now(),
             clear: lab
                 .underlay
                 .watch(1, |frame| facts(frame).port == Some(VXLAN)),
-            esp: lab.underlay.watch(0, move |frame| match frame.get(12..14) {
-                Some([0x08, 0x00]) => protocol(frame, 23) == Some(50),
-                Some([0x86, 0xdd]) => protocol(frame, 20) == Some(50),
-                _ => false,
-            }),
+            esp: lab.underlay.watch(0, |frame| facts(frame).esp),
             canary: lab.underlay.watch_for(CANARY),
         }
     }
@@ -222,7 +220,7 @@ fn key(session: u32, spi: u32) -> EspKey {
 #[test]
 fn vxlan_goes_through_esp_or_not_at_all() {
     let lab = Lab::new();
-    if lab.ran_with_esp("esp::vxlan_goes_through_esp_or_not_at_all") {
+    if lab.ran_with_esp() {
         return;
     }
     let hosts = [lab.host("a"), lab.host("b")];
@@ -305,7 +303,7 @@ fn vxlan_goes_through_esp_or_not_at_all() {
 #[test]
 fn a_member_cannot_speak_with_anothers_address() {
     let lab = Lab::new();
-    if lab.ran_with_esp("esp::a_member_cannot_speak_with_anothers_address") {
+    if lab.ran_with_esp() {
         return;
     }
     let hosts = [lab.host("a"), lab.host("b")];
@@ -352,7 +350,7 @@ fn a_member_cannot_speak_with_anothers_address() {
 #[test]
 fn what_is_ours_is_found_and_removed_and_nothing_else() {
     let lab = Lab::new();
-    if lab.ran_with_esp("esp::what_is_ours_is_found_and_removed_and_nothing_else") {
+    if lab.ran_with_esp() {
         return;
     }
     let hosts = [lab.host("a"), lab.host("b")];
@@ -430,7 +428,29 @@ impl Foreign {
         if let Some(at) = ours {
             bytes[at..at + 4].copy_from_slice(&[1, 0, 0, 0]);
         }
-        self.0.send(&bytes).expect("sent");
+        self.say(&bytes, errno);
+    }
+
+    /// As `ip xfrm state flush`.
+    fn flush_sas(&self) {
+        self.flush(0x1c, &[0, 0, 0, 0]);
+    }
+
+    /// As `ip xfrm policy flush`.
+    fn flush_policies(&self) {
+        self.flush(0x1d, &[]);
+    }
+
+    fn flush(&self, kind: u16, body: &[u8]) {
+        let length = 16 + body.len() as u32;
+        // NLM_F_REQUEST, NLM_F_ACK
+        let header = [length, u32::from(kind) | 5 << 16, 1, 0];
+        let header = header.iter().flat_map(|word| word.to_ne_bytes());
+        self.say(&header.chain(body.iter().copied()).collect::<Vec<_>>(), 0);
+    }
+
+    fn say(&self, message: &[u8], errno: i32) {
+        self.0.send(message).expect("sent");
         let mut answer = [0; 4096];
         let length = std::io::Read::read(&mut &self.0, &mut answer).expect("an answer");
         assert!(length >= 20);

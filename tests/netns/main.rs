@@ -1,8 +1,9 @@
 //! Real daemons across network namespaces: `cargo netns`, as root.
 //!
-//! Needs no program but the one under test, and `nft` for `nat`; `esp` starts a virtual machine where
-//! the kernel has no ESP (`tests/vm/run`). Namespaces are anonymous and
-//! daemons die with this process, so nothing is left behind however it ends.
+//! Needs no program but the one under test, `nft` for `nat`, and `unshare` and
+//! `mount` (util-linux) for `names`; `esp` starts a virtual machine where the
+//! kernel has no ESP (`tests/vm/run`). Namespaces are anonymous and daemons die
+//! with this process, so nothing is left behind however it ends.
 
 #![expect(
     clippy::disallowed_methods,
@@ -29,5 +30,6 @@ mod repair;
 mod roaming;
 mod scale;
 mod secrets;
+mod sleeve;
 mod targets;
 mod tcp;

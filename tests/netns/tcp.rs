@@ -77,6 +77,25 @@ fn a_tcp_target_is_dialled_by_tcp_and_left_for_udp() {
 }
 
 #[test]
+fn tcp_is_dialled_over_ipv6_and_kept_without_discovery() {
+    let lab = Lab::new();
+    let [a, b] = ["a", "b"].map(|name| lab.host(name));
+    block_udp(&lab, &[(&a, &b)], true);
+    a.launch(&["--no-discovery"]);
+    let target = format!("tcp://[{}]", a.v6());
+    b.launch(&["--no-discovery", "--token", &a.token(), &target]);
+    let connection = b.wait_connection(secs(10), &a, |c| c["path"] == "tcp");
+    let address = format!("tcp://[{}]:{PORT}", a.v6());
+    assert_eq!(connection["address"], address.as_str());
+    let (ca, cb) = (a.container(), b.container());
+    ping_within(secs(10), &cb.netns, ca.v6);
+    // A connection that breaks is made again.
+    a.kill();
+    a.relaunch();
+    ping_within(secs(15), &cb.netns, ca.v4);
+}
+
+#[test]
 fn a_relay_is_better_than_tcp() {
     let lab = Lab::new();
     let (hosts, containers) = lab.network(3, &[]);

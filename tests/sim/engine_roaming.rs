@@ -1,12 +1,7 @@
 //! Paths that change under a session: to TCP and back, to another address, round
 //! a link that broke; and copies from elsewhere, which change nothing.
 
-use std::{
-    cell::RefCell,
-    net::{IpAddr, SocketAddr},
-    rc::Rc,
-    time::Duration,
-};
+use std::{cell::RefCell, net::SocketAddr, rc::Rc, time::Duration};
 
 use wove::engine::status::PathKind;
 
@@ -146,10 +141,7 @@ fn a_copy_from_elsewhere_does_not_steal_the_path() {
     let mark = world.mark();
     world.net.rule = None;
     world.run_for(secs(5)).assert_delivered_since(mark);
-    let stolen = world
-        .astray
-        .iter()
-        .filter(|(to, _)| IpAddr::from(to.ip()) == thief.ip());
+    let stolen = world.astray.iter().filter(|(to, _)| to.ip() == thief.ip());
     let longest = stolen.map(|(_, datagram)| datagram.len()).max();
     assert!(longest < Some(150), "frames went to the thief: {longest:?}");
 }

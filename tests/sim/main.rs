@@ -5,6 +5,7 @@
 
 mod engine;
 mod engine_broadcast;
+mod engine_esp;
 mod engine_fastdp;
 mod engine_handshakes;
 mod engine_hostile;

@@ -1,4 +1,8 @@
 //! Against a small engine made for the test.
+#![expect(
+    clippy::disallowed_methods,
+    reason = "the engine needs a thread of its own"
+)]
 
 use std::io::{Read, Write};
 

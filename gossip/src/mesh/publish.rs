@@ -1,7 +1,6 @@
 //! Our own records, and what follows from everybody's.
 
 use std::{
-    net::IpAddr,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -9,8 +8,7 @@ use std::{
 use proto::{
     PeerId,
     record::{
-        Body, LinkTo, Links, Name, Names, Node, Record, RecordKey, RttCode, Station, Stations,
-        Topic,
+        Body, LinkTo, Links, Names, Node, Record, RecordKey, RttCode, Station, Stations, Topic,
     },
 };
 
@@ -18,8 +16,7 @@ use super::Mesh;
 use crate::{
     config::{Authority, LocalPeer},
     event::{Event, Warning},
-    limits::{NAMES_PER_PEER, NODE_ENDPOINTS, NODE_NICKNAME, NODE_VERSION},
-    names::Standing,
+    limits::{NODE_ENDPOINTS, NODE_NICKNAME, NODE_VERSION},
     replica::Merge,
     topology::HOP_PENALTY_US,
 };
@@ -27,10 +24,6 @@ use crate::{
 /// A published round-trip time is replaced only when it is off by a third and by this;
 /// less would hardly change a way, as each hop costs as much.
 const RTT_TOLERANCE_US: u32 = HOP_PENALTY_US;
-
-/// Names are published no oftener: a host on which a hundred containers start must
-/// not use up what others let it say.
-const NAMES_SPACING: Duration = Duration::from_millis(250);
 
 /// Cuts what we say about ourselves to what a record may hold.
 pub(super) fn clip(local: &mut LocalPeer) {
@@ -159,28 +152,6 @@ impl<A: Authority> Mesh<A> {
         }
     }
 
-    /// Says which names are ours; all of them at every call.
-    pub fn set_names(&mut self, names: impl IntoIterator<Item = (String, IpAddr)>, now: Instant) {
-        let full = !self.names.set(names);
-        if full {
-            let limit = NAMES_PER_PEER;
-            self.warn(self.local.id, "names", Warning::TooManyNames { limit });
-        }
-        if self.names.has_changed() {
-            let spaced = self.timers.names_done.map(|done| done + NAMES_SPACING);
-            let soon = now + self.config.push_delay;
-            let at = spaced.map_or(soon, |spaced| spaced.max(soon));
-            self.timers.names.get_or_insert(at);
-        }
-    }
-
-    pub(super) fn publish_names(&mut self, now: Instant) {
-        (self.timers.names, self.timers.names_done) = (None, Some(now));
-        for (part, names) in self.names.take_changed() {
-            self.publish(Topic::Names(part), Body::Names(names), now);
-        }
-    }
-
     /// Overwrites a record of an earlier launch about which we have nothing to say.
     pub(super) fn publish_nothing(&mut self, topic: Topic, now: Instant) {
         match topic {
@@ -237,18 +208,6 @@ impl<A: Authority> Mesh<A> {
                 tracing::error!(key = ?record.key, "a body passed that is not about its topic");
             }
         }
-    }
-
-    fn apply_names(&mut self, owner: PeerId, part: u16, epoch: u64, names: &[Name]) {
-        let node = RecordKey {
-            owner,
-            topic: Topic::Node,
-        };
-        let standing = Standing {
-            reachable: owner == self.local.id || self.routes().reaches(&owner),
-            launch: self.replica.get(&node).map_or(0, |node| node.version.epoch),
-        };
-        self.directory.report(owner, part, (epoch, names), standing);
     }
 
     fn apply_node(&mut self, owner: PeerId, before: Option<&Record>, node: &Node, now: Instant) {

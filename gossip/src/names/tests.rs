@@ -114,6 +114,10 @@ fn the_number_of_names_is_bounded() {
     assert_eq!(told, NAMES_PER_PEER);
 }
 
+/// Launch, whether in reach, and what each part said in which launch.
+type Model = (u64, bool, BTreeMap<u16, (u64, Given)>);
+type Given = BTreeSet<(String, IpAddr)>;
+
 fn pairs() -> impl Strategy<Value = BTreeSet<(String, IpAddr)>> {
     let label = prop_oneof![Just("a"), Just("bb"), Just("long-label-of-some-length")];
     let text = prop::collection::vec(label, 1..5).prop_map(|labels| labels.join("."));
@@ -153,7 +157,7 @@ proptest! {
         steps in prop::collection::vec((0u8..4, 0u16..3, 1u64..3, pairs(), 0u8..6, any::<bool>()), 0..30)
     ) {
         let mut directory = Directory::default();
-        let mut last: BTreeMap<PeerId, (u64, bool, BTreeMap<u16, (u64, BTreeSet<(String, IpAddr)>)>)> = BTreeMap::new();
+        let mut last: BTreeMap<PeerId, Model> = BTreeMap::new();
         for (peer, part, epoch, pairs, kind, flag) in steps {
             let peer = id(peer);
             let model = last.entry(peer).or_default();

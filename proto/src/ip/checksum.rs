@@ -55,6 +55,12 @@ impl Checksum {
         !self.folded()
     }
 
+    /// What stands in the checksum field while the sum is left to be completed
+    /// later: the sum so far, in host order.
+    pub fn partial(self) -> u16 {
+        self.folded()
+    }
+
     /// Whether bytes that contain their own checksum are intact.
     pub fn is_valid(self) -> bool {
         self.folded() == 0xffff

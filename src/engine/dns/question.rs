@@ -25,8 +25,8 @@ impl Question {
         let labels: Vec<&[u8]> = name.iter().collect();
         if let Some(inside) = labels.len().checked_sub(domain.len()) {
             let (own, above) = labels.split_at(inside);
-            let same = |(a, b): (&&[u8], &Box<[u8]>)| a.eq_ignore_ascii_case(b);
-            if above.iter().zip(domain).all(same) {
+            let mut pairs = above.iter().zip(domain);
+            if pairs.all(|(a, b)| a.eq_ignore_ascii_case(b)) {
                 return match own {
                     [] => Self::Domain,
                     own => Self::InDomain(canonical(own)),

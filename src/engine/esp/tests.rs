@@ -7,7 +7,7 @@ use proto::datagram::{Datagram, Handshake};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
-use super::*;
+use super::{association::OFFER, *};
 
 #[expect(
     clippy::disallowed_methods,
@@ -101,6 +101,34 @@ fn up(now: Instant) -> Esp {
 }
 
 #[test]
+fn who_sends_under_a_key_that_is_not_there_gets_another() {
+    let now = origin();
+    let mut esp = up(now);
+    esp.told(1, Notice::Taken(999), now);
+    assert_eq!(
+        actions(&mut esp),
+        [],
+        "there is one that it has not taken yet"
+    );
+    esp.installed(Direction::In, 1000, now);
+    esp.told(1, Notice::Taken(1000), now);
+    actions(&mut esp);
+    esp.told(1, Notice::Taken(999), now);
+    assert_eq!(actions(&mut esp), [Action::Renew { session: 1 }]);
+    esp.told(7, Notice::Taken(999), now);
+    assert_eq!(actions(&mut esp), [], "of no session that is known");
+    esp.remind();
+    assert_eq!(actions(&mut esp), [tell(1, Notice::Taken(2000))]);
+    // The peer began anew: what it offers by itself is another matter.
+    esp.renew_inbound(now);
+    assert_eq!(actions(&mut esp), [Action::Renew { session: 1 }]);
+    assert!(esp.is_up());
+    esp.tick(now + LINGER);
+    let (direction, spi) = (Direction::In, 1000);
+    assert_eq!(actions(&mut esp), [Action::Remove { direction, spi }]);
+}
+
+#[test]
 fn an_old_key_lingers_and_goes() {
     let now = origin();
     let mut esp = up(now);
@@ -153,7 +181,8 @@ fn a_peer_that_loses_everything_is_not_served_for_ever() {
         }
     }
     assert_eq!(renewed, INDEXES - 1);
-    assert!(esp.inbound.len() <= 8 && esp.outbound.len() <= 8);
+    let most = INDEXES as usize;
+    assert!(esp.inbound.len() <= most && esp.outbound.len() <= most);
 }
 
 #[test]

@@ -15,6 +15,14 @@ fn offer(vni: u32) -> VxlanOffer {
     }
 }
 
+fn wish(index: u32) -> Wish {
+    Wish {
+        index,
+        address: ADDRESS,
+        esp: false,
+    }
+}
+
 /// A path, its clock, and a peer that answers or not.
 struct Story {
     path: FastPath,
@@ -39,7 +47,7 @@ impl Story {
     /// Both ends want it and have each other's offer.
     fn offered() -> Self {
         let mut story = Self::new();
-        story.path.allow(7, ADDRESS, story.now);
+        story.path.allow(wish(7), story.now);
         assert!(story.path.offered(offer(9), ADDRESS, story.now));
         story
     }
@@ -172,18 +180,18 @@ fn a_new_identifier_is_proven_anew_and_the_old_one_is_never_used() {
     assert!(story.path.offered(offer(10), ADDRESS, story.now));
     let entry = story.path.entry().unwrap();
     assert_eq!((entry.vni, entry.up), (Some(10), false));
-    story.path.bar(Bar::Encrypted);
+    story.path.bar(Bar::Encrypted("why".to_owned()));
     assert_eq!(story.path.entry(), None);
     assert!(!story.path.offered(offer(11), ADDRESS, story.now), "barred");
     assert_eq!(story.path.refusal(), Some(Decline::Encrypted));
-    story.path.allow(8, ADDRESS, story.now);
+    story.path.allow(wish(8), story.now);
     assert_eq!(story.path.entry().unwrap().vni, None);
 }
 
 #[test]
 fn offers_go_on_until_they_are_heard_and_after_a_refusal() {
     let mut story = Story::new();
-    story.path.allow(7, ADDRESS, story.now);
+    story.path.allow(wish(7), story.now);
     story.run(Duration::from_secs(1), false, true);
     assert!((2..=4).contains(&story.offers), "{}", story.offers);
     story.path.declined(Decline::Disabled, story.now);

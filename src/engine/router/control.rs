@@ -98,7 +98,9 @@ impl Router {
             PathMessage::Ack { token, observed } => {
                 self.handle_ack(id, token, observed, origin, now)
             }
-            PathMessage::Offer(offer) => self.handle_offer(id, offer, origin, now),
+            PathMessage::Offer(offer) => self.handle_offer(id, (offer, false), origin, now),
+            PathMessage::OfferEsp(offer) => self.handle_offer(id, (offer, true), origin, now),
+            PathMessage::Esp(notice) => self.handle_esp_notice(id, session, notice, origin, now),
             PathMessage::Decline(code) => self.handle_decline(id, code, now),
             PathMessage::Meet { endpoints } => self.handle_meet(id, &endpoints, now),
             PathMessage::Close => {

@@ -12,7 +12,7 @@ use rand::Rng;
 
 use super::{
     super::{
-        fastdp::{Bar, Probe},
+        fastdp::{Bar, Probe, Wish},
         output::{Origin, Output, Upcall},
         peers::Peer,
         seal::send_content,
@@ -23,9 +23,13 @@ use super::{
 };
 
 /// Bytes that VXLAN adds to an IP packet of the overlay: the inner Ethernet
-/// header, VXLAN, UDP, and IPv4 or IPv6.
-const VXLAN_OVER_IPV4: usize = 14 + 8 + 8 + 20;
-const VXLAN_OVER_IPV6: usize = 14 + 8 + 8 + 40;
+/// header, VXLAN and UDP; then IPv4 or IPv6.
+const VXLAN: usize = 14 + 8 + 8;
+const IPV4: usize = 20;
+const IPV6: usize = 40;
+/// Bytes that ESP puts round that and its two bytes of trailer: index, number,
+/// initialisation vector and authenticator (RFC 4106).
+const ESP: usize = 8 + 8 + 16;
 /// Identifiers have 24 bits.
 const VNIS: std::ops::Range<u32> = 1..1 << 24;
 
@@ -34,6 +38,8 @@ const VNIS: std::ops::Range<u32> = 1..1 << 24;
 pub struct FastSetup {
     /// The kernel is ready, or why it is not.
     pub state: Result<(), Bar>,
+    /// It encrypts by ESP, or why not, in words.
+    pub esp: Result<(), String>,
     /// The UDP port of VXLAN.
     pub port: u16,
     /// Underlay networks in which frames may travel in clear.
@@ -47,6 +53,7 @@ impl Default for FastSetup {
                 why: "the kernel fast path is not set up".to_owned(),
                 disabled: false,
             }),
+            esp: Err("kernel's ESP is not set up".to_owned()),
             port: 6784,
             trusted: Vec::new(),
         }
@@ -84,23 +91,33 @@ impl Router {
             return;
         };
         let before = peer.fast.entry();
-        let wanted = self.wants_fast(peer);
+        let wanted = self.wants_fast(id, peer, now);
         // A fresh identifier for each agreement: no frame of an old one gets in.
+        let same = |wish: Wish| wanted == Ok((wish.address, wish.esp));
         let fresh = match &wanted {
-            Ok(address) if !peer.fast.leads_to(*address) => self.fresh_vni(),
+            Ok(_) if !peer.fast.wish().is_some_and(same) => self.fresh_vni(),
             Ok(_) | Err(_) => None,
         };
         let Some(peer) = self.peers.get_mut(&id) else {
             return;
         };
         match (wanted, fresh) {
-            (Ok(address), Some(vni)) => {
+            (Ok((address, esp)), Some(index)) => {
                 peer.fast.bar(Bar::Indirect);
-                peer.fast.allow(vni, address, now);
+                let wish = Wish {
+                    index,
+                    address,
+                    esp,
+                };
+                peer.fast.allow(wish, now);
             }
             (Ok(_), None) => {}
             (Err(bar), _) => peer.fast.bar(bar),
         }
+        self.tend_esp(id, now);
+        let Some(peer) = self.peers.get_mut(&id) else {
+            return;
+        };
         let active = peer.is_active(now);
         let chores = peer.fast.tick(active, now);
         let after = peer.fast.entry();
@@ -116,11 +133,11 @@ impl Router {
         }
     }
 
-    /// Where a fast path to the peer would lead, if this end wants it. Frames
-    /// in clear are agreed on by the session, or by both ends' operators for
-    /// the networks they trust: each looks at the other's address, and the
-    /// offer tells its consent.
-    fn wants_fast(&self, peer: &Peer) -> Result<IpAddr, Bar> {
+    /// Where a fast path to the peer would lead, and whether inside ESP, if this
+    /// end wants it. Frames in clear are agreed on by the session, or by both
+    /// ends' operators for the networks they trust: each looks at the other's
+    /// address, and the offer tells its consent.
+    fn wants_fast(&self, id: PeerId, peer: &Peer, now: Instant) -> Result<(IpAddr, bool), Bar> {
         self.fast.state.clone()?;
         let direct = peer.direct.as_ref().filter(|d| !d.address.is_tcp());
         let (Some(direct), Some(held)) = (direct, peer.sending()) else {
@@ -131,11 +148,20 @@ impl Router {
         }
         let address = direct.address.ip();
         let trusted = || self.fast.trusted.iter().any(|net| net.contains(&address));
-        if held.protection == Protection::Clear || trusted() {
-            Ok(address)
-        } else {
-            Err(Bar::Encrypted)
+        if held.protection == Protection::Sealed && (peer.insists || !trusted()) {
+            let bar = self.esp_bar(id, peer, address, now);
+            return bar.map_or(Ok((address, true)), |why| Err(Bar::Encrypted(why)));
         }
+        let has_it = peer.fast.wish().is_some_and(|w| w.address == address);
+        let mut others = self.wishes_of_others(id);
+        if !has_it && others.any(|wish| wish.esp && wish.address == address) {
+            let why = format!("another peer at {address} has the fast path, inside ESP");
+            return Err(Bar::Host {
+                why,
+                disabled: false,
+            });
+        }
+        Ok((address, false))
     }
 
     fn fresh_vni(&mut self) -> Option<u32> {
@@ -146,27 +172,36 @@ impl Router {
     }
 
     fn send_offer(&mut self, id: PeerId) {
-        let Some(vni) = self.peers.get(&id).and_then(|peer| peer.fast.index()) else {
+        let Some(wish) = self.peers.get(&id).and_then(|peer| peer.fast.wish()) else {
             return;
         };
         let offer = VxlanOffer {
-            vni,
+            vni: wish.index,
             port: self.fast.port,
             room: u16::try_from(self.config.mtu).unwrap_or(u16::MAX),
         };
-        self.send_path_message(id, None, None, &PathMessage::Offer(offer));
+        let message = if wish.esp {
+            PathMessage::OfferEsp(offer)
+        } else {
+            PathMessage::Offer(offer)
+        };
+        self.send_path_message(id, None, None, &message);
     }
 
-    /// The peer offers a fast path.
+    /// The peer offers a fast path, inside ESP or not.
     pub(super) fn handle_offer(
         &mut self,
         id: PeerId,
-        offer: VxlanOffer,
+        (offer, esp): (VxlanOffer, bool),
         origin: Origin,
         now: Instant,
     ) {
         // A leftover of a path that just changed.
         let Origin::Direct(from) = origin else { return };
+        let Some(peer) = self.peers.get_mut(&id) else {
+            return;
+        };
+        peer.insists |= esp;
         // It may be heard before this end has looked at the session.
         self.tend_fast(id, now);
         let port = self.fast.port;
@@ -174,6 +209,11 @@ impl Router {
             return;
         };
         let refusal = match peer.fast.refusal() {
+            // Trust of one end is not enough: the other is told what is wanted.
+            None if peer.fast.wish().is_some_and(|wish| wish.esp && !esp) => {
+                return self.send_offer(id);
+            }
+            None if peer.fast.wish().is_some_and(|wish| wish.esp != esp) => Some(Decline::Other),
             None if offer.port == port && VNIS.contains(&offer.vni) => None,
             None => Some(Decline::Other),
             Some(decline) => Some(decline),
@@ -182,8 +222,12 @@ impl Router {
             let message = PathMessage::Decline(decline as u8);
             return self.send_path_message(id, None, None, &message);
         }
+        let known = peer.fast.is_offered();
         if peer.fast.offered(offer, from.ip(), now) {
             self.dirty.fast = true;
+            if known {
+                self.renew_esp(id, now);
+            }
             if u32::from(offer.room) < self.config.mtu.min(u32::from(u16::MAX)) {
                 let name = self.nickname(id);
                 self.warn(format!(
@@ -201,10 +245,11 @@ impl Router {
 
     /// The peer refuses.
     pub(super) fn handle_decline(&mut self, id: PeerId, code: u8, now: Instant) {
-        if let Some(peer) = self.peers.get_mut(&id) {
-            peer.fast.declined(Decline::from_code(code), now);
-            self.dirty.fast = true;
-        }
+        let Some(peer) = self.peers.get_mut(&id) else {
+            return;
+        };
+        peer.fast.declined(Decline::from_code(code), now);
+        self.dirty.fast = true;
     }
 
     /// Whether something that came through the tunnel came as its sender's
@@ -238,6 +283,8 @@ impl Router {
             PathMessage::Confirm
             | PathMessage::Close
             | PathMessage::Offer(_)
+            | PathMessage::OfferEsp(_)
+            | PathMessage::Esp(_)
             | PathMessage::Decline(_)
             | PathMessage::Meet { .. } => {}
         }
@@ -249,6 +296,10 @@ impl Router {
             Probe::Full => usize::try_from(self.config.mtu).unwrap_or(0),
             Probe::Small => 0,
         };
+        let wish = self.peers.get(&id).and_then(|peer| peer.fast.wish());
+        if !wish.is_some_and(|wish| self.is_protected(id, wish)) {
+            return;
+        }
         let message = PathMessage::Probe {
             token,
             padding: padding(token, size),
@@ -305,13 +356,14 @@ impl Router {
             let entry = peer.fast.entry()?;
             let fast = FastPeer {
                 peer: *id,
-                address: entry.address,
+                address: entry.wish.address,
                 source: entry.source,
                 vni: entry.vni,
                 up: entry.up,
+                esp: entry.wish.esp,
                 counters: Arc::clone(&peer.counters),
             };
-            Some((entry.index, fast))
+            Some((entry.wish.index, fast))
         });
         entries.collect()
     }
@@ -321,17 +373,37 @@ impl Router {
         let Some(direct) = &peer.direct else {
             return peer.fast.reason(0, 0);
         };
-        let vxlan = if direct.address.ip().is_ipv6() {
-            VXLAN_OVER_IPV6
-        } else {
-            VXLAN_OVER_IPV4
-        };
-        let mtu = usize::try_from(self.config.mtu).unwrap_or(0);
-        peer.fast.reason(
-            direct.pmtu.datagram() + direct.address.headers(),
-            mtu + vxlan,
-        )
+        if peer.fast.is_offered()
+            && !peer.fast.is_up()
+            && let Some(reason) = self.esp_reason(peer)
+        {
+            return Some(reason);
+        }
+        let is_ipv6 = direct.address.ip().is_ipv6();
+        let esp = peer.fast.wish().is_some_and(|wish| wish.esp);
+        let path = direct.pmtu.datagram() + direct.address.headers();
+        let needed = if is_ipv6 { IPV6 } else { IPV4 } + carried(self.config.mtu, esp);
+        peer.fast.reason(path, needed)
     }
+
+    /// How frames are protected that the kernel carries: whatever the session
+    /// does, in clear or by the one cipher of ESP.
+    pub(super) fn fast_cipher(&self, peer: &Peer) -> &'static str {
+        match peer.fast.wish() {
+            Some(Wish { esp: true, .. }) => "AES-256-GCM",
+            Some(_) | None => "none",
+        }
+    }
+}
+
+/// Bytes that the outer IP packet carries for a packet of the overlay.
+fn carried(mtu: u32, esp: bool) -> usize {
+    let udp = usize::try_from(mtu).unwrap_or(0) + VXLAN;
+    if esp {
+        // Padded to four bytes, the trailer's two included (RFC 4303, section 2.4).
+        return (udp + 2).next_multiple_of(4) + ESP;
+    }
+    udp
 }
 
 /// Keeps the one datagram that a message becomes.
@@ -348,4 +420,17 @@ impl Output for Sealed {
     fn frame(&mut self, _frame: &[u8]) {}
 
     fn upcall(&mut self, _upcall: Upcall) {}
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_default_mtu_leaves_room_for_esp_over_either() {
+        assert_eq!(carried(1400, false) + IPV4, 1450);
+        assert_eq!(carried(1396, true) + IPV6, 1500);
+        assert_eq!(carried(1397, true) + IPV6, 1504);
+        assert_eq!(carried(1400, true) + IPV4, 1484);
+    }
 }

@@ -4,10 +4,12 @@
 //! In: [`Router::handle_upcall`], [`Router::handle_timeout`] and the
 //! operator's wishes. Out, to be drained after every input:
 //! [`Router::take_snapshot`] first, so that no datagram leaves before its answer
-//! can be received, then [`Router::poll_transmit`], [`Router::poll_tunnel`] and
+//! can be received, then [`Router::poll_esp`] until there is no order and no new
+//! snapshot, then [`Router::poll_transmit`], [`Router::poll_tunnel`] and
 //! [`Router::poll_event`].
 
 mod control;
+mod esp;
 mod fastdp;
 mod paths;
 mod publish;
@@ -16,6 +18,7 @@ mod roaming;
 mod sessions;
 mod space;
 
+pub use esp::{EspOrder, EspOutcome, EspStep};
 pub use fastdp::{FastSetup, Tunnelled};
 pub use space::SpaceSetup;
 
@@ -31,7 +34,7 @@ use gossip::{DialId, Mesh, Target};
 use proto::{
     Endpoint, MacAddr, PeerId,
     datagram::SessionIndex,
-    message::{CAN_FASTDP, CAN_MEET, KNOWS_NAMES},
+    message::{CAN_ESP, CAN_FASTDP, CAN_MEET, CAN_SHARE, KNOWS_NAMES},
     space::CAN_SPACE,
 };
 use rand::{Rng, SeedableRng};
@@ -145,6 +148,8 @@ pub struct Router {
     transmits: VecDeque<Transmit>,
     tunnelled: VecDeque<Tunnelled>,
     fast: FastSetup,
+    esp: BTreeMap<PeerId, esp::Protection>,
+    esp_orders: VecDeque<EspOrder>,
     events: VecDeque<Event>,
     warnings: VecDeque<String>,
     said: BTreeSet<String>,
@@ -184,7 +189,7 @@ impl Router {
         // The nickname travels by gossip: whoever knocks could read it here.
         let mut hello = Hello::new(config.epoch, instance, "");
         hello.encrypt = config.encrypt;
-        hello.capabilities = CAN_FASTDP | CAN_MEET | KNOWS_NAMES | CAN_SPACE;
+        hello.capabilities = CAN_FASTDP | CAN_ESP | CAN_MEET | CAN_SHARE | KNOWS_NAMES | CAN_SPACE;
         let peer = gossip::LocalPeer {
             id: local,
             keys: identity.public(),
@@ -231,6 +236,8 @@ impl Router {
             transmits: VecDeque::new(),
             tunnelled: VecDeque::new(),
             fast: FastSetup::default(),
+            esp: BTreeMap::new(),
+            esp_orders: VecDeque::new(),
             events: VecDeque::new(),
             warnings: VecDeque::new(),
             said: BTreeSet::new(),

@@ -50,6 +50,7 @@ impl Router {
         for id in ids {
             self.tend(id, now);
         }
+        self.end_forgotten_esp(now);
         let before = self.observed.len();
         self.observed
             .retain(|_, seen| now.duration_since(*seen) < OBSERVED_AGE);

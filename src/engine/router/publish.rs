@@ -2,7 +2,7 @@
 
 use std::{collections::HashMap, net::IpAddr, sync::Arc, time::Instant};
 
-use proto::{PeerId, datagram::Protection};
+use proto::{PeerId, datagram::Protection, message::CAN_SHARE};
 
 use super::{
     super::{
@@ -104,6 +104,7 @@ impl Router {
                     session: None,
                     protection: Protection::Sealed,
                     route: self.relay(id),
+                    shares: false,
                     counters: Arc::default(),
                 };
                 (id, Arc::new(path))
@@ -133,6 +134,7 @@ impl Router {
             session: held.map(|h| Arc::clone(&h.session)),
             protection: held.map_or(Protection::Sealed, |h| h.protection),
             route,
+            shares: peer.capabilities & CAN_SHARE != 0,
             counters: Arc::clone(&peer.counters),
         }
     }
@@ -145,11 +147,12 @@ impl Router {
     }
 
     /// The relay to a peer. The routes know none while they believe in the link;
-    /// if its path owes an answer, a common neighbour is the way.
+    /// if its path owes an answer or has just been given up, a common neighbour
+    /// is the way.
     fn way_round(&self, id: PeerId, peer: &Peer) -> Route {
         let relay = self.relay(id);
-        let suspect = peer.direct.as_ref().is_some_and(|d| d.suspect);
-        if !suspect || relay != Route::None {
+        let sound = peer.direct.as_ref().is_some_and(|d| !d.suspect);
+        if sound || relay != Route::None {
             return relay;
         }
         match self.mesh.routes().detour(&id) {

@@ -121,10 +121,11 @@ impl Router {
             state,
             path,
             reason: self.reason(peer, path, state),
-            // What the kernel carries is in clear, whatever the session does.
-            cipher: held
-                .filter(|_| path != PathKind::Fastdp)
-                .map_or_else(|| "none".to_owned(), cipher_name),
+            cipher: match (held, path) {
+                (Some(_), PathKind::Fastdp) => self.fast_cipher(peer).to_owned(),
+                (Some(held), _) => cipher_name(held),
+                (None, _) => "none".to_owned(),
+            },
             mtu: u32::try_from(mtu).unwrap_or(u32::MAX),
             rtt_us: u64::try_from(rtt).unwrap_or(u64::MAX),
             rx_bytes: totals.rx_bytes,

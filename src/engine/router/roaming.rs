@@ -69,6 +69,17 @@ impl Router {
         peer.scout.met_until = Some(now + DIRECT_RETRY / 2);
         // Each end has its rounds: one search at a time is enough.
         peer.direct_retry_at = now + DIRECT_RETRY;
+        // It does not ask while its own way works, and this end may have nothing to
+        // send that would show it.
+        let doubted = peer.direct.as_mut().filter(|d| !d.suspect);
+        let doubted = doubted.map(|direct| {
+            direct.suspect = true;
+            direct.address
+        });
+        if let Some(here) = doubted {
+            self.dirty.paths = true;
+            self.send_probe(id, here, 0, now);
+        }
         let sought = self.udp_ways(id, endpoints);
         self.search(id, sought, now);
     }

@@ -4,6 +4,8 @@
 //! sleeve carries everything.
 
 use std::{
+    collections::BTreeSet,
+    net::IpAddr,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -12,8 +14,9 @@ use anyhow::{Context, Result};
 
 use super::Daemon;
 use crate::{
-    engine::{FastSetup, Upcall, fastdp::Bar},
+    engine::{FastSetup, Router, Upcall, fastdp::Bar},
     shell::{
+        esp::{self, Checked, KernelEsp},
         fastdp::FastDp,
         host::{Tunnel, TunnelConfig},
         tunnel::TunnelSocket,
@@ -29,10 +32,18 @@ const AWAKE: Duration = Duration::from_secs(30);
 /// Pause before a fast path that could not be made is tried again.
 const RETRY: Duration = Duration::from_secs(5);
 
+/// How often it is looked whether the kernel's ESP is as it should be.
+const CHECK: Duration = Duration::from_secs(2);
+/// How often it is tried anew whether there is ESP: somebody may have loaded a module.
+const ESP_RETRY: Duration = Duration::from_secs(60);
+
 /// The fast path, or why there is none.
 pub(super) struct Fast {
     config: TunnelConfig,
     state: State,
+    /// Its encryption, or why there is none.
+    esp: Result<Box<KernelEsp>, String>,
+    esp_at: Instant,
     count_at: Instant,
     awake_at: Instant,
 }
@@ -68,6 +79,8 @@ impl Fast {
         Self {
             config,
             state,
+            esp: Err("kernel's ESP is not set up".to_owned()),
+            esp_at: now,
             count_at: now,
             awake_at: now + AWAKE,
         }
@@ -112,10 +125,11 @@ impl Daemon {
                 }
             }
         };
+        self.apply_fast();
         self.tell_fast();
     }
 
-    async fn try_fast(&self, kernel: Option<FastDp>) -> Result<Ready> {
+    async fn try_fast(&mut self, kernel: Option<FastDp>) -> Result<Ready> {
         let config = &self.fast.config;
         let mut kernel = match kernel {
             Some(kernel) => kernel,
@@ -123,6 +137,10 @@ impl Daemon {
         };
         let made = self.host.make_tunnel(config).await;
         let tunnel = made.context("the kernel refuses VXLAN")?;
+        if self.fast.esp.is_err() {
+            self.fast.esp = KernelEsp::raise(config, self.config.host).map(Box::new);
+            self.fast.esp_at = Instant::now() + CHECK;
+        }
         kernel
             .attach(config, tunnel)
             .context("the kernel refuses BPF")?;
@@ -151,6 +169,7 @@ impl Daemon {
         };
         let setup = FastSetup {
             state,
+            esp: self.fast.esp.as_ref().map(|_| ()).map_err(Clone::clone),
             port: self.fast.config.port,
             trusted: self.config.trusted_subnets.clone(),
         };
@@ -184,8 +203,54 @@ impl Daemon {
         match &self.fast.state {
             State::Failed { retry_at, .. } if now >= *retry_at => self.make_fast().await,
             State::Failed { .. } | State::Off => {}
-            State::Ready(_) => self.report_awake(now),
+            State::Ready(_) => {
+                self.report_awake(now);
+                self.care_for_esp(now);
+            }
         }
+    }
+
+    /// Sees that keys, policies and table are there, or whether there is ESP by now.
+    fn care_for_esp(&mut self, now: Instant) {
+        if now < self.fast.esp_at {
+            return;
+        }
+        let Ok(kernel) = &mut self.fast.esp else {
+            self.fast.esp_at = now + ESP_RETRY;
+            self.fast.esp = KernelEsp::raise(&self.fast.config, self.config.host).map(Box::new);
+            if self.fast.esp.is_ok() {
+                self.apply_fast();
+                self.tell_fast();
+            }
+            return;
+        };
+        self.fast.esp_at = now + CHECK;
+        let Checked { repairs, outcomes } = match kernel.check() {
+            Ok(checked) => checked,
+            Err(error) => return tracing::warn!("the fast path's ESP is damaged: {error:#}"),
+        };
+        for what in repairs {
+            tracing::warn!("repaired: {what}: made again");
+        }
+        for (index, outcome) in outcomes {
+            self.router.handle_esp(index, outcome, now);
+        }
+    }
+
+    /// Carries out what the router orders of the kernel's ESP. Says whether
+    /// there was anything: then the router may have more to say.
+    pub(super) fn carry_out_esp(&mut self) -> bool {
+        let mut any = false;
+        while let Some(order) = self.router.poll_esp() {
+            any = true;
+            let Ok(kernel) = &mut self.fast.esp else {
+                continue;
+            };
+            if let Some(outcome) = kernel.carry_out(&order) {
+                self.router.handle_esp(order.index, outcome, Instant::now());
+            }
+        }
+        any
     }
 
     /// Stations whose frames all go through the kernel are seen by nobody else.
@@ -217,6 +282,9 @@ impl Daemon {
 
     /// Puts the router's newest view into the kernel.
     pub(super) fn apply_fast(&mut self) {
+        if let Ok(kernel) = &mut self.fast.esp {
+            kernel.allow(clear_addresses(&self.router));
+        }
         if let State::Ready(ready) = &mut self.fast.state {
             ready.kernel.apply(&self.router.snapshot());
         }
@@ -237,8 +305,18 @@ impl Daemon {
     /// Takes everything off the host again.
     pub(super) async fn remove_fast(&mut self) {
         self.plane.listen_to(None);
-        if let Err(error) = self.host.remove_tunnel(&self.fast.config).await {
-            tracing::warn!("the fast path's device stays: {error:#}");
+        self.fast.esp = Err("kernel's ESP was taken out".to_owned());
+        if let Err(error) = esp::take_down(&self.host, &self.fast.config).await {
+            tracing::warn!("something of the fast path stays: {error:#}");
         }
     }
+}
+
+/// With whom frames in clear were agreed, and where they come from.
+fn clear_addresses(router: &Router) -> BTreeSet<IpAddr> {
+    let snapshot = router.snapshot();
+    let clear = snapshot.fast.values().filter(|way| !way.esp);
+    // Who has not offered it has not agreed.
+    let agreed = clear.filter_map(|way| Some([way.address, way.source?]));
+    agreed.flatten().collect()
 }

@@ -66,8 +66,15 @@ impl Kept {
         found.map(|given| given.files.clone()).unwrap_or_default()
     }
 
-    /// In place of what is known of the interface and of the container.
-    pub(super) fn keep_files(&mut self, key: &Key, container: Option<&str>, files: Vec<Changed>) {
+    /// In place of what is known of the interface and of the container. Says whether
+    /// anything was or is.
+    pub(super) fn keep_files(
+        &mut self,
+        key: &Key,
+        container: Option<&str>,
+        files: Vec<Changed>,
+    ) -> bool {
+        let changed = !files.is_empty() || !self.files_of(key, container).is_empty();
         self.take_files(key);
         let is_stopped = |given: &Given| given.place.is_none();
         let is_it = |given: &Given| given.container.as_deref() == container;
@@ -80,6 +87,7 @@ impl Kept {
                 files,
             });
         }
+        changed
     }
 
     /// Forgets what an interface's container was given.

@@ -43,11 +43,11 @@ use super::{
     api::{ControlSocket, Handle, Request},
     config,
     dataplane::{DataPlane, Upcalls},
-    host::{Host, HostConfig, TunnelConfig},
+    host::{Host, HostConfig, TunnelConfig, device_name},
     logging::{self, LogControl},
     store::Store,
     streams::Streams,
-    tap::{Tap, TapOptions},
+    tap::Tap,
     udp::{SendBatch, UdpSocket},
     web,
 };
@@ -63,11 +63,9 @@ use work::Done;
 const UPCALLS_AT_ONCE: usize = 64;
 /// How often the host is looked after without any news from the kernel.
 const CARE: Duration = Duration::from_secs(1);
-/// Bytes between the MTU of the underlay and that of the overlay: what sleeve
-/// adds to a frame over IPv6, and some room for paths that are a little smaller.
-const OVERHEAD: u32 = 100;
-/// The UDP port of the fast path, the same on every host.
-const VXLAN_PORT: u16 = 6784;
+/// Bytes between the MTU of the underlay and that of the overlay: what VXLAN
+/// inside ESP adds to a packet over IPv6. Sleeve adds 95.
+const OVERHEAD: u32 = 104;
 /// The smallest MTU that can carry IPv6 (RFC 8200).
 const MIN_MTU: u32 = 1280;
 
@@ -160,7 +158,7 @@ impl Daemon {
             tap: device_name(&config.bridge, "tap"),
             mtu,
         };
-        let tap = Arc::new(Tap::open(&host_config.tap, TapOptions::default())?);
+        let tap = Arc::new(Tap::open(&host_config.tap)?);
         let interfaces = host.set_up(host_config.clone()).await?;
         let router = Router::new(
             router_config(&config, space, epoch, (underlay, mtu))?,
@@ -177,13 +175,7 @@ impl Daemon {
         let (plane, upcalls) =
             DataPlane::start(tap, Arc::clone(&udp), Arc::clone(&streams), snapshot)?;
         let (done_tx, done) = mpsc::channel(64);
-        let tunnel = TunnelConfig {
-            bridge: config.bridge.clone(),
-            name: device_name(&config.bridge, "vx"),
-            tap: host_config.tap.clone(),
-            port: VXLAN_PORT,
-            mtu,
-        };
+        let tunnel = TunnelConfig::new(&config.bridge, mtu);
         let fast = Fast::new(tunnel, config.fastdp, Instant::now());
         let mut daemon = Self {
             log,
@@ -316,14 +308,20 @@ impl Daemon {
     }
 
     /// Carries out what the router says; the snapshot first, so that no
-    /// datagram leaves before its answer can be received.
+    /// datagram leaves before its answer can be received, and no frame by a path
+    /// whose keys and policies go.
     fn drain(&mut self) {
-        self.save_space();
-        if let Some(snapshot) = self.router.take_snapshot() {
-            self.names.publish(&snapshot);
-            self.plane.publish(snapshot);
-            self.apply_fast();
+        loop {
+            if let Some(snapshot) = self.router.take_snapshot() {
+                self.names.publish(&snapshot);
+                self.plane.publish(snapshot);
+                self.apply_fast();
+            }
+            if !self.carry_out_esp() {
+                break;
+            }
         }
+        self.save_space();
         while let Some(transmit) = self.router.poll_transmit() {
             match transmit.to {
                 Endpoint::Udp(to) => self.batch.push(to, &transmit.datagram),
@@ -393,7 +391,7 @@ impl Daemon {
             tap = self.host_config.tap,
             "the TAP device was removed; making it again"
         );
-        let tap = Arc::new(Tap::open(&self.host_config.tap, TapOptions::default())?);
+        let tap = Arc::new(Tap::open(&self.host_config.tap)?);
         self.bridge_mac = self.host.set_up(self.host_config.clone()).await?.mac;
         let (udp, streams) = (Arc::clone(&self.udp), Arc::clone(&self.streams));
         let (plane, upcalls) = DataPlane::start(tap, udp, streams, self.router.snapshot())?;
@@ -568,13 +566,6 @@ fn host_name() -> Option<String> {
 /// The largest UDP payload over IPv4 on an underlay of that MTU.
 fn datagram_limit(underlay: u32) -> usize {
     usize::try_from(underlay).unwrap_or(1500).saturating_sub(28)
-}
-
-/// The name of another device of ours, of at most 15 bytes, derived from the
-/// bridge's. `what` has up to 3.
-fn device_name(bridge: &str, what: &str) -> String {
-    let stem: String = bridge.chars().take(11).collect();
-    format!("{stem}-{what}")
 }
 
 struct Signals {

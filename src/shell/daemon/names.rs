@@ -44,8 +44,8 @@ pub(super) struct Names {
     config: Option<DnsConfig>,
     resolver: Option<Resolver>,
     kept: Kept,
-    /// Containers in which names are answered.
-    doors: BTreeMap<Key, Identity>,
+    /// Namespaces in which names are answered, by path.
+    doors: BTreeMap<String, Identity>,
 }
 
 impl Names {
@@ -116,10 +116,6 @@ fn start(config: &DnsConfig, snapshot: Arc<Snapshot>) -> Result<Resolver> {
 
 fn key_of(attachment: &Attachment) -> Key {
     (attachment.netns.clone(), attachment.ifname.clone())
-}
-
-fn door_of(key: &Key) -> String {
-    format!("{}@{}", key.1, key.0)
 }
 
 impl Daemon {
@@ -210,13 +206,15 @@ impl Daemon {
     /// How a container gets what its naming asks for.
     pub(super) fn dressing(&self, netns: PathBuf, ifname: &str, naming: &Naming) -> Dressing {
         let key = (netns.to_string_lossy().into_owned(), ifname.to_owned());
+        let mut naming = naming.clone();
+        naming.dns &= self.names.resolver.is_some();
         Dressing {
             place: Place::of(&netns),
             netns,
-            naming: naming.clone(),
             domain: self.names.domain().to_owned(),
             known: self.names.kept.files_of(&key, naming.container.as_deref()),
-            has_door: self.names.doors.contains_key(&key),
+            has_door: self.names.doors.contains_key(&key.0),
+            naming,
         }
     }
 
@@ -224,18 +222,23 @@ impl Daemon {
     pub(super) fn keep_dressed(&mut self, attachment: &Attachment, dressed: Dressed) {
         let key = key_of(attachment);
         let container = attachment.naming.container.as_deref();
-        self.names.kept.keep_files(&key, container, dressed.files);
+        let changed = self.names.kept.keep_files(&key, container, dressed.files);
         if let (Some((door, identity)), Some(resolver)) = (dressed.door, &self.names.resolver) {
-            resolver.open(door_of(&key), door);
-            self.names.doors.insert(key, identity);
+            resolver.open(key.0.clone(), door);
+            self.names.doors.insert(key.0, identity);
         }
-        self.save_names();
+        if changed {
+            self.save_names();
+        }
     }
 
     /// A container is detached or gone.
     pub(super) fn undress(&mut self, attachment: &Attachment) {
         let key = key_of(attachment);
-        self.close_door(&key);
+        let in_use = |other: &Attachment| other.netns == key.0 && other.naming.dns;
+        if !self.attachments.iter().any(in_use) {
+            self.close_door(&key.0);
+        }
         let files = self.names.kept.take_files(&key);
         if files.is_empty() {
             return;
@@ -246,11 +249,11 @@ impl Daemon {
         }
     }
 
-    fn close_door(&mut self, key: &Key) {
-        if self.names.doors.remove(key).is_some()
+    fn close_door(&mut self, netns: &str) {
+        if self.names.doors.remove(netns).is_some()
             && let Some(resolver) = &self.names.resolver
         {
-            resolver.close(door_of(key));
+            resolver.close(netns.to_owned());
         }
     }
 
@@ -265,6 +268,9 @@ impl Daemon {
         let attached: Vec<Attachment> = self.attachments.clone();
         if self.names.resolver.is_some() {
             for attachment in attached.iter().filter(|a| a.naming.dns) {
+                if self.names.doors.contains_key(&attachment.netns) {
+                    continue;
+                }
                 let opened = open_door(Path::new(&attachment.netns)).await;
                 match opened {
                     Ok(door) => {
@@ -300,19 +306,19 @@ impl Daemon {
 
     /// Closes the doors of namespaces that are gone, lest they stay for our sockets.
     pub(super) fn keep_vigil(&mut self) {
-        let is_there = |(netns, _): &Key, identity: &Identity| {
+        let is_there = |netns: &str, identity: &Identity| {
             netns::identity_of(Path::new(netns)) == Some(*identity)
         };
-        let gone: Vec<Key> = self
+        let gone: Vec<String> = self
             .names
             .doors
             .iter()
-            .filter(|(key, identity)| !is_there(key, identity))
-            .map(|(key, _)| key.clone())
+            .filter(|(netns, identity)| !is_there(netns, identity))
+            .map(|(netns, _)| netns.clone())
             .collect();
-        for key in gone {
-            tracing::debug!(netns = key.0, "a namespace is gone: its door is closed");
-            self.close_door(&key);
+        for netns in gone {
+            tracing::debug!(netns, "a namespace is gone: its door is closed");
+            self.close_door(&netns);
         }
     }
 

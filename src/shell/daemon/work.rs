@@ -39,7 +39,7 @@ pub(super) enum Done {
     Attached {
         attachment: Attachment,
         gone: Vec<IpNet>,
-        dressed: Option<Dressed>,
+        dressed: Option<Box<Dressed>>,
         reply: oneshot::Sender<Answer>,
     },
     /// Attached containers that are gone were looked for.
@@ -141,7 +141,7 @@ impl Daemon {
                             naming,
                         },
                         gone: Vec::new(),
-                        dressed: Some(dressed),
+                        dressed: Some(Box::new(dressed)),
                         reply,
                     },
                     Err(error) => {
@@ -181,7 +181,7 @@ impl Daemon {
             let outcome = match host.detach(&netns, &ifname, &addresses).await {
                 Ok(left) => {
                     let dressed = match dressing.filter(|_| !left.is_empty()) {
-                        Some(dressing) => dressing.put_on(&left).await.ok(),
+                        Some(dressing) => dressing.put_on(&left).await.ok().map(Box::new),
                         None => None,
                     };
                     let mut attachment = known.unwrap_or_else(|| Attachment {
@@ -276,7 +276,7 @@ impl Daemon {
                 reply,
             } => {
                 if let Some(dressed) = dressed {
-                    self.keep_dressed(&attachment, dressed);
+                    self.keep_dressed(&attachment, *dressed);
                 }
                 let answer = self.record(attachment, &gone);
                 let _ = reply.send(answer);

@@ -1,13 +1,10 @@
 //! Where queries come in: a UDP socket and a TCP listener at one address, of this
 //! host or inside a container's network namespace. Everything is bounded.
-#![expect(
-    clippy::disallowed_methods,
-    reason = "this is the shell: sockets live here"
-)]
 
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
 use anyhow::{Context, Result};
+use socket2::{Domain, Socket, Type};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream, UdpSocket},
@@ -28,6 +25,8 @@ const AT_ONCE: usize = 64;
 const FORWARDS: usize = 64;
 /// Connections of one door.
 const CONNECTIONS: usize = 32;
+/// Connections that wait to be accepted.
+const BACKLOG: i32 = 64;
 /// How long a connection may be silent.
 const IDLE: Duration = Duration::from_secs(5);
 
@@ -72,11 +71,14 @@ impl Door {
     fn bind(address: SocketAddr, inside: bool) -> Result<Self> {
         let taken =
             || format!("names cannot be answered at {address}: does another server have it?");
-        let udp = std::net::UdpSocket::bind(address).with_context(taken)?;
-        let tcp = std::net::TcpListener::bind(address).with_context(taken)?;
-        udp.set_nonblocking(true)?;
-        tcp.set_nonblocking(true)?;
-        Ok(Self { udp, tcp, inside })
+        let udp = bound(address, Type::DGRAM).with_context(taken)?;
+        let tcp = bound(address, Type::STREAM).with_context(taken)?;
+        tcp.listen(BACKLOG).with_context(taken)?;
+        Ok(Self {
+            udp: udp.into(),
+            tcp: tcp.into(),
+            inside,
+        })
     }
 
     /// Starts to answer; must be called within the resolver's runtime.
@@ -186,6 +188,23 @@ impl Open {
     fn admits(&self, from: SocketAddr) -> bool {
         self.inside || self.shared.may_ask(from.ip())
     }
+}
+
+/// A socket at an address that this host may come to have only later, as that of
+/// its bridge.
+fn bound(address: SocketAddr, kind: Type) -> io::Result<Socket> {
+    let socket = Socket::new(Domain::for_address(address), kind, None)?;
+    socket.set_nonblocking(true)?;
+    match address {
+        SocketAddr::V4(_) => socket.set_freebind_v4(true)?,
+        SocketAddr::V6(_) => socket.set_freebind_v6(true)?,
+    }
+    if kind == Type::STREAM {
+        // Connections of the launch before may linger.
+        socket.set_reuse_address(true)?;
+    }
+    socket.bind(&address.into())?;
+    Ok(socket)
 }
 
 /// The next message of a stream, up to [`MAX_QUERY`] bytes; none at its end.

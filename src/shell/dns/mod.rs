@@ -8,10 +8,6 @@
 //! ```
 //!
 //! The control thread never waits for it: it hands over sockets, and publishes.
-#![expect(
-    clippy::disallowed_methods,
-    reason = "this is the shell: threads and sockets live here"
-)]
 
 mod door;
 mod upstream;

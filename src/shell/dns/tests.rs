@@ -1,4 +1,8 @@
 //! The resolver over real sockets, in network namespaces of their own.
+#![expect(
+    clippy::disallowed_methods,
+    reason = "this is the shell: threads and sockets live here"
+)]
 
 use std::{
     collections::HashMap,

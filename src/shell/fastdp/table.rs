@@ -210,6 +210,7 @@ mod tests {
             source: None,
             vni: Some(9),
             up,
+            esp: false,
             counters: Arc::default(),
         };
         snapshot.fast = Arc::new(fast.iter().map(|(i, up)| (*i, peer(*up))).collect());
@@ -271,6 +272,7 @@ mod tests {
             source: Some("192.0.2.2".parse().unwrap()),
             vni: None,
             up: true,
+            esp: false,
             counters: Arc::default(),
         };
         let value = value(&peer, Some("192.0.2.1".parse().unwrap()));

@@ -3,7 +3,8 @@
 use anyhow::{Context, Result};
 use futures_util::TryStreamExt;
 use netlink_packet_route::link::{
-    InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkLayerType, LinkMessage, State,
+    InfoData, InfoKind, InfoVxlan, LinkAttribute, LinkFlags, LinkInfo, LinkLayerType, LinkMessage,
+    State,
 };
 use proto::MacAddr;
 use rtnetlink::{LinkMessageBuilder, LinkUnspec};
@@ -32,6 +33,8 @@ pub(super) struct Link {
     pub(super) alias: String,
     pub(super) group: u32,
     pub(super) kind: Option<InfoKind>,
+    /// UDP port of a VXLAN device.
+    pub(super) port: Option<u16>,
 }
 
 impl Link {
@@ -97,10 +100,18 @@ impl Link {
                 self.mac = bytes.try_into().map(MacAddr).unwrap_or_default()
             }
             LinkAttribute::LinkInfo(infos) => {
-                self.kind = infos.into_iter().find_map(|info| match info {
-                    LinkInfo::Kind(kind) => Some(kind),
-                    _ => None,
-                });
+                for info in infos {
+                    match info {
+                        LinkInfo::Kind(kind) => self.kind = Some(kind),
+                        LinkInfo::Data(InfoData::Vxlan(data)) => {
+                            self.port = data.iter().find_map(|one| match one {
+                                InfoVxlan::Port(port) => Some(*port),
+                                _ => None,
+                            });
+                        }
+                        _ => {}
+                    }
+                }
             }
             _ => {}
         }

@@ -33,6 +33,13 @@ pub(super) fn place_of_mark<'a>(alias: &'a str, bridge: &str) -> Option<(&'a str
     (alias.len() < ALIAS).then(|| (&place[..at], &place[at + 1..]))
 }
 
+/// The name of another device of ours, of at most 15 bytes, derived from the
+/// bridge's. `what` has up to 3.
+pub fn device_name(bridge: &str, what: &str) -> String {
+    let stem: String = bridge.chars().take(11).collect();
+    format!("{stem}-{what}")
+}
+
 /// Whether an alias was made by [`mark`] or [`mark_of_veth`] for this bridge.
 pub(super) fn bears_mark(alias: &str, bridge: &str) -> bool {
     alias

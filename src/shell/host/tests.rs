@@ -16,7 +16,7 @@ use crate::{
             lab::{self, ip},
             testing::in_fresh_namespace,
         },
-        tap::{FrameBatch, Tap, TapOptions},
+        tap::{FrameBatch, Tap},
     },
 };
 
@@ -42,7 +42,7 @@ impl World {
     }
 
     fn bare() -> Self {
-        let tap = Tap::open("wovetap", TapOptions::default()).unwrap();
+        let tap = Tap::open("wovetap").unwrap();
         Self {
             host: Host::new().unwrap(),
             tap,
@@ -71,11 +71,11 @@ impl World {
 
     /// Frames that came out of the TAP within a moment.
     async fn captured(&self) -> Vec<Vec<u8>> {
-        let mut batch = FrameBatch::new(64, 0, 1514, 0);
+        let mut batch = FrameBatch::new(64, 1 << 16);
         let mut frames = Vec::new();
         for _ in 0..50 {
             self.tap.recv_batch(&mut batch).unwrap();
-            frames.extend(batch.frames().map(|slot| slot.buffer[slot.frame].to_vec()));
+            frames.extend(batch.frames().map(|(_, frame)| frame.to_vec()));
             tokio::time::sleep(Duration::from_millis(2)).await;
         }
         frames

@@ -40,6 +40,22 @@ pub struct Tunnel {
     pub tap: u32,
 }
 
+/// The UDP port of the fast path, the same on every host.
+const PORT: u16 = 6784;
+
+impl TunnelConfig {
+    /// That of a bridge's wove.
+    pub fn new(bridge: &str, mtu: u32) -> Self {
+        Self {
+            bridge: bridge.to_owned(),
+            name: names::device_name(bridge, "vx"),
+            tap: names::device_name(bridge, "tap"),
+            port: PORT,
+            mtu,
+        }
+    }
+}
+
 impl Host {
     /// Makes the device, down. One that an earlier launch left is replaced: its
     /// programs know nothing of this launch.
@@ -80,6 +96,26 @@ impl Host {
         let link = self.present(&config.name).await?;
         let change = LinkUnspec::new_with_index(link.index).up();
         self.netlink.change(&link, change).await
+    }
+
+    /// Sets the device down, if it is there and wove's: nothing passes any more,
+    /// and the port is still ours.
+    pub async fn close_tunnel(&self, config: &TunnelConfig) -> Result<()> {
+        match self.netlink.link(&config.name).await? {
+            Some(link) if is_ours(&link, config) => {
+                let down = LinkUnspec::new_with_index(link.index).down();
+                self.netlink.change(&link, down).await
+            }
+            Some(_) | None => Ok(()),
+        }
+    }
+
+    /// Whether another VXLAN device of this host has the port: then what else
+    /// there is for the fast path belongs to whoever made that.
+    pub async fn tunnel_is_foreign(&self, config: &TunnelConfig) -> Result<bool> {
+        let links = self.netlink.links().await?;
+        let mut holders = links.iter().filter(|link| link.port == Some(config.port));
+        Ok(holders.any(|link| link.name != config.name || !is_ours(link, config)))
     }
 
     /// Removes the device, if it is there and wove's.

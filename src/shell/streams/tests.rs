@@ -1,5 +1,10 @@
 //! Connections over loopback.
 
+#![expect(
+    clippy::disallowed_methods,
+    reason = "a test waits, and connects without wove"
+)]
+
 use std::{
     io::{Read, Write},
     net::TcpStream as StdStream,
@@ -27,7 +32,6 @@ impl End {
         }
     }
 
-    #[expect(clippy::disallowed_methods, reason = "a test waits")]
     fn receive(&self) -> Vec<Inbound> {
         let started = Instant::now();
         loop {

@@ -8,32 +8,17 @@ use std::{
     os::fd::AsRawFd,
 };
 
-/// Bytes of the virtio header that precedes each frame (`struct virtio_net_hdr_v1`).
-pub(in crate::shell) const VNET_HEADER: usize = 12;
+/// The reader completes checksums, and cuts super-frames of TCP.
+pub(in crate::shell) const OFFLOAD_TCP: c_uint =
+    libc::TUN_F_CSUM | libc::TUN_F_TSO4 | libc::TUN_F_TSO6 | libc::TUN_F_TSO_ECN;
+/// The reader cuts super-frames of UDP, too; needs Linux 6.2.
+pub(in crate::shell) const OFFLOAD_UDP: c_uint = libc::TUN_F_USO4 | libc::TUN_F_USO6;
 
-/// How a queue of a TAP device is attached.
-#[derive(Clone, Copy, Debug)]
-pub(in crate::shell) struct Attach {
-    /// Each frame is preceded by a virtio header.
-    pub(in crate::shell) vnet_hdr: bool,
-    /// The device may have several queues.
-    pub(in crate::shell) multi_queue: bool,
-    /// Fail with `EBUSY` when the device exists already.
-    pub(in crate::shell) exclusive: bool,
-}
-
-/// Makes `file` a queue of the TAP device `name` (TUNSETIFF); gives the name the kernel chose.
-pub(in crate::shell) fn attach(file: &File, name: &str, how: Attach) -> io::Result<String> {
-    let mut flags = libc::IFF_TAP | libc::IFF_NO_PI;
-    for (wanted, flag) in [
-        (how.vnet_hdr, libc::IFF_VNET_HDR),
-        (how.multi_queue, libc::IFF_MULTI_QUEUE),
-        (how.exclusive, libc::IFF_TUN_EXCL),
-    ] {
-        if wanted {
-            flags |= flag;
-        }
-    }
+/// Makes the TAP device `name` and `file` its queue (TUNSETIFF), with a virtio
+/// header before each frame; gives the name the kernel chose. `EBUSY` when the
+/// device exists already.
+pub(in crate::shell) fn attach(file: &File, name: &str) -> io::Result<String> {
+    let flags = libc::IFF_TAP | libc::IFF_NO_PI | libc::IFF_VNET_HDR | libc::IFF_TUN_EXCL;
     // SAFETY: an all-zero ifreq is a valid value of this plain C struct.
     let mut request: libc::ifreq = unsafe { mem::zeroed() };
     let room = request.ifr_name.len() - 1;

@@ -12,13 +12,19 @@ use quinn_udp::{BATCH_SIZE, RecvMeta};
 const SLOT: usize = 1 << 16;
 
 /// The most payload that one send may carry over either IP version (65535 - 40 - 8).
-const GSO_BYTES: usize = 65_487;
+pub const GSO_BYTES: usize = 65_487;
+
+/// Slots that are read into at once while they come full: what lies in them is
+/// opened before the processor's cache has lost it.
+const FULL_SLOTS: usize = 8;
 
 /// Received datagrams. Memory: 64 KiB per slot, touched only when used.
 #[derive(Debug)]
 pub struct RecvBatch {
     bytes: Vec<u8>,
     filled: Vec<Filled>,
+    /// How many slots the next call may fill.
+    usable: usize,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -47,6 +53,7 @@ impl RecvBatch {
         Self {
             bytes: vec![0; slots * SLOT],
             filled: Vec::with_capacity(slots),
+            usable: slots,
         }
     }
 
@@ -77,9 +84,9 @@ impl RecvBatch {
         self.filled.clear();
     }
 
-    /// The buffers to read into; the entries beyond this batch's slots are empty.
+    /// The buffers to read into; the entries beyond those that may be used are empty.
     pub(super) fn slots(&mut self) -> [IoSliceMut<'_>; BATCH_SIZE] {
-        let mut slots = self.bytes.chunks_exact_mut(SLOT);
+        let mut slots = self.bytes.chunks_exact_mut(SLOT).take(self.usable);
         std::array::from_fn(|_| IoSliceMut::new(slots.next().unwrap_or_default()))
     }
 
@@ -90,6 +97,10 @@ impl RecvBatch {
             len: meta.len.min(SLOT),
             stride: meta.stride.max(1),
         }));
+        let all = self.bytes.len() / SLOT;
+        let bytes: usize = self.filled.iter().map(|filled| filled.len).sum();
+        let full = bytes > self.filled.len() * (SLOT / 4);
+        self.usable = if full { FULL_SLOTS.min(all) } else { all };
     }
 }
 
@@ -320,6 +331,19 @@ mod tests {
                 (source(), local, 50)
             ]
         );
+    }
+
+    #[test]
+    fn full_slots_are_read_few_at_a_time() {
+        let mut batch = RecvBatch::new(32);
+        let mut usable = |len: usize| {
+            let mut meta = RecvMeta::default();
+            (meta.len, meta.stride) = (len, 1400);
+            batch.clear();
+            batch.accept(&[meta; 3]);
+            batch.slots().iter().filter(|s| !s.is_empty()).count()
+        };
+        assert_eq!([1400, 60_000, 1400].map(&mut usable), [32, FULL_SLOTS, 32]);
     }
 
     proptest! {

@@ -8,7 +8,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use zeroize::Zeroizing;
 
-use super::wire::{Message, Request, attributes, u16_at, u32_at, u64_at};
+use super::super::netlink::wire::{Message, Request, attributes, u16_at, u32_at, u64_at};
 use crate::engine::esp::{Direction, EspKey};
 
 /// The `reqid` of all that is ours: "wove". Other programs count up from 1.

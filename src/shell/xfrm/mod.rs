@@ -8,7 +8,6 @@
 //! | file | what |
 //! |---|---|
 //! | `message` | what is said and answered, as values and as bytes |
-//! | `wire` | netlink as bytes |
 //! | `captures/` | what iproute2 says for the same commands, for the tests |
 //!
 //! Written by hand rather than with `netlink-packet-xfrm`, whose messages show
@@ -16,38 +15,24 @@
 //! wiped. It decides nothing: [`crate::engine::esp`] says what is due when.
 
 mod message;
-mod wire;
 
 use std::{
     collections::BTreeSet,
-    io::{self, Read, Write},
+    io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
-    time::Duration,
 };
 
 use anyhow::{Context, Result, anyhow, bail};
 use rand::{TryRngCore, rngs::OsRng};
-use socket2::{Domain, Protocol, Socket, Type};
-use zeroize::Zeroizing;
 
 pub use message::{FoundSa, Policy, Rule, Sa, SaId, Traffic};
-use wire::Message;
 
+use super::netlink::{Connection, unless};
 use crate::engine::esp::{EspKey, SPIS};
-
-/// The kernel answers at once or is broken.
-const PATIENCE: Duration = Duration::from_secs(5);
-/// More than the kernel ever answers in one read.
-const ANSWER: usize = 64 * 1024;
 
 /// A connection to the XFRM of the namespace it was opened in. It blocks, for
 /// microseconds.
-pub struct Xfrm {
-    socket: Socket,
-    sequence: u32,
-    /// Wiped when dropped: the kernel's lists hold keys.
-    answer: Zeroizing<Vec<u8>>,
-}
+pub struct Xfrm(Connection);
 
 /// All of ours that the kernel has.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -78,6 +63,14 @@ pub fn fault() -> Option<String> {
     })
 }
 
+/// [`Xfrm::clear`] where there may be no XFRM: then there is nothing.
+pub fn clear_all() -> Result<()> {
+    match Xfrm::open() {
+        Ok(mut xfrm) => xfrm.clear(),
+        Err(_) => Ok(()),
+    }
+}
+
 /// What the kernel lacks, if it says that it lacks something.
 fn no_esp(error: &anyhow::Error, address: IpAddr) -> Option<String> {
     let (module, family) = match address {
@@ -101,33 +94,25 @@ impl Xfrm {
     /// # Errors
     /// The kernel has no XFRM.
     pub fn open() -> Result<Self> {
-        let socket = Socket::new(
-            Domain::from(libc::AF_NETLINK),
-            Type::RAW,
-            Some(Protocol::from(libc::NETLINK_XFRM)),
-        )
-        .context("no netlink socket for XFRM: load the module xfrm_user")?;
-        socket.set_read_timeout(Some(PATIENCE))?;
-        Ok(Self {
-            socket,
-            sequence: 0,
-            answer: Zeroizing::new(vec![0; ANSWER]),
-        })
+        let opened = Connection::open(libc::NETLINK_XFRM);
+        Ok(Self(opened.context(
+            "no netlink socket for XFRM: load the module xfrm_user",
+        )?))
     }
 
     /// Puts a security association into the kernel. Says `false` if there is
     /// one with this SPI already, of whomever: the receiver chooses another.
     pub fn add(&mut self, sa: &Sa) -> Result<bool> {
-        let request = message::add_sa(sa, self.next());
-        let added = unless(self.ask(&request, |_| {}), libc::EEXIST);
+        let request = message::add_sa(sa, self.0.begin());
+        let added = unless(self.0.ask(&request, |_| {}), libc::EEXIST);
         let added = added.with_context(|| format!("ESP to {} failed", sa.id.destination))?;
         Ok(added.is_some())
     }
 
     /// Takes a security association from the kernel; one that is gone is fine.
     pub fn remove(&mut self, id: &SaId) -> Result<()> {
-        let request = message::delete_sa(id, self.next());
-        unless(self.ask(&request, |_| {}), libc::ESRCH)
+        let request = message::delete_sa(id, self.0.begin());
+        unless(self.0.ask(&request, |_| {}), libc::ESRCH)
             .with_context(|| format!("ESP to {} cannot be removed", id.destination))?;
         Ok(())
     }
@@ -139,8 +124,8 @@ impl Xfrm {
     /// There is one for the same traffic that is not ours; the kernel refuses.
     pub fn set(&mut self, policy: &Policy) -> Result<()> {
         let peer = policy.traffic.peer;
-        let request = message::set_policy(policy, false, self.next());
-        let set = unless(self.ask(&request, |_| {}), libc::EEXIST)
+        let request = message::set_policy(policy, false, self.0.begin());
+        let set = unless(self.0.ask(&request, |_| {}), libc::EEXIST)
             .with_context(|| format!("no policy can be set for {peer}"))?;
         if set.is_some() {
             return Ok(());
@@ -148,8 +133,9 @@ impl Xfrm {
         if self.policy(&policy.traffic)?.is_none() {
             bail!("there is an XFRM policy for {peer} that is not wove's: remove it");
         }
-        let request = message::set_policy(policy, true, self.next());
-        self.ask(&request, |_| {})
+        let request = message::set_policy(policy, true, self.0.begin());
+        self.0
+            .ask(&request, |_| {})
             .with_context(|| format!("the policy for {peer} cannot be replaced"))
     }
 
@@ -158,8 +144,8 @@ impl Xfrm {
         if self.policy(traffic)?.is_none() {
             return Ok(());
         }
-        let request = message::delete_policy(traffic, self.next());
-        unless(self.ask(&request, |_| {}), libc::ENOENT)
+        let request = message::delete_policy(traffic, self.0.begin());
+        unless(self.0.ask(&request, |_| {}), libc::ENOENT)
             .with_context(|| format!("the policy for {} cannot be removed", traffic.peer))?;
         Ok(())
     }
@@ -167,16 +153,18 @@ impl Xfrm {
     /// All of ours, of this launch or another.
     pub fn found(&mut self) -> Result<Found> {
         let mut found = Found::default();
-        let request = message::list_sas(self.next());
-        self.ask(&request, |answer| {
-            found.sas.extend(message::read_sa(answer));
-        })
-        .context("security associations cannot be listed")?;
-        let request = message::list_policies(self.next());
-        self.ask(&request, |answer| {
-            found.policies.extend(message::read_policy(answer));
-        })
-        .context("XFRM policies cannot be listed")?;
+        let request = message::list_sas(self.0.begin());
+        self.0
+            .ask(&request, |answer| {
+                found.sas.extend(message::read_sa(answer));
+            })
+            .context("security associations cannot be listed")?;
+        let request = message::list_policies(self.0.begin());
+        self.0
+            .ask(&request, |answer| {
+                found.policies.extend(message::read_policy(answer));
+            })
+            .context("XFRM policies cannot be listed")?;
         Ok(found)
     }
 
@@ -204,9 +192,11 @@ impl Xfrm {
 
     /// Our policy for this traffic.
     fn policy(&mut self, traffic: &Traffic) -> Result<Option<Policy>> {
-        let request = message::get_policy(traffic, self.next());
+        let request = message::get_policy(traffic, self.0.begin());
         let mut found = None;
-        let asked = self.ask(&request, |answer| found = message::read_policy(answer));
+        let asked = self
+            .0
+            .ask(&request, |answer| found = message::read_policy(answer));
         unless(asked, libc::ENOENT)
             .with_context(|| format!("the policy for {} cannot be read", traffic.peer))?;
         Ok(found)
@@ -226,53 +216,9 @@ impl Xfrm {
             port: 9,
             key: EspKey::new([0; EspKey::LEN]),
         };
-        let request = message::add_sa(&sa, self.next());
-        self.ask(&request, |_| {})?;
+        let request = message::add_sa(&sa, self.0.begin());
+        self.0.ask(&request, |_| {})?;
         self.remove(&sa.id)
-    }
-
-    fn next(&mut self) -> u32 {
-        self.sequence = self.sequence.wrapping_add(1);
-        self.sequence
-    }
-
-    /// Sends the request last numbered, and reads to the end of its answer.
-    fn ask(&mut self, request: &[u8], mut each: impl FnMut(&Message<'_>)) -> io::Result<()> {
-        (&self.socket).write_all(request)?;
-        loop {
-            let length = (&self.socket).read(&mut self.answer)?;
-            for message in wire::messages(&self.answer[..length]) {
-                // A request that timed out may be answered late.
-                if message.sequence != self.sequence {
-                    continue;
-                }
-                match i32::from(message.kind) {
-                    libc::NLMSG_ERROR | libc::NLMSG_DONE => return outcome(&message),
-                    _ => each(&message),
-                }
-            }
-        }
-    }
-}
-
-/// What the last message of an answer says: zero, or a negative error number.
-fn outcome(message: &Message<'_>) -> io::Result<()> {
-    let code = wire::u32_at(message.payload, 0).map_or(0, u32::cast_signed);
-    if code == 0 {
-        return Ok(());
-    }
-    Err(io::Error::from_raw_os_error(code.saturating_neg()))
-}
-
-/// Turns one error into `None`.
-fn unless(result: io::Result<()>, errno: i32) -> Result<Option<()>> {
-    match result {
-        Ok(()) => Ok(Some(())),
-        Err(error) if error.raw_os_error() == Some(errno) => Ok(None),
-        Err(error) if error.raw_os_error() == Some(libc::EPERM) => {
-            Err(anyhow::Error::new(error).context("wove needs CAP_NET_ADMIN (run as root)"))
-        }
-        Err(error) => Err(error.into()),
     }
 }
 

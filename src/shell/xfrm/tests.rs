@@ -3,7 +3,11 @@
 
 use proptest::prelude::*;
 
-use super::{message::*, wire::*, *};
+use super::{
+    super::netlink::{outcome, wire::*},
+    message::*,
+    *,
+};
 use crate::engine::esp::Direction;
 
 /// Where the number of a request is: the only thing that differs.

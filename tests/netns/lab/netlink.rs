@@ -10,7 +10,7 @@ use netlink_packet_route::address::AddressAttribute;
 use netlink_packet_route::link::{LinkAttribute, LinkMessage};
 use netlink_packet_route::tc::TcHandle;
 use rtnetlink::{
-    Error, Handle, LinkBridge, LinkMessageBuilder, LinkUnspec, LinkVeth, LinkVxlan,
+    Error, Handle, LinkBridge, LinkMessageBuilder, LinkUnspec, LinkVeth, LinkVlan, LinkVxlan,
     RouteMessageBuilder,
 };
 
@@ -95,6 +95,25 @@ impl Netns {
         self.netlink("add a veth", async move |h| {
             h.link().add(link).execute().await
         });
+    }
+
+    /// Makes a veth pair with one end here and the other elsewhere.
+    pub(crate) fn add_veth_to(&self, name: &str, other: &Self, peer: &str) {
+        self.add_veth(name, peer);
+        let fd = other.descriptor();
+        self.change(peer, |link| link.setns_by_fd(fd));
+    }
+
+    /// Makes an interface for the frames of one VLAN of another; false where
+    /// the kernel has none.
+    pub(crate) fn add_vlan(&self, name: &str, base: &str, id: u16) -> bool {
+        let link = LinkVlan::new(name, self.index(base), id).up().build();
+        self.netlink("add a VLAN", async move |h| {
+            match h.link().add(link).execute().await {
+                Err(Error::NetlinkError(e)) if e.raw_code() == -libc::EOPNOTSUPP => Ok(false),
+                done => done.map(|()| true),
+            }
+        })
     }
 
     /// Makes a VXLAN device from one address to another, on a UDP port.

@@ -86,6 +86,18 @@ impl Netns {
         PathBuf::from(format!("/proc/{pid}/fd/{fd}"))
     }
 
+    /// The descriptor of the network namespace.
+    pub(super) fn descriptor(&self) -> i32 {
+        self.net.as_raw_fd()
+    }
+
+    /// Switches the offloads of an interface: segmentation and checksums of
+    /// what it sends, and joining of what it receives.
+    pub(crate) fn set_offloads(&self, interface: &str, on: bool) {
+        self.run(|| sys::set_offloads(interface, on))
+            .unwrap_or_else(|e| panic!("offloads of {interface}: {e}"));
+    }
+
     /// Writes one value below `/proc/sys`.
     pub(crate) fn sysctl(&self, key: &str, value: &str) {
         let path = format!("/proc/sys/{key}");

@@ -62,6 +62,49 @@ pub(crate) fn bind_packet(socket: &OwnedFd, interface: u32) -> io::Result<()> {
     check(unsafe { libc::bind(socket.as_raw_fd(), (&raw const address).cast(), length) })
 }
 
+/// `struct ifreq` as SIOCETHTOOL reads it.
+#[repr(C)]
+struct EthtoolRequest {
+    name: [u8; 16],
+    value: *mut EthtoolValue,
+    rest: [u8; 16],
+}
+
+/// `struct ethtool_value`.
+#[repr(C)]
+struct EthtoolValue {
+    command: u32,
+    data: u32,
+}
+
+/// Switches the offloads of an interface of the calling thread's network
+/// namespace: checksums and segmentation of what it sends (ethtool's `tx`,
+/// `tso`, `gso`), and joining of what it receives (`gro`).
+pub(crate) fn set_offloads(interface: &str, on: bool) -> io::Result<()> {
+    let mut commands = [0x17, 0x1f, 0x24, 0x2c];
+    if !on {
+        // Segmentation needs the checksums.
+        commands.reverse();
+    }
+    let socket = std::net::UdpSocket::bind("0.0.0.0:0")?;
+    for command in commands {
+        let mut value = EthtoolValue {
+            command,
+            data: on.into(),
+        };
+        let mut request = EthtoolRequest {
+            name: [0; 16],
+            value: &raw mut value,
+            rest: [0; 16],
+        };
+        request.name[..interface.len()].copy_from_slice(interface.as_bytes());
+        // SAFETY: the descriptor is open, `request` is as long as an ifreq, and
+        // `value` outlives the call.
+        check(unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCETHTOOL, &raw mut request) })?;
+    }
+    Ok(())
+}
+
 /// What a child does between fork and exec.
 #[derive(Default)]
 pub(crate) struct Entry {

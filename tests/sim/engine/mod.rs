@@ -6,6 +6,7 @@
 //! | [`World`] | the hosts, the clock, the queue of what happens next |
 //! | `story` | what a test tells the world to do |
 //! | [`node`] | one host: its peer and its containers |
+//! | [`kernel`] | a stand-in for its kernel's XFRM |
 //! | [`underlay`] | the network between hosts |
 //! | [`frames`] | what containers send |
 //! | [`ledger`] | which frames were sent, and where they arrived |
@@ -16,6 +17,7 @@
 //! on every machine of one kind, not on all machines.
 
 pub mod frames;
+pub mod kernel;
 pub mod ledger;
 pub mod node;
 mod story;

@@ -4,12 +4,13 @@ use std::{net::SocketAddr, sync::Arc, time::Instant};
 
 use crypto::{Identity, Secret};
 use gossip::Target;
+use ipnet::IpNet;
 use proto::{Endpoint, PeerId};
 use wove::engine::{
     Egress, Event, FastSetup, Ingress, Output, Router, RouterConfig, Snapshot, Upcall,
 };
 
-use super::frames::Container;
+use super::{frames::Container, kernel::Kernel};
 
 /// The UDP port of every peer.
 pub const PORT: u16 = 6783;
@@ -27,8 +28,12 @@ pub struct Node {
     /// Largest UDP payload its own network device takes.
     pub datagram_limit: usize,
     pub encrypt: bool,
-    /// Whether its kernel has a fast path.
+    /// Whether its kernel has a fast path, and ESP for it.
     pub fastdp: bool,
+    pub esp: bool,
+    pub kernel: Kernel,
+    /// Where its operator lets frames travel in clear.
+    pub trusted: Vec<IpNet>,
     pub mesh: gossip::Config,
     /// The launch that runs or ran last.
     pub epoch: u64,
@@ -91,6 +96,9 @@ impl Node {
             datagram_limit: 1472,
             encrypt: true,
             fastdp: false,
+            esp: false,
+            kernel: Kernel::default(),
+            trusted: Vec::new(),
             mesh: gossip::Config::default(),
             epoch: 0,
             life: 0,
@@ -126,6 +134,7 @@ impl Node {
         let router = Router::new(config, identity, self.secrets.clone(), now);
         let (snapshot, egress, ingress) = (router.snapshot(), Egress::new(), Ingress::new());
         self.life += 1;
+        self.kernel.clear();
         self.timer = None;
         self.running = Some(Running {
             router,
@@ -140,6 +149,12 @@ impl Node {
         if self.fastdp {
             let setup = FastSetup {
                 state: Ok(()),
+                esp: if self.esp {
+                    Ok(())
+                } else {
+                    Err("kernel has no ESP".to_owned())
+                },
+                trusted: self.trusted.clone(),
                 ..FastSetup::default()
             };
             router.set_fastdp(setup, now);

@@ -86,6 +86,14 @@ impl World {
         self.crash(host)
     }
 
+    /// Somebody removes all keys for ESP from a host's kernel, and it is noticed.
+    pub fn flush(&mut self, host: usize) -> &mut Self {
+        for (index, outcome) in self.nodes[host].kernel.flush() {
+            self.control(host, |router, now| router.handle_esp(index, outcome, now));
+        }
+        self
+    }
+
     /// Two hosts do not reach each other any more.
     pub fn cut(&mut self, a: usize, b: usize) -> &mut Self {
         self.net.netem.cut(a, b, true);

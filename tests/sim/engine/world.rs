@@ -20,6 +20,7 @@ use wove::engine::{Event, Router, Tunnelled, Upcall};
 
 use super::{
     frames,
+    kernel::Cover,
     ledger::{Audience, Ledger},
     node::{Node, PORT, Sink, host_of},
     underlay::Underlay,
@@ -46,6 +47,7 @@ enum Happening {
         host: usize,
         source: SocketAddr,
         index: u32,
+        cover: Cover,
         datagram: Vec<u8>,
     },
     /// The control thread of a host gets to a message.
@@ -103,6 +105,8 @@ pub struct World {
     pub blocked: BTreeSet<(usize, usize)>,
     /// Frames out of VXLAN that were let in nowhere.
     pub foreign: u64,
+    /// Packets that a kernel's XFRM refused.
+    pub unopened: u64,
     /// Folds every datagram and every frame that arrived.
     trace: DefaultHasher,
     start: Instant,
@@ -132,6 +136,7 @@ impl World {
             astray: Vec::new(),
             blocked: BTreeSet::new(),
             foreign: 0,
+            unopened: 0,
             trace: DefaultHasher::new(),
             start,
             queue: EventQueue::new(),
@@ -196,8 +201,9 @@ impl World {
                 host,
                 source,
                 index,
+                cover,
                 datagram,
-            } => self.come_out(host, source, index, datagram),
+            } => self.come_out(host, source, (index, cover), datagram),
             Happening::Control { host, life, upcall } if self.lives(host, life) => {
                 self.control(host, |router, now| router.handle_upcall(upcall, now));
             }
@@ -326,11 +332,20 @@ impl World {
     }
 
     fn drain(&mut self, host: usize) {
-        let Some(peer) = &mut self.nodes[host].running else {
+        let node = &mut self.nodes[host];
+        let (Some(peer), kernel) = (&mut node.running, &mut node.kernel) else {
             return;
         };
-        if let Some(snapshot) = peer.router.take_snapshot() {
-            peer.snapshot = snapshot;
+        loop {
+            if let Some(snapshot) = peer.router.take_snapshot() {
+                peer.snapshot = snapshot;
+            }
+            let Some(order) = peer.router.poll_esp() else {
+                break;
+            };
+            if let Some(outcome) = kernel.carry_out(&order) {
+                peer.router.handle_esp(order.index, outcome, self.now);
+            }
         }
         let mut transmits = Vec::new();
         while let Some(transmit) = peer.router.poll_transmit() {
@@ -438,9 +453,15 @@ impl World {
             return;
         };
         let way = running.snapshot.fast.get(&frame.index);
-        let Some((to, Some(index))) = way.map(|way| (way.address, way.vni)) else {
+        let Some((to, Some(index), esp)) = way.map(|way| (way.address, way.vni, way.esp)) else {
             self.fail("a probe for a fast path that is not there");
         };
+        let Ok(cover) = self.nodes[host].kernel.cover(to) else {
+            return;
+        };
+        if cover.is_some() != esp {
+            self.fail("in clear, or what should be");
+        }
         let there = self.net.host_at(SocketAddr::new(to, PORT));
         let Some(there) = there.filter(|there| !self.blocked.contains(&(host, *there))) else {
             return;
@@ -452,6 +473,7 @@ impl World {
                 host: there,
                 source,
                 index,
+                cover,
                 datagram,
             };
             self.queue.push(self.now + delay, tunnelled);
@@ -459,8 +481,18 @@ impl World {
     }
 
     /// What the kernel lets in: identifier and source have to belong together.
-    fn come_out(&mut self, host: usize, source: SocketAddr, index: u32, mut datagram: Vec<u8>) {
+    fn come_out(
+        &mut self,
+        host: usize,
+        source: SocketAddr,
+        (index, cover): (u32, Cover),
+        mut datagram: Vec<u8>,
+    ) {
         let now = self.now;
+        if !self.nodes[host].kernel.opens(source.ip(), cover) {
+            self.unopened += 1;
+            return;
+        }
         let Some(peer) = &mut self.nodes[host].running else {
             return;
         };

@@ -300,11 +300,9 @@ fn odd_queries_get_the_right_errors() {
         Some(ResponseCode::Refused),
         "class CHAOS"
     );
-    assert_eq!(
-        code_of(&|b| b[end - 5] = 1),
-        Some(ResponseCode::BADVERS),
-        "EDNS 1"
-    );
+    // 16 has two names, and what is read back may be the other.
+    let code = code_of(&|b| b[end - 5] = 1).map(u16::from);
+    assert_eq!(code, Some(ResponseCode::BADVERS.into()), "EDNS 1");
 }
 
 proptest! {

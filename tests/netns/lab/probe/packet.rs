@@ -43,6 +43,11 @@ impl PacketSocket {
         (&self.file).write_all(frame).expect("the interface is up");
     }
 
+    /// Sends one frame, if the interface is there and up and takes it.
+    pub(crate) fn try_send(&self, frame: &[u8]) -> bool {
+        (&self.file).write_all(frame).is_ok()
+    }
+
     /// Reads frames, those sent by this host included, until one is accepted.
     pub(crate) fn find<T>(
         &self,

@@ -21,7 +21,7 @@ use nix::sys::eventfd::{EfdFlags, EventFd};
 pub(crate) use rules::{HostId, PairRule, Rules};
 pub(crate) use switch::Tally;
 use switch::{FakeState, Port, Switch};
-pub(crate) use wire::{Mac, arp, arp_answer, checksum, facts, udp_payload};
+pub(crate) use wire::{Mac, arp, arp_answer, checksum, facts, udp, udp_payload};
 
 use super::netns::Netns;
 use super::sys;

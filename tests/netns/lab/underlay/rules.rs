@@ -34,6 +34,8 @@ pub(crate) struct PairRule {
     pub(crate) udp_mtu: Option<usize>,
     /// UDP to these ports vanishes.
     pub(crate) udp_blocked: BTreeSet<u16>,
+    /// ESP vanishes.
+    pub(crate) esp_blocked: bool,
 }
 
 /// How long an overtaken frame is held back.
@@ -99,6 +101,7 @@ impl PairRule {
         self.cut
             || longer(self.mtu)
             || facts.udp && longer(self.udp_mtu)
+            || facts.esp && self.esp_blocked
             || facts
                 .port
                 .is_some_and(|port| self.udp_blocked.contains(&port))
@@ -130,6 +133,7 @@ fn each_rule_drops_what_it_says() {
     let big_udp = Facts {
         packet: 1400,
         udp: true,
+        esp: false,
         port: Some(6784),
     };
     let passes = |change: &dyn Fn(&mut Rules)| {
@@ -147,6 +151,7 @@ fn each_rule_drops_what_it_says() {
     assert_eq!(passes(&|r| r.pair(a, b).mtu = Some(1400)), 1);
     assert_eq!(passes(&|r| r.pair(a, b).udp_mtu = Some(700)), 0);
     assert_eq!(passes(&|r| r.pair(a, b).udp_blocked = [6784].into()), 0);
+    assert_eq!(passes(&|r| r.pair(a, b).esp_blocked = true), 1);
     assert_eq!(passes(&|r| r.set_down(b, true)), 0);
     assert_eq!(passes(&|r| r.pair(a, b).duplicate = 1.0), 2);
     let mut rules = Rules::default();

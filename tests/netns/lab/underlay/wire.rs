@@ -11,6 +11,7 @@ const ARP: u16 = 0x0806;
 const IPV4: u16 = 0x0800;
 const IPV6: u16 = 0x86dd;
 const UDP: u8 = 17;
+const ESP: u8 = 50;
 
 /// What the rules look at.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -19,6 +20,8 @@ pub(crate) struct Facts {
     pub(crate) packet: usize,
     /// Whether it is UDP, a later fragment included.
     pub(crate) udp: bool,
+    /// Whether it is ESP.
+    pub(crate) esp: bool,
     /// The destination port, where the frame holds the UDP header.
     pub(crate) port: Option<u16>,
 }
@@ -137,17 +140,29 @@ fn read_ip(frame: &[u8]) -> Option<Facts> {
     match ethertype(frame)? {
         IPV4 => {
             let first = word(6)? & 0x1fff == 0;
-            let udp = *ip.get(9)? == UDP;
+            let protocol = *ip.get(9)?;
+            let (udp, esp) = (protocol == UDP, protocol == ESP);
             let header = usize::from(ip[0] & 15) * 4;
             let port = if udp && first { word(header + 2) } else { None };
             let packet = usize::from(word(2)?);
-            Some(Facts { packet, udp, port })
+            Some(Facts {
+                packet,
+                udp,
+                esp,
+                port,
+            })
         }
         IPV6 => {
             let packet = 40 + usize::from(word(4)?);
-            let udp = *ip.get(6)? == UDP;
+            let protocol = *ip.get(6)?;
+            let (udp, esp) = (protocol == UDP, protocol == ESP);
             let port = if udp { word(42) } else { None };
-            Some(Facts { packet, udp, port })
+            Some(Facts {
+                packet,
+                udp,
+                esp,
+                port,
+            })
         }
         _ => None,
     }
@@ -162,6 +177,7 @@ fn what_is_built_is_read_back() {
     let expected = Facts {
         packet: 33,
         udp: true,
+        esp: false,
         port: Some(6783),
     };
     assert_eq!(facts(&frame), expected);

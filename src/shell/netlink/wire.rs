@@ -10,13 +10,13 @@ const ATTRIBUTE: usize = 4;
 
 /// A request that is being written. Its bytes are wiped when dropped, for there
 /// may be keys among them.
-pub(super) struct Request {
+pub(in crate::shell) struct Request {
     bytes: Zeroizing<Vec<u8>>,
 }
 
 impl Request {
     /// Begins a message; `flags` beside `NLM_F_REQUEST`.
-    pub(super) fn new(kind: u16, flags: u16, sequence: u32) -> Self {
+    pub(in crate::shell) fn new(kind: u16, flags: u16, sequence: u32) -> Self {
         // Room for the largest request: growing would leave copies behind.
         let bytes = Zeroizing::new(Vec::with_capacity(1024));
         let mut request = Self { bytes };
@@ -28,34 +28,34 @@ impl Request {
         request
     }
 
-    pub(super) fn bytes(&mut self, bytes: &[u8]) {
+    pub(in crate::shell) fn bytes(&mut self, bytes: &[u8]) {
         self.bytes.extend_from_slice(bytes);
     }
 
-    pub(super) fn zeros(&mut self, count: usize) {
+    pub(in crate::shell) fn zeros(&mut self, count: usize) {
         let length = self.bytes.len() + count;
         self.bytes.resize(length, 0);
     }
 
-    pub(super) fn u8(&mut self, value: u8) {
+    pub(in crate::shell) fn u8(&mut self, value: u8) {
         self.bytes(&[value]);
     }
 
-    pub(super) fn u16(&mut self, value: u16) {
+    pub(in crate::shell) fn u16(&mut self, value: u16) {
         self.bytes(&value.to_ne_bytes());
     }
 
-    pub(super) fn u32(&mut self, value: u32) {
+    pub(in crate::shell) fn u32(&mut self, value: u32) {
         self.bytes(&value.to_ne_bytes());
     }
 
-    pub(super) fn u64(&mut self, value: u64) {
+    pub(in crate::shell) fn u64(&mut self, value: u64) {
         self.bytes(&value.to_ne_bytes());
     }
 
     /// One attribute, with what `content` writes. Called where the message is
     /// aligned, and leaves it so.
-    pub(super) fn attribute(&mut self, kind: u16, content: impl FnOnce(&mut Self)) {
+    pub(in crate::shell) fn attribute(&mut self, kind: u16, content: impl FnOnce(&mut Self)) {
         let start = self.bytes.len();
         self.u16(0); // the length, known below
         self.u16(kind);
@@ -66,23 +66,28 @@ impl Request {
     }
 
     /// The whole message.
-    pub(super) fn finish(mut self) -> Zeroizing<Vec<u8>> {
+    pub(in crate::shell) fn finish(mut self) -> Zeroizing<Vec<u8>> {
         let length = u32::try_from(self.bytes.len()).expect("requests are short");
         self.bytes[..4].copy_from_slice(&length.to_ne_bytes());
         self.bytes
     }
 }
 
+/// The bits of an attribute that say which it is (NLA_TYPE_MASK).
+const KIND: u16 = 0x3fff;
+/// An attribute that has others inside.
+pub(in crate::shell) const NESTED: u16 = libc::NLA_F_NESTED as u16;
+
 /// One message of an answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Message<'a> {
-    pub(super) kind: u16,
-    pub(super) sequence: u32,
-    pub(super) payload: &'a [u8],
+pub(in crate::shell) struct Message<'a> {
+    pub(in crate::shell) kind: u16,
+    pub(in crate::shell) sequence: u32,
+    pub(in crate::shell) payload: &'a [u8],
 }
 
 /// The messages of what one read gave; what is cut short is left out.
-pub(super) fn messages(mut bytes: &[u8]) -> impl Iterator<Item = Message<'_>> {
+pub(in crate::shell) fn messages(mut bytes: &[u8]) -> impl Iterator<Item = Message<'_>> {
     std::iter::from_fn(move || {
         let length = usize::try_from(u32_at(bytes, 0)?).ok()?;
         let message = Message {
@@ -96,23 +101,23 @@ pub(super) fn messages(mut bytes: &[u8]) -> impl Iterator<Item = Message<'_>> {
 }
 
 /// The attributes in `bytes`, by kind; what is cut short is left out.
-pub(super) fn attributes(mut bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
+pub(in crate::shell) fn attributes(mut bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
     std::iter::from_fn(move || {
         let length = usize::from(u16_at(bytes, 0)?);
-        let found = (u16_at(bytes, 2)?, bytes.get(ATTRIBUTE..length)?);
+        let found = (u16_at(bytes, 2)? & KIND, bytes.get(ATTRIBUTE..length)?);
         bytes = bytes.get(length.next_multiple_of(4)..).unwrap_or_default();
         Some(found)
     })
 }
 
-pub(super) fn u16_at(bytes: &[u8], at: usize) -> Option<u16> {
+pub(in crate::shell) fn u16_at(bytes: &[u8], at: usize) -> Option<u16> {
     Some(u16::from_ne_bytes(*bytes.get(at..)?.first_chunk()?))
 }
 
-pub(super) fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
+pub(in crate::shell) fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
     Some(u32::from_ne_bytes(*bytes.get(at..)?.first_chunk()?))
 }
 
-pub(super) fn u64_at(bytes: &[u8], at: usize) -> Option<u64> {
+pub(in crate::shell) fn u64_at(bytes: &[u8], at: usize) -> Option<u64> {
     Some(u64::from_ne_bytes(*bytes.get(at..)?.first_chunk()?))
 }

@@ -244,6 +244,8 @@ impl Space {
         // Somebody may have buried us while we slept: ask first.
         self.recovered = false;
         self.gain(share, 1);
+        // The others know it by the division: it can be taken before we said a word.
+        self.mine.gains.clear();
     }
 
     /// What a founder will say of itself once it knows.

@@ -107,7 +107,8 @@ impl Space {
         self.mine.serial += LEAP;
         let serial = self.mine.serial + 1;
         let mine = &mut self.mine;
-        for waiting in mine.pending.iter_mut().chain(&mut mine.gains) {
+        // Not so what was gained: guards may know it by the serial it had.
+        for waiting in &mut mine.pending {
             waiting.0 = serial;
         }
         let unknown: Vec<Span> = self.unaccounted();

@@ -167,6 +167,29 @@ fn silence_brings_back_what_was_not_held() {
 }
 
 #[test]
+fn a_share_can_be_taken_before_its_owner_said_a_word() {
+    let mut world = World::new(2, 24, Init::Consensus(2));
+    ask(&mut world, 0, 1);
+    // Both know of the division, and neither has heard what the other owns.
+    while world
+        .nodes
+        .iter()
+        .any(|node| node.space.as_ref().is_none_or(|space| space.ring.is_none()))
+    {
+        world.tell(0, 1, || false);
+        world.run(1);
+        world.tell(1, 0, || false);
+        world.run(0);
+        world.now += Duration::from_millis(300);
+    }
+    world.order(1, id(0), true);
+    talk(&mut world, 20);
+    assert_eq!(owned(&world, 0), 64, "{}", world.story());
+    assert_eq!(owned(&world, 1), 192, "{}", world.story());
+    world.check_calm();
+}
+
+#[test]
 fn a_word_brings_back_all_of_it() {
     let mut world = World::new(3, 24, Init::Consensus(3));
     ask(&mut world, 0, 1);

@@ -59,10 +59,10 @@ impl Page {
 /// no addresses are given out.
 pub fn contract(status: &Status) -> Value {
     let mut value = serde_json::to_value(status).unwrap_or_else(|_| json!({}));
-    if let Value::Object(parts) = &mut value {
-        if status.ipam.is_none() {
-            parts.insert("ipam".into(), json!({}));
-        }
+    if let Value::Object(parts) = &mut value
+        && status.ipam.is_none()
+    {
+        parts.insert("ipam".into(), json!({}));
     }
     value
 }

@@ -63,7 +63,7 @@ fn guards(host: &Host) -> usize {
 }
 
 fn attached(host: &Host) -> BTreeSet<String> {
-    let all = host.json(&["ps"]).unwrap();
+    let all = host.json(&["ps"]).expect("ps answers");
     let all = all.as_array().cloned().unwrap_or_default();
     let addresses = all.iter().filter_map(|a| a["addresses"].as_array());
     let texts = addresses.flatten().filter_map(Value::as_str);

@@ -174,7 +174,10 @@ impl Node {
             Event::Link {
                 peer, up, reason, ..
             } => self.links.push((now, peer, (!up).then_some(reason))),
-            Event::Resolve { .. } | Event::TargetsChanged | Event::HangUp(_) => {}
+            Event::Resolve { .. }
+            | Event::TargetsChanged
+            | Event::HangUp(_)
+            | Event::Address { .. } => {}
         }
     }
 }

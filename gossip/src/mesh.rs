@@ -560,19 +560,6 @@ impl<A: Authority> Mesh<A> {
         self.config.degree_of(self.ways.reached())
     }
 
-    /// Notices that this peer itself stood still, and does not blame others for
-    /// what it missed (self-suspicion; Dadgar, Phillips and Currey, "Lifeguard",
-    /// 2018). Each link is heard at least once a heartbeat.
-    fn wake(&mut self, now: Instant) {
-        let pause = now.saturating_duration_since(self.awake);
-        self.awake = now;
-        if pause > self.config.heartbeat * 3 / 2 {
-            for link in self.sessions.values_mut().filter_map(|s| s.link.as_mut()) {
-                link.forgive(pause, now);
-            }
-        }
-    }
-
     /// Warns once per culprit and cause.
     fn warn(&mut self, culprit: PeerId, cause: &'static str, warning: Warning) {
         const LIMIT: usize = 256;

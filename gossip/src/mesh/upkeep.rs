@@ -164,6 +164,19 @@ impl<A: Authority> Mesh<A> {
         }
     }
 
+    /// Notices that this peer itself stood still, and does not blame others for
+    /// what it missed (self-suspicion; Dadgar, Phillips and Currey, "Lifeguard",
+    /// 2018). Each link is heard at least once a heartbeat.
+    pub(super) fn wake(&mut self, now: Instant) {
+        let pause = now.saturating_duration_since(self.awake);
+        self.awake = now;
+        if pause > self.config.heartbeat * 3 / 2 {
+            for link in self.sessions.values_mut().filter_map(|s| s.link.as_mut()) {
+                link.forgive(pause, now);
+            }
+        }
+    }
+
     /// Forgets a peer that no route leads to.
     pub(super) fn drop_peer(&mut self, peer: PeerId) {
         tracing::debug!(%peer, "out of reach for too long: forgotten");

@@ -9,7 +9,8 @@ use rand_chacha::ChaCha8Rng;
 
 use super::{Init, world::World};
 
-/// Runs in every test run.
+/// Runs in every test run. In 28640 an address is given twice: most of those that
+/// voted on the division are launched with state from before, and divide again.
 const DEFAULT: u64 = 2000;
 /// In so many of a hundred schedules something may be stuck or lost in the end. What
 /// is known to lead to that: a peer that was named a guard and never heard of it

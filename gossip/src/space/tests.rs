@@ -1,6 +1,6 @@
 //! Single stories of the address space.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use proto::{
     record::{Body, MAX_BODY},
@@ -11,6 +11,14 @@ use super::{
     Init,
     world::{DEAD, World, id},
 };
+
+#[expect(
+    clippy::disallowed_methods,
+    reason = "a test needs some instant to count from"
+)]
+pub(super) fn some_instant() -> Instant {
+    Instant::now()
+}
 
 /// Lets everybody hear everything, some times.
 fn talk(world: &mut World, rounds: u32) {

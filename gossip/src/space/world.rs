@@ -1,9 +1,5 @@
 //! A few peers with the real core, gossip that loses and reorders, partitions,
 //! crashes, restarts from old state, operators; and what must always hold.
-#![expect(
-    clippy::disallowed_methods,
-    reason = "a test needs some instant to count from"
-)]
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -103,7 +99,7 @@ impl World {
         let mut world = Self {
             nodes: (0..count).map(node).collect(),
             part: vec![0; count],
-            now: Instant::now(),
+            now: super::tests::some_instant(),
             prefix,
             init,
             launches: 0,

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::net::UdpSocket;
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
 use hickory_proto::op::ResponseCode;
@@ -212,7 +213,8 @@ impl Process {
     }
 
     fn read(&self, file: &str) -> String {
-        fs::read_to_string(format!("/proc/{}/root/etc/{file}", self.0.id())).unwrap_or_default()
+        let root = Path::new("/proc").join(self.pid()).join("root");
+        fs::read_to_string(root.join("etc").join(file)).unwrap_or_default()
     }
 }
 

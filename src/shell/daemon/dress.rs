@@ -1,7 +1,12 @@
 //! What a container is given so that it can ask for names: a door to the
 //! resolver inside, and its files and host name.
 
-use std::{collections::BTreeSet, fs, net::IpAddr, path::PathBuf};
+use std::{
+    collections::BTreeSet,
+    fs,
+    net::IpAddr,
+    path::{Path, PathBuf},
+};
 
 use anyhow::{Context, Result};
 use ipnet::IpNet;
@@ -106,7 +111,7 @@ fn uses_musl(place: &Place) -> bool {
     let Place::Process(pid) = place else {
         return false;
     };
-    let entries = fs::read_dir(format!("/proc/{pid}/root/lib"));
+    let entries = fs::read_dir(Path::new(&format!("/proc/{pid}/root")).join("lib"));
     entries
         .into_iter()
         .flatten()

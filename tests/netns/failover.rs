@@ -1,7 +1,10 @@
 //! What a change of path costs a flow of pings, down and up again: how long it
-//! is without answers, and how many of them are lost.
+//! is without answers, and how many of them are lost. In [`fast`] what can
+//! happen to the fast path.
 //!
 //! `WOVE_TRIALS=20 cargo netns failover:: -- --nocapture` makes README's table.
+
+mod fast;
 
 use std::net::Ipv4Addr;
 use std::time::Duration;
@@ -108,23 +111,6 @@ fn two(lab: &Lab, options: &[&str]) -> ([Host; 2], [Container; 2]) {
     let hosts = <[Host; 2]>::try_from(hosts).ok().expect("there are two");
     let containers = <[Container; 2]>::try_from(containers);
     (hosts, containers.ok().expect("there are two"))
-}
-
-#[test]
-fn the_fast_path_is_dropped() {
-    let lab = Lab::new();
-    let ([a, b], [ca, cb]) = two(&lab, &["--no-encryption"]);
-    a.wait_connection(secs(20), &b, |c| c["path"] == "fastdp");
-    let block = |lab: &Lab, drop: bool| {
-        lab.underlay.rules(|rules| {
-            rules.everywhere(|pair| {
-                pair.udp_blocked = if drop { [6784].into() } else { [].into() };
-            });
-        });
-    };
-    let names = ["UDP 6784 dropped: `fastdp` to `sleeve`", "passes again"];
-    let paths = ["fastdp", "sleeve"];
-    there_and_back(&lab, (&a, &b), (&ca, &cb), names, block, paths);
 }
 
 #[test]

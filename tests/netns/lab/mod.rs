@@ -20,8 +20,8 @@ pub(crate) use host::{Container, Host, PORT, STATE};
 pub(crate) use log::Log;
 pub(crate) use nat::Nat;
 pub(crate) use netns::Netns;
-use underlay::{HostId, PairRule, Underlay};
-pub(crate) use underlay::{MAX_MTU, Watch, checksum, facts, udp_payload};
+use underlay::{HostId, Underlay};
+pub(crate) use underlay::{MAX_MTU, PairRule, Watch, checksum, facts, udp_payload};
 pub(crate) use wait::{ensure, eventually, secs, until};
 
 /// Two cores: one laboratory at a time.

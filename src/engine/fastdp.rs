@@ -383,6 +383,12 @@ impl FastPath {
         }
     }
 
+    /// Whether an answer is late while frames are sent this way: they may be lost.
+    pub fn is_late(&self, now: Instant) -> bool {
+        let late = LATE + self.rtt * 2;
+        self.is_up() && self.unanswered > 0 && now.duration_since(self.unanswered_since) >= late
+    }
+
     /// Why frames do not go this way, in words; none while they do. `path` is
     /// the packet size that the path carries, and `needed` what VXLAN takes.
     pub fn reason(&self, path: usize, needed: usize) -> Option<String> {
@@ -479,8 +485,7 @@ impl FastPath {
 
     fn probe_due(&mut self, active: bool, now: Instant) -> bool {
         let every = if active { ACTIVE_PROBE } else { IDLE_PROBE };
-        let late =
-            self.unanswered > 0 && now.duration_since(self.unanswered_since) >= LATE + self.rtt * 2;
+        let late = self.is_late(now);
         // Frames began to flow: the next probe is due earlier than it was.
         self.probe_at = self.probe_at.min(now + every);
         if !late && now < self.probe_at {

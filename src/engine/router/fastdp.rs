@@ -120,6 +120,13 @@ impl Router {
         };
         let active = peer.is_active(now);
         let chores = peer.fast.tick(active, now);
+        // What happened to the path may have happened to the next choice, too:
+        // for large frames alone, that would not be seen until they go there.
+        if peer.fast.is_late(now)
+            && let Some(direct) = &mut peer.direct
+        {
+            direct.pmtu.doubt(now);
+        }
         let after = peer.fast.entry();
         if before.map(|e| e.up) != after.map(|e| e.up) {
             tracing::debug!(peer = %id.short(), up = peer.fast.is_up(), "fast path");

@@ -149,7 +149,7 @@ impl Host {
     /// Waits until the daemon carries frames.
     pub(crate) fn wait_ready(&self) {
         let what = format!("{} is ready", self.name);
-        eventually(secs(15), &what, || {
+        eventually(secs(60), &what, || {
             if let Some(status) = self.exited() {
                 // More patience would not help.
                 panic!("{what}: it ended, {status}\n{}", super::log::tails());
@@ -195,7 +195,7 @@ impl Host {
     /// Waits for the daemon to end by itself.
     pub(crate) fn wait_exit(&self) -> ExitStatus {
         let what = format!("the daemon of {} ends", self.name);
-        eventually(secs(15), &what, || {
+        eventually(secs(60), &what, || {
             self.exited().ok_or_else(|| "it runs".to_owned())
         })
     }

@@ -49,8 +49,8 @@ pub use egress::Egress;
 pub use ingress::Ingress;
 pub use output::{Origin, Output, Upcall};
 pub use router::{
-    Config as RouterConfig, EspOrder, EspOutcome, EspStep, Event, FastSetup, Router, Transmit,
-    Tunnelled,
+    CAPABILITIES, Config as RouterConfig, EspOrder, EspOutcome, EspStep, Event, FastSetup, Router,
+    Transmit, Tunnelled,
 };
 pub use snapshot::Snapshot;
 pub use status::Status;

@@ -18,7 +18,7 @@ use proto::{
 };
 use rand::RngCore;
 use wove::engine::{
-    Egress, Event, Ingress, Output, Router, RouterConfig, Snapshot, Transmit, Upcall,
+    CAPABILITIES, Egress, Event, Ingress, Output, Router, RouterConfig, Snapshot, Transmit, Upcall,
 };
 
 use super::{
@@ -142,6 +142,7 @@ impl Host {
             mesh: config.clone(),
             seed: self.rng.next_u64(),
             version: "0.1.0".to_owned(),
+            capabilities: CAPABILITIES,
         };
         let identity = cast.identity(self.number);
         let router = Router::new(config, identity, vec![cast.secret()], net.instant());

@@ -70,7 +70,13 @@ pub struct Config {
     pub seed: u64,
     /// The version of wove.
     pub version: String,
+    /// What the greeting says that this peer understands: [`CAPABILITIES`], or
+    /// fewer of them to be taken for an older version.
+    pub capabilities: u64,
 }
+
+/// All that this version understands.
+pub const CAPABILITIES: u64 = CAN_FASTDP | CAN_ESP | CAN_MEET | CAN_SHARE | KNOWS_NAMES;
 
 /// What the router asks of its shell, besides sending.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -177,7 +183,7 @@ impl Router {
         // The nickname travels by gossip: whoever knocks could read it here.
         let mut hello = Hello::new(config.epoch, instance, "");
         hello.encrypt = config.encrypt;
-        hello.capabilities = CAN_FASTDP | CAN_ESP | CAN_MEET | CAN_SHARE | KNOWS_NAMES;
+        hello.capabilities = config.capabilities;
         let peer = gossip::LocalPeer {
             id: local,
             keys: identity.public(),

@@ -49,7 +49,7 @@ use super::{
     udp::{SendBatch, UdpSocket},
     web,
 };
-use crate::engine::{Attachment, Event, Origin, Router, RouterConfig, Upcall};
+use crate::engine::{Attachment, CAPABILITIES, Event, Origin, Router, RouterConfig, Upcall};
 use fast::Fast;
 use names::{Names, VIGIL};
 use network::Network;
@@ -507,6 +507,7 @@ fn router_config(config: &Config, epoch: u64, underlay: u32, mtu: u32) -> Result
             .try_next_u64()
             .context("the kernel gives no randomness")?,
         version: env!("CARGO_PKG_VERSION").to_owned(),
+        capabilities: CAPABILITIES,
     })
 }
 

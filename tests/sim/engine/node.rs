@@ -7,7 +7,7 @@ use gossip::Target;
 use ipnet::IpNet;
 use proto::{Endpoint, PeerId};
 use wove::engine::{
-    Egress, Event, FastSetup, Ingress, Output, Router, RouterConfig, Snapshot, Upcall,
+    CAPABILITIES, Egress, Event, FastSetup, Ingress, Output, Router, RouterConfig, Snapshot, Upcall,
 };
 
 use super::{frames::Container, kernel::Kernel};
@@ -32,6 +32,8 @@ pub struct Node {
     pub fastdp: bool,
     pub esp: bool,
     pub kernel: Kernel,
+    /// What its version understands.
+    pub capabilities: u64,
     /// Where its operator lets frames travel in clear.
     pub trusted: Vec<IpNet>,
     pub mesh: gossip::Config,
@@ -98,6 +100,7 @@ impl Node {
             fastdp: false,
             esp: false,
             kernel: Kernel::default(),
+            capabilities: CAPABILITIES,
             trusted: Vec::new(),
             mesh: gossip::Config::default(),
             epoch: 0,
@@ -128,6 +131,7 @@ impl Node {
             mesh: self.mesh.clone(),
             seed,
             version: "test".to_owned(),
+            capabilities: self.capabilities,
         };
         let identity = Identity::from_bytes(&self.identity);
         let router = Router::new(config, identity, self.secrets.clone(), now);

@@ -259,6 +259,7 @@ impl Peer {
         self.current = None;
         self.direct = None;
         self.fast.bar(Bar::Indirect);
+        self.fast.forget_left();
         self.insists = false;
         self.announced = false;
         self.sessions.drain(..).map(|h| h.session.local()).collect()

@@ -17,7 +17,6 @@ use rand::Rng;
 
 use super::{
     super::{
-        fastdp::Bar,
         handshakes::Purpose,
         output::Origin,
         peers::{Direct, Peer},
@@ -203,7 +202,7 @@ impl Router {
         };
         peer.announced = false;
         peer.scout.moved();
-        peer.fast.bar(Bar::Indirect);
+        peer.fast.leave(now);
         peer.direct_retry_at = now + DIRECT_RETRY;
         self.dirty.paths = true;
         self.hang_up(lost.address);

@@ -121,7 +121,9 @@ impl Table {
         fast: &FastTable,
         changes: &mut Vec<Change>,
     ) {
-        let index_of: HashMap<PeerId, u32> = fast.iter().map(|(i, p)| (p.peer, *i)).collect();
+        // A peer may have several by which frames are only taken.
+        let sending = fast.iter().filter(|(_, peer)| peer.vni.is_some());
+        let index_of: HashMap<PeerId, u32> = sending.map(|(i, p)| (p.peer, *i)).collect();
         let (mut stations, mut locals) = (HashMap::new(), BTreeSet::new());
         // With nobody to reach this way there is nothing to know.
         if !fast.is_empty() {
@@ -255,6 +257,17 @@ mod tests {
                 "NoPeer(7)".to_owned()
             ]
         );
+        // What lingers takes frames, and stations stay behind what sends.
+        let mut two = snapshot(&[(8, true), (9, false)], &macs);
+        let lingers = |(index, peer): (&u32, &FastPeer)| {
+            let vni = peer.vni.filter(|_| *index != 9);
+            let peer = peer.clone();
+            (*index, FastPeer { vni, ..peer })
+        };
+        two.fast = Arc::new(two.fast.iter().map(lingers).collect());
+        assert_eq!(kinds(&table.update(&two, None)), ["peer 9 0"]);
+        let gone = table.update(&snapshot(&[(8, true)], &macs), None);
+        assert_eq!(kinds(&gone), ["NoPeer(9)"]);
         let gone = table.update(&snapshot(&[], &macs), None);
         assert_eq!(gone.last(), Some(&Change::NoPeer(8)));
         assert_eq!(gone.len(), 3);

@@ -28,9 +28,9 @@ main() {
         in_ns "$host" ethtool -K eth0 tx-udp_tnl-segmentation off tx-udp_tnl-csum-segmentation off >/dev/null
     done
     table "tx-udp_tnl-segmentation off"
-    # As a network card does: a veth joins nothing that it receives unless it is told.
-    for host in a b; do in_ns "$host" ethtool -K eth0 gro on >/dev/null; done
-    table "the same, gro on"
+    # As a network card does. A veth joins what it receives only if it is told, and if its other end does not segment.
+    for host in a b; do in_ns "$host" ethtool -K eth0 tso off gro on >/dev/null; done
+    table "the same, tso off, gro on"
     "$wove" status --socket "$scratch/a.sock" -o json | grep -E '"path"|"tx_frames"'
 }
 

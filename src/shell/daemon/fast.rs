@@ -132,7 +132,10 @@ impl Daemon {
     async fn try_fast(&mut self, kernel: Option<FastDp>) -> Result<Ready> {
         let config = &self.fast.config;
         let mut kernel = match kernel {
-            Some(kernel) => kernel,
+            Some(mut kernel) => {
+                kernel.hold(true);
+                kernel
+            }
             None => FastDp::load(self.config.host).context("the kernel refuses BPF")?,
         };
         let made = self.host.make_tunnel(config).await;
@@ -147,6 +150,7 @@ impl Daemon {
         self.host.raise_tunnel(config).await?;
         let socket = TunnelSocket::open(tunnel.device)
             .context("no packet socket: wove needs CAP_NET_RAW")?;
+        kernel.hold(false);
         kernel.apply(&self.router.snapshot());
         Ok(Ready {
             kernel,

@@ -393,9 +393,10 @@ impl Daemon {
 
     /// The kernel reports a change of links or addresses.
     async fn care_for_host(&mut self) {
+        // First what loses frames until it is mended.
+        self.check_fast().await;
         self.update_endpoints().await;
         self.look_for_vanished();
-        self.check_fast().await;
         if !std::mem::replace(&mut self.repairing, true) {
             self.repair();
         }

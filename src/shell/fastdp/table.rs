@@ -84,6 +84,11 @@ impl Table {
         changes
     }
 
+    /// The peers' entries, by index.
+    pub(super) fn peers(&self) -> &BTreeMap<u32, [u32; 14]> {
+        &self.peers
+    }
+
     /// The stations of this host.
     pub(super) fn locals(&self) -> &BTreeSet<MacAddr> {
         &self.locals
@@ -156,6 +161,12 @@ impl Table {
         );
         (self.stations, self.locals) = (stations, locals);
     }
+}
+
+/// The same entry of a peer that no frames are sent to.
+pub(super) fn not_up(mut value: [u32; 14]) -> [u32; 14] {
+    value[0] &= !UP;
+    value
 }
 
 /// `struct peer` of the programs.

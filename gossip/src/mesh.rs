@@ -191,6 +191,8 @@ struct Timers {
     names: Option<Instant>,
     routes: Option<Instant>,
     routes_done: Instant,
+    /// Ways that the last calculation cut.
+    routes_cut: u32,
     /// Sums go to all neighbours, because much came in from one.
     wave: Option<Instant>,
     anti_entropy: Instant,
@@ -246,6 +248,7 @@ impl<A: Authority> Mesh<A> {
             names: None,
             routes: None,
             routes_done: now,
+            routes_cut: 0,
             wave: None,
             anti_entropy: now + config.pace.anti_entropy,
             refresh_rtt: now,

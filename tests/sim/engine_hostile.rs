@@ -10,9 +10,9 @@ use proto::{
     record::{Record, RecordKey, Topic, Version},
 };
 use rand::{Rng, RngCore, seq::IndexedRandom};
-use wove::engine::seal::send_content;
+use wove::engine::{Effects, seal::send_content};
 
-use crate::engine::{World, millis, node::Sink, secs};
+use crate::engine::{World, millis, secs};
 
 #[test]
 fn a_copied_identity_is_told_and_harms_nobody_else() {
@@ -105,7 +105,7 @@ fn say(world: &mut World, from: usize, to: usize, header: &[u8], body: &[u8]) {
     let Some(peer) = &world.nodes[from].running else {
         return;
     };
-    let (snapshot, mut sink) = (peer.snapshot.clone(), Sink::default());
+    let (snapshot, mut sink) = (peer.snapshot.clone(), Effects::default());
     if let Some(path) = snapshot.paths.get(&id) {
         let sealed = (&snapshot, (id, path.as_ref()), Protection::Sealed);
         // A session that just ended cannot be spoken with.

@@ -80,8 +80,8 @@ impl<A: Authority> Mesh<A> {
         }
     }
 
-    /// A session goes on over another path. The link stays, and what it costs is
-    /// told anew.
+    /// A session goes on over another path, which was just proven. The link stays,
+    /// and what it costs is told anew.
     pub fn session_moved(
         &mut self,
         peer: PeerId,
@@ -94,7 +94,11 @@ impl<A: Authority> Mesh<A> {
         };
         session.info.address = address;
         let before = std::mem::replace(&mut session.info.handicap, handicap);
-        if before != handicap && session.link.is_some() {
+        let Some(link) = &mut session.link else {
+            return;
+        };
+        link.moved(now);
+        if before != handicap {
             let at = now + self.config.links_delay;
             self.timers.links = Some(self.timers.links.map_or(at, |links| links.min(at)));
         }

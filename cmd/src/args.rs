@@ -259,15 +259,9 @@ impl From<PageArg> for Page {
 /// Which namespace, which interface, which addresses.
 #[derive(Args, Clone, Debug)]
 pub struct AttachArgs {
-    /// Which namespace.
+    /// Which interface.
     #[command(flatten)]
-    pub place: PlaceArgs,
-    /// Name of the interface inside, 1 to 15 bytes
-    #[arg(long, value_name = "NAME", default_value = "wove0", value_parser = parse_ifname)]
-    pub ifname: String,
-    /// Addresses with prefix length: 10.32.1.5/24, fd00:32::5/64
-    #[arg(value_name = "ADDR", value_parser = parse_address)]
-    pub addresses: Vec<Address>,
+    pub inside: InsideArgs,
     /// What it is called.
     #[command(flatten)]
     pub naming: NamingArgs,
@@ -276,9 +270,9 @@ pub struct AttachArgs {
     pub output: OutputArgs,
 }
 
-/// Which namespace, which interface, which addresses to take.
+/// An interface inside a namespace, and addresses of it.
 #[derive(Args, Clone, Debug)]
-pub struct DetachArgs {
+pub struct InsideArgs {
     /// Which namespace.
     #[command(flatten)]
     pub place: PlaceArgs,
@@ -288,6 +282,14 @@ pub struct DetachArgs {
     /// Addresses with prefix length: 10.32.1.5/24, fd00:32::5/64
     #[arg(value_name = "ADDR", value_parser = parse_address)]
     pub addresses: Vec<Address>,
+}
+
+/// Which namespace, which interface, which addresses to take.
+#[derive(Args, Clone, Debug)]
+pub struct DetachArgs {
+    /// Which interface.
+    #[command(flatten)]
+    pub inside: InsideArgs,
     /// How to answer.
     #[command(flatten)]
     pub output: OutputArgs,

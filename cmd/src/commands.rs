@@ -111,7 +111,7 @@ fn attach(client: &Client, options: AttachArgs) -> Result<(), Failure> {
         dns: options.naming.dns,
         container: None,
     };
-    let netns = match &options.place.container {
+    let netns = match &options.inside.place.container {
         Some(container) => {
             let found = runtime::find(container)?;
             if naming.names.is_empty() && !naming.nameless {
@@ -120,9 +120,9 @@ fn attach(client: &Client, options: AttachArgs) -> Result<(), Failure> {
             naming.container = Some(found.id);
             process_namespace(found.pid)
         }
-        None => namespace(&options.place)?,
+        None => namespace(&options.inside.place)?,
     };
-    let addresses = exact(&options.addresses)?;
+    let addresses = exact(&options.inside.addresses)?;
     if addresses.is_empty() {
         return Err(Failure::failed(args::EXPLICIT_ADDRESSES));
     }
@@ -130,7 +130,7 @@ fn attach(client: &Client, options: AttachArgs) -> Result<(), Failure> {
         client,
         &Ask::Attach {
             netns,
-            ifname: options.ifname,
+            ifname: options.inside.ifname,
             addresses,
             naming,
         },
@@ -139,16 +139,16 @@ fn attach(client: &Client, options: AttachArgs) -> Result<(), Failure> {
 }
 
 fn detach(client: &Client, options: DetachArgs) -> Result<(), Failure> {
-    let netns = match &options.place.container {
+    let netns = match &options.inside.place.container {
         Some(container) => container_namespace(client, container)?,
-        None => namespace(&options.place)?,
+        None => namespace(&options.inside.place)?,
     };
-    let addresses = exact(&options.addresses)?;
+    let addresses = exact(&options.inside.addresses)?;
     answer(
         client,
         &Ask::Detach {
             netns,
-            ifname: options.ifname,
+            ifname: options.inside.ifname,
             addresses,
         },
         options.output.output,

@@ -11,6 +11,7 @@ mod names;
 mod preload;
 mod publish;
 mod receive;
+mod sessions;
 mod spread;
 mod upkeep;
 

@@ -47,7 +47,7 @@ pub use command::{Attachment, Command, DnsCommand, Failure, Naming, Reply, Token
 pub use counters::DropReason;
 pub use egress::Egress;
 pub use ingress::Ingress;
-pub use output::{Origin, Output, Upcall};
+pub use output::{Effects, Origin, Output, Upcall};
 pub use router::{
     CAPABILITIES, Config as RouterConfig, EspOrder, EspOutcome, EspStep, Event, FastSetup, Router,
     Transmit, Tunnelled,

@@ -5,9 +5,9 @@ use std::{net::SocketAddr, sync::Arc, time::Instant};
 use crypto::{Identity, Secret};
 use gossip::Target;
 use ipnet::IpNet;
-use proto::{Endpoint, PeerId};
+use proto::PeerId;
 use wove::engine::{
-    CAPABILITIES, Egress, Event, FastSetup, Ingress, Output, Router, RouterConfig, Snapshot, Upcall,
+    CAPABILITIES, Egress, Event, FastSetup, Ingress, Router, RouterConfig, Snapshot,
 };
 
 use super::{frames::Container, kernel::Kernel};
@@ -58,31 +58,6 @@ pub struct Running {
     pub ingress: Ingress,
     /// The view that the data path reads.
     pub snapshot: Arc<Snapshot>,
-}
-
-/// What the data path asks for while it handles one thing.
-#[derive(Default)]
-pub struct Sink {
-    pub datagrams: Vec<(Endpoint, Vec<u8>)>,
-    pub frames: Vec<Vec<u8>>,
-    pub upcalls: Vec<Upcall>,
-}
-
-impl Output for Sink {
-    fn datagram(&mut self, to: Endpoint, len: usize, fill: impl FnOnce(&mut [u8]) -> bool) {
-        let mut datagram = vec![0; len];
-        if fill(&mut datagram) {
-            self.datagrams.push((to, datagram));
-        }
-    }
-
-    fn frame(&mut self, frame: &[u8]) {
-        self.frames.push(frame.to_vec());
-    }
-
-    fn upcall(&mut self, upcall: Upcall) {
-        self.upcalls.push(upcall);
-    }
 }
 
 impl Node {

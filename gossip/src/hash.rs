@@ -14,7 +14,8 @@ pub(crate) fn position(key: &RecordKey) -> u64 {
         Topic::Node => 0,
         Topic::Links(part) => 1 + u64::from(part).min(0xfe),
         Topic::Stations(part) => 0x100 + u64::from(part).min(0xdeff),
-        Topic::Names(part) => 0xe000 + u64::from(part).min(0x1fff),
+        Topic::Names(part) => 0xe000 + u64::from(part).min(0x1ffe),
+        Topic::Space | Topic::Guard | Topic::Division => 0xffff,
     };
     start(&key.owner.short_id()) & !0xffff | topic
 }

@@ -43,14 +43,16 @@ pub mod text;
 pub mod timing;
 
 pub use coalesce::Coalescer;
-pub use command::{Attachment, Command, DnsCommand, Failure, Naming, Reply, TokenCommand};
+pub use command::{
+    Attachment, Command, DnsCommand, Failure, Naming, Reply, TakenOver, TokenCommand,
+};
 pub use counters::DropReason;
 pub use egress::Egress;
 pub use ingress::Ingress;
 pub use output::{Origin, Output, Upcall};
 pub use router::{
-    Config as RouterConfig, EspOrder, EspOutcome, EspStep, Event, FastSetup, Router, Transmit,
-    Tunnelled,
+    Config as RouterConfig, EspOrder, EspOutcome, EspStep, Event, FastSetup, Router, SpaceSetup,
+    Transmit, Tunnelled,
 };
 pub use snapshot::Snapshot;
 pub use status::Status;

@@ -17,6 +17,7 @@ mod failover;
 mod fastdp;
 mod faults;
 mod hostile;
+mod ipam;
 mod lab;
 mod laboratory;
 mod mtu;

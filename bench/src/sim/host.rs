@@ -9,7 +9,10 @@ use std::{
     time::Duration,
 };
 
-use gossip::{Mesh, Target};
+use gossip::{
+    Mesh, Target,
+    space::{Space, SpaceConfig},
+};
 use proto::MacAddr;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -65,6 +68,9 @@ pub(crate) struct Host {
     pub(crate) liar: Option<Box<Liar>>,
     pub(crate) warnings: Vec<Warned>,
     pub(super) sweep_at: Time,
+    /// Addresses given to containers here, and how many were asked for.
+    pub(crate) addresses: Vec<u32>,
+    pub(crate) asked: usize,
 }
 
 /// Something that a peer wants a person to know.
@@ -114,6 +120,8 @@ impl Host {
             liar: None,
             warnings: Vec::new(),
             sweep_at: Time::default(),
+            addresses: Vec::new(),
+            asked: 0,
         }
     }
 
@@ -168,6 +176,25 @@ impl Host {
             self.drain(net);
         }
         self.control(net, |router, now| router.attach_station(mac, &[], now));
+    }
+
+    /// The peer takes part in the address space from now on.
+    pub(crate) fn open_space(&mut self, config: SpaceConfig, net: &mut Net<'_>) {
+        if let Some(mesh) = &mut self.mesh {
+            mesh.open_space(config, None, net.instant());
+            self.drain(net);
+        }
+    }
+
+    /// A container here wants an address.
+    pub(crate) fn allocate(&mut self, net: &mut Net<'_>) {
+        let Some(mesh) = &mut self.mesh else { return };
+        let Some(range) = mesh.space().map(Space::range) else {
+            return;
+        };
+        self.asked += 1;
+        mesh.allocate(self.asked as u64, range, net.instant());
+        self.drain(net);
     }
 
     /// That container is gone.

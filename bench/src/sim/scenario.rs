@@ -9,6 +9,7 @@ mod crash;
 mod flap;
 mod halfdead;
 mod idle;
+mod ipam;
 mod join;
 mod liar;
 mod lossy;
@@ -69,6 +70,7 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
     massboot::SCENARIO,
     relaydeath::SCENARIO,
     liar::SCENARIO,
+    ipam::SCENARIO,
 ];
 
 /// One run of a scenario.

@@ -1,7 +1,7 @@
 //! Work that takes its time beside the loop: the kernel and the resolver.
 
 use std::{
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     path::{Path, PathBuf},
     sync::Arc,
     time::{Duration, Instant},
@@ -22,7 +22,7 @@ use crate::{
 pub(super) type Answer = Result<Reply, Failure>;
 
 /// What stands for the namespace of the host itself.
-const HOST: &str = "host";
+pub(super) const HOST: &str = "host";
 /// How long a name may take to resolve.
 const RESOLVE: Duration = Duration::from_secs(5);
 /// The kernel reports changes in flurries; repair waits for the end of one.
@@ -44,9 +44,10 @@ pub(super) enum Done {
     },
     /// Attached containers that are gone were looked for.
     Vanished { result: Result<Vec<Attachment>> },
-    /// Something failed.
+    /// Something failed; addresses that were to be used are free again.
     Failed {
         error: anyhow::Error,
+        unused: Vec<IpAddr>,
         reply: oneshot::Sender<Answer>,
     },
     /// The host was put in order.
@@ -102,12 +103,24 @@ impl Daemon {
         &self,
         netns: PathBuf,
         ifname: String,
-        (addresses, naming): (Vec<IpNet>, Naming),
+        (addresses, fresh): (Vec<IpNet>, Vec<IpAddr>),
+        naming: Naming,
         reply: oneshot::Sender<Answer>,
     ) {
         let naming = match self.naming_for(&netns, &ifname, naming) {
             Ok(naming) => naming,
-            Err(error) => return drop(reply.send(Err(failure(&error)))),
+            Err(error) => {
+                let done = self.done_tx.clone();
+                tokio::spawn(async move {
+                    let failed = Done::Failed {
+                        error,
+                        unused: fresh,
+                        reply,
+                    };
+                    let _ = done.send(failed).await;
+                });
+                return;
+            }
         };
         let dressing = self.dressing(netns.clone(), &ifname, &naming);
         let is_new = self.attached(&netns, &ifname).is_none();
@@ -135,10 +148,18 @@ impl Daemon {
                         if is_new && let Err(error) = host.detach(&netns, &ifname, &[]).await {
                             tracing::warn!("an interface stays behind: {error:#}");
                         }
-                        Done::Failed { error, reply }
+                        Done::Failed {
+                            error,
+                            unused: fresh,
+                            reply,
+                        }
                     }
                 },
-                Err(error) => Done::Failed { error, reply },
+                Err(error) => Done::Failed {
+                    error,
+                    unused: fresh,
+                    reply,
+                },
             };
             let _ = done.send(outcome).await;
         });
@@ -184,13 +205,23 @@ impl Daemon {
                         reply,
                     }
                 }
-                Err(error) => Done::Failed { error, reply },
+                Err(error) => Done::Failed {
+                    error,
+                    unused: Vec::new(),
+                    reply,
+                },
             };
             let _ = done.send(outcome).await;
         });
     }
 
-    pub(super) fn expose(&self, addresses: Vec<IpNet>, hide: bool, reply: oneshot::Sender<Answer>) {
+    pub(super) fn expose(
+        &self,
+        addresses: Vec<IpNet>,
+        hide: bool,
+        fresh: Vec<IpAddr>,
+        reply: oneshot::Sender<Answer>,
+    ) {
         let (host, mac, done) = (
             Arc::clone(&self.host),
             self.bridge_mac,
@@ -223,7 +254,11 @@ impl Daemon {
                         reply,
                     }
                 }
-                Err(error) => Done::Failed { error, reply },
+                Err(error) => Done::Failed {
+                    error,
+                    unused: fresh,
+                    reply,
+                },
             };
             let _ = done.send(outcome).await;
         });
@@ -247,7 +282,12 @@ impl Daemon {
                 let _ = reply.send(answer);
             }
             Done::Vanished { result } => self.handle_vanished(result),
-            Done::Failed { error, reply } => {
+            Done::Failed {
+                error,
+                unused,
+                reply,
+            } => {
+                self.release(&unused);
                 let _ = reply.send(Err(failure(&error)));
             }
             Done::Repaired { result } => {
@@ -286,8 +326,11 @@ impl Daemon {
                 .for_each(|net| self.router.detach_address(attachment.mac, net.addr(), now));
             let ips: Vec<_> = attachment.addresses.iter().map(IpNet::addr).collect();
             self.router.attach_station(attachment.mac, &ips, now);
+            ips.iter().for_each(|ip| self.router.hold_address(*ip, now));
             self.attachments.push(attachment.clone());
         }
+        let gone: Vec<IpAddr> = gone.iter().map(IpNet::addr).collect();
+        self.release(&gone);
         self.tell_names();
         match self.store.save_attachments(&self.attachments) {
             Ok(()) => Ok(Reply::Attached(attachment)),
@@ -304,7 +347,16 @@ impl Daemon {
         let known = self.store.attachments()?;
         let (exposed, containers): (Vec<_>, Vec<_>) =
             known.into_iter().partition(|a| a.netns == HOST);
-        let found = self.host.attachments(&containers).await?;
+        // Also what this launch knows nothing of: its state may be lost.
+        let mut places = containers.clone();
+        let same = |a: &Attachment, b: &Attachment| a.netns == b.netns && a.ifname == b.ifname;
+        for place in self.host.places().await? {
+            if !places.iter().any(|known| same(known, &place)) {
+                places.push(place);
+            }
+        }
+        let mut found = self.host.attachments(&places).await?;
+        found.retain(|attachment| !attachment.addresses.is_empty());
         for lost in containers.iter().filter(|a| {
             !found
                 .iter()
@@ -332,8 +384,9 @@ impl Daemon {
 
     fn keep(&mut self, attachment: Attachment) {
         let ips: Vec<_> = attachment.addresses.iter().map(IpNet::addr).collect();
-        self.router
-            .attach_station(attachment.mac, &ips, Instant::now());
+        let now = Instant::now();
+        self.router.attach_station(attachment.mac, &ips, now);
+        ips.iter().for_each(|ip| self.router.hold_address(*ip, now));
         self.attachments.push(attachment);
     }
 

@@ -8,7 +8,7 @@
 //! | file | kernel object |
 //! |---|---|
 //! | `bridge` | the bridge and its port to userspace |
-//! | `veth` | a container's interface |
+//! | `veth`, `places` | a container's interface; which there are |
 //! | `tunnel` | the VXLAN device of the fast path |
 //! | `link`, `address`, `route`, `sysctl` | what any device has |
 //! | `announce` | the frames that say where an address is now |
@@ -36,6 +36,7 @@ mod bridge;
 mod link;
 mod names;
 mod netlink;
+mod places;
 mod route;
 mod sysctl;
 mod tunnel;

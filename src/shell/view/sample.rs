@@ -58,6 +58,7 @@ pub(crate) fn status() -> Status {
             peer: BETA,
             ips: vec![[10, 32, 0, 5].into(), [0xfd00, 0, 0, 0, 0, 0, 0, 5].into()],
         }],
+        ipam: None,
         warnings: vec!["nickname alpha: used twice; rename one".into()],
         counters: CounterStatus {
             drops: [("replay".to_owned(), 7), ("no-route".to_owned(), 0)].into(),

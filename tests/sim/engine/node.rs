@@ -126,6 +126,7 @@ impl Node {
             mtu: 1400,
             bridge: "wove".to_owned(),
             mesh: self.mesh.clone(),
+            space: None,
             seed,
             version: "test".to_owned(),
         };
@@ -173,7 +174,10 @@ impl Node {
             Event::Link {
                 peer, up, reason, ..
             } => self.links.push((now, peer, (!up).then_some(reason))),
-            Event::Resolve { .. } | Event::TargetsChanged | Event::HangUp(_) => {}
+            Event::Resolve { .. }
+            | Event::TargetsChanged
+            | Event::HangUp(_)
+            | Event::Address { .. } => {}
         }
     }
 }

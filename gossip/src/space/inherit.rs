@@ -1,0 +1,428 @@
+//! What follows from a vote: a life of an owner ends, an heir takes over, and who
+//! was taken for dead learns what is left to it.
+
+use proto::{
+    ShortId,
+    space::{self as wire, Began, Block, Gift, Taken, Verdict},
+};
+
+use super::{
+    Entry, Peers, Space,
+    give::GIFT_STEP,
+    settle::weight,
+    span::{self, Span},
+    vote::takeover_of,
+};
+
+impl Entry {
+    /// What the owner can lose.
+    pub(super) fn spare(&self) -> impl Iterator<Item = &Block> {
+        self.space.blocks.iter().filter(|block| !block.held)
+    }
+
+    pub(super) fn is_guard(&self, peer: ShortId) -> bool {
+        self.space.guards.contains(&peer) || self.space.former.contains(&peer)
+    }
+
+    /// A verdict was carried out: another life begins.
+    pub(super) fn bury(&mut self, began: Option<Began>, life: u32) {
+        self.space.life = life;
+        self.inherited = began.is_none();
+        self.began = began;
+    }
+
+    /// The heir told of it.
+    pub(super) fn strip(&mut self, gone: bool) {
+        self.inherited = true;
+        self.space.blocks.retain(|block| block.held && !gone);
+        self.space.ask = None;
+    }
+}
+
+impl Space {
+    /// Keeps track of whom we guard.
+    pub(super) fn note_ward(&mut self, ward: ShortId) {
+        let ours = self
+            .table
+            .get(&ward)
+            .is_some_and(|entry| entry.is_guard(self.me));
+        if ours {
+            self.wards.insert(ward);
+        } else {
+            self.wards.remove(&ward);
+        }
+        self.dirty.saved |= ours;
+    }
+
+    /// An heir tells of its takeover.
+    pub(super) fn hear_of_takeover(&mut self, heir: ShortId, taken: &Taken) {
+        let Some(entry) = self.table.get_mut(&taken.peer) else {
+            return;
+        };
+        let began = Began {
+            serial: taken.serial,
+            heir,
+            gone: taken.gone,
+        };
+        if entry.space.life == taken.life {
+            entry.bury(Some(began), taken.life + 1);
+        }
+        let same = entry.space.life == taken.life + 1 && entry.began == Some(began);
+        if same && !entry.inherited {
+            entry.strip(taken.gone);
+            self.dirty.saved = true;
+        }
+    }
+
+    /// Others tell that we lost something, or that a vote about us is over.
+    pub(super) fn learn_of_losses(&mut self) {
+        let me = self.me;
+        let life = self.mine.life;
+        let from_guards = self.heard.values().flat_map(|guard| &guard.acks);
+        let from_guards = from_guards
+            .filter(|ack| ack.ward == me && ack.life > life)
+            .map(|ack| (ack.life, ack.began));
+        let from_heirs = self.table.iter().flat_map(|(heir, entry)| {
+            let taken = entry.space.taken.iter().filter(|taken| taken.peer == me);
+            taken.map(|taken| {
+                let began = Began {
+                    serial: taken.serial,
+                    heir: *heir,
+                    gone: taken.gone,
+                };
+                (taken.life + 1, Some(began))
+            })
+        });
+        let from_heirs = from_heirs.filter(|(next, _)| *next > life);
+        let Some((next, began)) = from_guards.chain(from_heirs).max_by_key(|(life, _)| *life)
+        else {
+            return;
+        };
+        self.live_on(next, began);
+    }
+
+    /// Begins another life with what is left to us.
+    pub(super) fn live_on(&mut self, life: u32, began: Option<Began>) {
+        self.mine.life = life;
+        self.changed = true;
+        self.stale = true;
+        self.behind = false;
+        self.attempts.remove(&self.me);
+        let Some(began) = began else {
+            return;
+        };
+        let lost: Vec<Span> = self
+            .mine
+            .blocks
+            .iter()
+            .filter(|block| began.gone || !block.held)
+            .map(Span::of)
+            .collect();
+        // What was held without enough guards knowing is spare to them.
+        let pending = self.mine.pending.iter();
+        let unknown: Vec<Span> = pending
+            .filter(|(serial, _)| *serial > began.serial)
+            .map(|(_, span)| *span)
+            .collect();
+        // What became ours later is not known to those who decided.
+        let mut lost: Vec<Span> = lost.into_iter().chain(unknown).collect();
+        for (serial, span) in &self.mine.gains {
+            if *serial > began.serial {
+                lost = lost
+                    .into_iter()
+                    .flat_map(|lost| lost.minus(*span))
+                    .collect();
+            }
+        }
+        let mut count = 0;
+        for span in lost {
+            count += span.len();
+            let lost = self.lose(span);
+            let ceded = lost.into_iter().map(|block| (began.heir, block));
+            self.mine.ceded.extend(ceded);
+        }
+        self.take_back_gifts(began);
+        self.warn(format!(
+            "peer {:?} took over {count} addresses of this peer's space, by vote: this peer {}; it asks for space when it needs some",
+            began.heir,
+            if began.gone { "was said to be gone" } else { "could not be reached for long, or was forced to give way" }
+        ));
+        self.tried.clear();
+    }
+
+    /// Takes back what an heir never told of before it was gone.
+    pub(super) fn reclaim(&mut self) {
+        for (heir, block) in std::mem::take(&mut self.mine.ceded) {
+            let spare = Block {
+                held: false,
+                ..block
+            };
+            let left = self.bequest(self.me, &[spare], false);
+            if left.is_empty() {
+                continue;
+            }
+            if !self.is_gone(heir) {
+                self.mine.ceded.push((heir, block));
+                continue;
+            }
+            for part in left {
+                let back = Block {
+                    epoch: part.epoch.saturating_add(GIFT_STEP),
+                    ..part
+                };
+                span::put(&mut self.mine.blocks, back);
+                self.changed = true;
+            }
+        }
+    }
+
+    /// Gifts that those who decided did not know of do not count. What was held is
+    /// ours as before, and so is what became ours too late for them to know. The
+    /// rest is the heir's, as long as there is one.
+    fn take_back_gifts(&mut self, began: Began) {
+        let gifts = std::mem::take(&mut self.mine.gifts);
+        let (known, void): (Vec<Gift>, Vec<Gift>) = gifts
+            .into_iter()
+            .partition(|gift| gift.since <= began.serial);
+        self.mine.gifts = known;
+        for gift in void {
+            let block = Block {
+                start: gift.start,
+                len: gift.len,
+                epoch: gift.epoch.saturating_sub(GIFT_STEP),
+                held: false,
+            };
+            if !began.gone && self.mine.from_held.contains(&(gift.since, gift.start)) {
+                span::put(
+                    &mut self.mine.blocks,
+                    Block {
+                        held: true,
+                        ..block
+                    },
+                );
+                span::insert(&mut self.mine.usable, Span::of(&block));
+                continue;
+            }
+            let part = |span: Span| Block {
+                start: span.start,
+                len: span.len(),
+                ..block
+            };
+            let mut lost = vec![Span::of(&block)];
+            for (_, gained) in self.mine.gains.iter().filter(|(at, _)| *at > began.serial) {
+                if let Some(kept) = gained.meet(Span::of(&block)) {
+                    span::put(&mut self.mine.blocks, part(kept));
+                    span::remove(&mut lost, kept);
+                }
+            }
+            let ceded = lost.into_iter().map(|span| (began.heir, part(span)));
+            self.mine.ceded.extend(ceded);
+        }
+    }
+
+    /// Other guards of a ward are a life ahead.
+    pub(super) fn learn_from_guards(&mut self) {
+        let mut ahead = Vec::new();
+        for ward in &self.wards {
+            let Some(entry) = self.table.get(ward) else {
+                continue;
+            };
+            let acks = self.heard.iter().filter(|(peer, _)| entry.is_guard(**peer));
+            let acks = acks.flat_map(|(_, guard)| &guard.acks);
+            let latest = acks
+                .filter(|ack| ack.ward == *ward && ack.life > entry.space.life)
+                .max_by_key(|ack| ack.life);
+            ahead.extend(latest.copied());
+        }
+        for ack in ahead {
+            self.bury(ack.ward, ack.life, ack.began);
+        }
+    }
+
+    /// Whether we may be the heir of a peer in one of its lives and do not know yet.
+    pub(super) fn may_inherit(&self, ward: ShortId, life: u32) -> bool {
+        let votes = self.guard.votes.iter();
+        let mut of = votes.filter(|vote| vote.ward == ward && vote.life == life);
+        of.any(|vote| {
+            matches!(vote.accepted, Some((_, Verdict::Inherits { heir, .. })) if heir == self.me)
+        })
+    }
+
+    /// A peer came back before we knew that we were its heir.
+    pub(super) fn claim_estates(&mut self) {
+        let estates = self.table.iter().filter_map(|(ward, entry)| {
+            let estate = entry.estate.as_ref()?;
+            let acks = self.heard.values().flat_map(|guard| &guard.acks);
+            let mut of = acks.filter(|ack| ack.ward == *ward && ack.life == estate.life + 1);
+            let told = of.find_map(|ack| ack.began);
+            // Perhaps nobody else decided: the votes say it.
+            let began = told.or_else(|| {
+                let ballots = self.ballots(*ward, estate.life);
+                let verdict = self.verdict(&ballots, &estate.guards, &estate.former);
+                verdict.and_then(takeover_of)
+            })?;
+            Some((*ward, estate.life, began))
+        });
+        let known: Vec<_> = estates.collect();
+        for (ward, life, began) in known {
+            let estate = self
+                .table
+                .get_mut(&ward)
+                .and_then(|entry| entry.estate.take());
+            if began.heir == self.me
+                && let Some(estate) = estate
+            {
+                let blocks = self.bequest(ward, &estate.blocks, began.gone);
+                self.take(ward, life, began, blocks);
+            }
+        }
+    }
+
+    /// Who is gone with all of its guards, by the operator's word, leaves nobody
+    /// to vote: one of those who are left takes over.
+    pub(super) fn take_orphans(&mut self, peers: &impl Peers) {
+        let gone: Vec<ShortId> = self
+            .table
+            .iter()
+            .filter(|(peer, entry)| {
+                let space = &entry.space;
+                let mut guards = space.guards.iter().chain(&space.former);
+                let dead = |peer: ShortId| self.is_gone(peer) && !peers.reaches(peer);
+                // Somebody who is left guards it by a later record: that one decides.
+                let later = |ack: &wire::Ack| {
+                    ack.ward == **peer && (ack.life, ack.serial) > (space.life, space.serial)
+                };
+                let mut left = self.heard.iter().filter(|(other, _)| !dead(**other));
+                !space.blocks.is_empty()
+                    && dead(**peer)
+                    && guards.all(|guard| dead(*guard))
+                    && !left.any(|(_, guard)| guard.acks.iter().any(later))
+            })
+            .map(|(peer, _)| *peer)
+            .collect();
+        for peer in gone {
+            let others = peers.candidates().into_iter().chain([self.me]);
+            let heir = others.min_by_key(|other| (weight(peer, *other), *other));
+            let Some(entry) = self.table.get(&peer).filter(|_| heir == Some(self.me)) else {
+                continue;
+            };
+            let began = Began {
+                serial: entry.space.serial,
+                heir: self.me,
+                gone: true,
+            };
+            let life = entry.space.life + 1;
+            self.bury(peer, life, Some(began));
+        }
+    }
+
+    pub(super) fn bury(&mut self, ward: ShortId, life: u32, began: Option<Began>) {
+        if let Some(entry) = self.table.get_mut(&ward) {
+            entry.bury(began, life);
+            (self.dirty.saved, self.stale) = (true, true);
+        }
+        self.attempts.remove(&ward);
+        if began.is_some_and(|began| began.heir == self.me) {
+            self.inherit(ward);
+        }
+    }
+
+    /// What an heir gets of a peer.
+    pub(super) fn bequest(&self, ward: ShortId, blocks: &[Block], gone: bool) -> Vec<Block> {
+        let own = blocks.iter().filter(|block| gone || !block.held);
+        let mut blocks: Vec<Block> = own.copied().collect();
+        if gone {
+            // What was given to it and not taken up.
+            let gifts = self.table.values().flat_map(|entry| &entry.space.gifts);
+            let gifts = gifts.chain(&self.mine.gifts).filter(|gift| gift.to == ward);
+            blocks.extend(gifts.map(|gift| Block {
+                start: gift.start,
+                len: gift.len,
+                epoch: gift.epoch,
+                held: true,
+            }));
+        }
+        let mut left = Vec::new();
+        for block in blocks {
+            let mut parts = vec![Span::of(&block)];
+            let others = self.table.iter().filter(|(peer, _)| **peer != ward);
+            let others = others.flat_map(|(_, entry)| &entry.space.blocks);
+            let above = others
+                .chain(&self.mine.blocks)
+                .filter(|other| other.epoch > block.epoch);
+            let gifts = self.table.values().flat_map(|entry| &entry.space.gifts);
+            let gifts = gifts
+                .chain(&self.mine.gifts)
+                .filter(|gift| gift.epoch > block.epoch);
+            above.for_each(|other| span::remove(&mut parts, Span::of(other)));
+            gifts.for_each(|gift| span::remove(&mut parts, Span::new(gift.start, gift.len)));
+            left.extend(parts.into_iter().map(|part| Block {
+                start: part.start,
+                len: part.len(),
+                ..block
+            }));
+        }
+        left
+    }
+
+    /// Takes what was decided to be ours.
+    fn inherit(&mut self, ward: ShortId) {
+        let Some(entry) = self.table.get(&ward) else {
+            return;
+        };
+        if let Some(began) = entry.began.filter(|_| !entry.inherited) {
+            let life = entry.space.life.saturating_sub(1);
+            let blocks = self.bequest(ward, &entry.space.blocks, began.gone);
+            self.take(ward, life, began, blocks);
+        }
+    }
+
+    fn take(&mut self, ward: ShortId, life: u32, began: Began, mut blocks: Vec<Block>) {
+        blocks.sort_by_key(|block| std::cmp::Reverse(block.len));
+        for block in &blocks {
+            if self.mine.blocks.len() + 2 <= wire::BLOCKS {
+                self.gain(Span::of(block), block.epoch.saturating_add(1));
+            }
+        }
+        self.adopt_gifts(ward);
+        if self.mine.taken.len() >= wire::TAKEN {
+            self.mine.taken.remove(0);
+        }
+        self.mine.taken.push(Taken {
+            peer: ward,
+            life,
+            serial: began.serial,
+            gone: began.gone,
+        });
+        if let Some(entry) = self.table.get_mut(&ward)
+            && entry.space.life == life + 1
+        {
+            entry.strip(began.gone);
+        }
+        self.changed = true;
+        let count: u32 = blocks.iter().map(|block| block.len).sum();
+        self.warn(format!(
+            "took over {count} addresses of peer {ward:?}, by vote"
+        ));
+    }
+
+    /// What a peer gave before its end may not have been heard of by those it was
+    /// given to: we give it in its place.
+    fn adopt_gifts(&mut self, ward: ShortId) {
+        let gifts = self.table.get(&ward).map(|entry| entry.space.gifts.clone());
+        for gift in gifts.unwrap_or_default() {
+            let span = Span::new(gift.start, gift.len);
+            let ours = self
+                .mine
+                .blocks
+                .iter()
+                .any(|block| block.epoch >= gift.epoch && Span::of(block).meet(span).is_some());
+            let known = self.mine.gifts.iter().any(|own| own.start == gift.start);
+            let taken_up = ours || known || self.is_owned_above(span, gift.epoch, self.me);
+            if gift.to != self.me && !taken_up && self.mine.gifts.len() < wire::GIFTS {
+                let since = self.mine.serial + 1;
+                self.mine.gifts.push(Gift { since, ..gift });
+            }
+        }
+    }
+}

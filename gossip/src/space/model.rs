@@ -1,0 +1,119 @@
+//! All interleavings of a few steps of three peers, with the real core: from a
+//! settled division on, whatever happens next and in whatever order. `WOVE_DEPTH`
+//! says how many steps.
+
+use std::{collections::HashSet, time::Duration};
+
+use super::{
+    Init,
+    world::{DEAD, World, id},
+};
+
+/// Steps in every test run.
+const DEPTH: u32 = 3;
+const PEERS: usize = 3;
+
+/// One thing that can happen.
+#[derive(Clone, Copy, Debug)]
+enum Step {
+    /// All that one peer knows reaches another.
+    Tell(usize, usize),
+    /// Some time passes.
+    Wait,
+    /// So much time passes that silence is death.
+    Silence,
+    Allocate(usize),
+    /// A daemon is killed, or launched.
+    Toggle(usize),
+    /// One peer is cut off, or not any more.
+    Cut,
+    /// The host of one peer is gone.
+    Destroy,
+    /// The operator says so.
+    Order,
+    /// The operator takes from one that lives.
+    Force,
+}
+
+fn steps() -> Vec<Step> {
+    let pairs = (0..PEERS).flat_map(|a| (0..PEERS).map(move |b| (a, b)));
+    let told = pairs.filter(|(a, b)| a != b).map(|(a, b)| Step::Tell(a, b));
+    let each = (0..PEERS).flat_map(|at| [Step::Allocate(at), Step::Toggle(at)]);
+    let rest = [
+        Step::Wait,
+        Step::Silence,
+        Step::Cut,
+        Step::Destroy,
+        Step::Order,
+        Step::Force,
+    ];
+    told.chain(each).chain(rest).collect()
+}
+
+impl World {
+    fn take(&mut self, step: Step) {
+        match step {
+            Step::Tell(from, to) => {
+                self.tell(from, to, || false);
+                self.run(to);
+            }
+            Step::Wait => self.pass(Duration::from_millis(400)),
+            Step::Silence => self.pass(DEAD),
+            Step::Allocate(at) => {
+                let number = self.given + self.refused;
+                if let Some(space) = &mut self.nodes[at].space {
+                    space.allocate(u64::from(number), space.range());
+                }
+                self.run(at);
+            }
+            Step::Toggle(at) if self.nodes[at].space.is_some() => self.kill(at),
+            Step::Toggle(at) => self.launch(at, usize::MAX),
+            Step::Cut => self.part[0] = 1 - self.part[0],
+            Step::Destroy => self.destroy(2),
+            Step::Order if self.nodes[2].destroyed => self.order(0, id(2), false),
+            Step::Order => {}
+            Step::Force => self.order(0, id(1), true),
+        }
+        self.check();
+    }
+
+    fn pass(&mut self, time: Duration) {
+        self.now += time;
+        for at in 0..self.nodes.len() {
+            self.run(at);
+        }
+    }
+}
+
+fn explore(world: &World, depth: u32, all: &[Step], seen: &mut HashSet<(u32, String)>) {
+    if depth == 0 || !seen.insert((depth, world.state())) {
+        return;
+    }
+    for step in all {
+        let mut next = world.clone();
+        next.log.push(format!("{step:?}"));
+        next.take(*step);
+        explore(&next, depth - 1, all, seen);
+    }
+}
+
+#[test]
+fn no_interleaving_gives_an_address_twice() {
+    let depth = std::env::var("WOVE_DEPTH")
+        .ok()
+        .and_then(|n| n.parse().ok());
+    let mut world = World::new(PEERS, 28, Init::Consensus(PEERS));
+    world.take(Step::Allocate(0));
+    for _ in 0..20 {
+        for at in 0..PEERS {
+            for other in 0..PEERS {
+                world.take(Step::Tell(at, other));
+            }
+        }
+        world.take(Step::Wait);
+    }
+    assert_eq!(world.given, 1, "{}", world.story());
+    let mut seen = HashSet::new();
+    explore(&world, depth.unwrap_or(DEPTH), &steps(), &mut seen);
+    eprintln!("{} states", seen.len());
+}

@@ -454,6 +454,13 @@ fn parse_address(text: &str) -> Result<Address, String> {
     if is_subnet && ip.is_ipv4() {
         return Err("this is the subnet itself: give an address in it".into());
     }
+    let v4 = match address {
+        IpNet::V4(v4) => Some(v4),
+        IpNet::V6(_) => None,
+    };
+    if v4.is_some_and(|v4| v4.prefix_len() < 31 && v4.addr() == v4.broadcast()) {
+        return Err("this is the subnet's broadcast address: give another one in it".into());
+    }
     Ok(Address::Exact(address))
 }
 

@@ -12,11 +12,14 @@ use std::{
 };
 
 use clap::{Args, ValueEnum, builder::BoolishValueParser};
-use ipnet::{IpNet, Ipv4Net};
-use wove::shell::{
-    Config,
-    config::{self, DnsConfig, IpallocInit, LogFormat, MTU_RANGE, Secrets},
-    logging,
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+use wove::{
+    engine::Ranges,
+    shell::{
+        Config,
+        config::{self, DnsConfig, IpallocInit, LogFormat, MTU_RANGE, Secrets},
+        logging,
+    },
 };
 
 use crate::{args, failure::Failure};
@@ -70,6 +73,11 @@ pub struct LaunchArgs {
     #[arg(long, env = "WOVE_IPALLOC_RANGE", help_heading = "Addresses", value_name = "CIDR",
           default_value = config::DEFAULT_RANGE, value_parser = parse_range)]
     pub ipalloc_range: Range,
+
+    /// The range of IPv6 addresses beside it, the same on all peers; off: none are given out
+    #[arg(long, env = "WOVE_IPALLOC_RANGE6", help_heading = "Addresses", value_name = "CIDR|off",
+          default_value = config::DEFAULT_RANGE6, value_parser = parse_range6)]
+    pub ipalloc_range6: Range6,
 
     /// How the range is first divided: consensus, consensus=N, seed=ID,ID,... or observer
     ///
@@ -244,6 +252,9 @@ impl LaunchArgs {
             .iter()
             .map(|peer| peer_address(peer))
             .collect::<Result<_, _>>()?;
+        if let Some(range) = self.ipalloc_range.0 {
+            Ranges::new(range, self.ipalloc_range6.0).map_err(Failure::Usage)?;
+        }
         let secrets = self.secrets.read()?;
         Ok(Config {
             state_dir: absolute(&self.state_dir)?,
@@ -257,6 +268,7 @@ impl LaunchArgs {
             bridge: self.bridge,
             mtu: self.mtu,
             ipalloc_range: self.ipalloc_range.0,
+            ipalloc_range6: self.ipalloc_range6.0,
             ipalloc_init: self.ipalloc_init,
             ipalloc_dead_after: self.ipalloc_dead_after,
             fastdp: !self.no_fastdp,
@@ -408,6 +420,36 @@ fn parse_range(text: &str) -> Result<Range, String> {
         );
     }
     Ok(Range(Some(range)))
+}
+
+/// An IPv6 range, or none.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Range6(pub Option<Ipv6Net>);
+
+fn parse_range6(text: &str) -> Result<Range6, String> {
+    if text.is_empty() || text == "off" {
+        return Ok(Range6(None));
+    }
+    let Ok(range) = text.parse::<Ipv6Net>() else {
+        return Err("give an IPv6 range such as fd00:32::/64, or off".into());
+    };
+    if range.addr() != range.network() {
+        return Err(format!(
+            "this is an address within {}: give the range itself",
+            range.trunc()
+        ));
+    }
+    let base = range.addr();
+    if range.prefix_len() < 16
+        || base.is_unspecified()
+        || base.is_multicast()
+        || base.is_unicast_link_local()
+    {
+        return Err(
+            "these are no addresses for containers: give a range such as fd00:32::/64".into(),
+        );
+    }
+    Ok(Range6(Some(range)))
 }
 
 fn parse_init(text: &str) -> Result<IpallocInit, String> {

@@ -54,7 +54,7 @@ pub use dialer::TargetState;
 pub use event::{Counters, DialId, DialTarget, DownReason, Event, Warning};
 pub use limits::Refusal;
 pub use link::LinkState;
-pub use mesh::{Mesh, NeighbourView, PeerView};
+pub use mesh::{Mesh, NeighbourView, PeerView, Stranger};
 pub use names::Directory;
 pub use routes::{Hop, Routes};
 pub use sums::Scope;

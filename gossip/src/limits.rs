@@ -141,6 +141,7 @@ fn is_space(said: &Space) -> bool {
         && said.taken.iter().all(|taken| epochs(taken.life))
         && said.claims.iter().all(|at| *at < end)
         && said.ask.is_none_or(|ask| inside(ask.start, ask.len))
+        && said.range6.is_none_or(|range| range.prefix <= 128)
 }
 
 fn is_guard(said: &Guard) -> bool {

@@ -15,6 +15,8 @@ mod space;
 mod spread;
 mod upkeep;
 
+pub use space::Stranger;
+
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
     net::{IpAddr, SocketAddr},

@@ -5,6 +5,8 @@
 //! Addresses are offsets from the base of the range, so that they are small on
 //! the wire. Peers are named by the starts of their ids.
 
+use std::net::Ipv6Addr;
+
 use serde::{Deserialize, Serialize};
 
 use crate::peer::ShortId;
@@ -49,6 +51,29 @@ pub struct Ring {
     pub prefix: u8,
 }
 
+/// A range of IPv6 addresses beside the IPv4 one: what an offset stands for in
+/// one it stands for in both, so whoever owns the one address owns the other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct Range6 {
+    /// The range's first address.
+    pub base: Ipv6Addr,
+    /// Its prefix length; there may be more addresses than offsets.
+    pub prefix: u8,
+}
+
+impl Range6 {
+    /// The address at an offset.
+    pub fn address(&self, at: u32) -> Ipv6Addr {
+        Ipv6Addr::from_bits(self.base.to_bits().wrapping_add(at.into()))
+    }
+
+    /// The offset of an address; none below the range, or far above it.
+    pub fn offset(&self, address: Ipv6Addr) -> Option<u32> {
+        let at = address.to_bits().checked_sub(self.base.to_bits())?;
+        u32::try_from(at).ok()
+    }
+}
+
 /// What a peer owns, signed by it alone.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Space {
@@ -72,6 +97,8 @@ pub struct Space {
     pub claims: Vec<u32>,
     /// What it asks for.
     pub ask: Option<Ask>,
+    /// Its IPv6 range, so that others see should theirs be another.
+    pub range6: Option<Range6>,
 }
 
 /// A part of the range.

@@ -25,8 +25,8 @@ use wove_proto::{
         Stations, Topic, Version,
     },
     space::{
-        Ack, Ask, Ballot, Began, Block, Cause, Division, Founding, Gift, Guard, Ring, Space, Taken,
-        Verdict, Vote,
+        Ack, Ask, Ballot, Began, Block, Cause, Division, Founding, Gift, Guard, Range6, Ring,
+        Space, Taken, Verdict, Vote,
     },
     stream::{self, Deframer},
 };
@@ -444,6 +444,10 @@ fn space() -> impl Strategy<Value = Space> {
         });
     let ask =
         (short(), any::<(u32, u32)>()).prop_map(|(donor, (start, len))| Ask { donor, start, len });
+    let range6 = any::<(u128, u8)>().prop_map(|(base, prefix)| Range6 {
+        base: base.into(),
+        prefix,
+    });
     let guards = || vec(short(), 0..8);
     let lists = (vec(block, 0..25), vec(gift, 0..9), vec(taken, 0..9));
     let claims = vec(any::<u32>(), 0..17);
@@ -454,10 +458,17 @@ fn space() -> impl Strategy<Value = Space> {
         sets,
         lists,
         claims,
-        prop::option::of(ask),
+        (prop::option::of(ask), prop::option::of(range6)),
     )
         .prop_map(
-            |(ring, (life, serial), (guards, former), (blocks, gifts, taken), claims, ask)| Space {
+            |(
+                ring,
+                (life, serial),
+                (guards, former),
+                (blocks, gifts, taken),
+                claims,
+                (ask, range6),
+            )| Space {
                 ring,
                 life,
                 serial,
@@ -468,6 +479,7 @@ fn space() -> impl Strategy<Value = Space> {
                 taken,
                 claims,
                 ask,
+                range6,
             },
         )
 }

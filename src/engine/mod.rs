@@ -31,6 +31,7 @@ mod offload_testing;
 pub mod output;
 pub mod peers;
 pub mod pmtu;
+pub mod ranges;
 pub mod router;
 pub mod scout;
 pub mod seal;
@@ -50,6 +51,7 @@ pub use counters::DropReason;
 pub use egress::Egress;
 pub use ingress::Ingress;
 pub use output::{Origin, Output, Upcall};
+pub use ranges::{Ranges, Wanted};
 pub use router::{
     Config as RouterConfig, EspOrder, EspOutcome, EspStep, Event, FastSetup, Router, SpaceSetup,
     Transmit, Tunnelled,

@@ -1,7 +1,7 @@
 //! What an operator can see: one serialisable value behind the text tables,
 //! the JSON and the metrics.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 
 use proto::{MacAddr, PeerId};
 use serde::{Deserialize, Serialize};
@@ -256,6 +256,8 @@ pub struct IpamStatus {
     pub state: String,
     /// The range.
     pub range: String,
+    /// The IPv6 range beside it.
+    pub range6: Option<String>,
     /// Names the first division; none before it.
     pub ring: Option<String>,
     /// Addresses in the range.
@@ -267,7 +269,9 @@ pub struct IpamStatus {
     /// Addresses whose owner this peer has not heard of.
     pub unknown: u32,
     /// Addresses in use on this host that belong to other peers.
-    pub claims: Vec<Ipv4Addr>,
+    pub claims: Vec<IpAddr>,
+    /// Which peers allocate otherwise than this one, and what to do about it.
+    pub conflicts: Vec<String>,
     /// The peers that keep in mind what this one owns.
     pub guards: Vec<String>,
     /// Who owns how much.

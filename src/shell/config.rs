@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use ipnet::{IpNet, Ipv4Net};
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use proto::PeerId;
 
 use crate::engine::dns::Zone;
@@ -24,6 +24,10 @@ pub const DEFAULT_BRIDGE: &str = "wove";
 pub const DEFAULT_DOMAIN: &str = "wove.local";
 /// The range of addresses unless told otherwise.
 pub const DEFAULT_RANGE: &str = "10.32.0.0/12";
+/// The IPv6 range of addresses unless told otherwise: a unique local one (RFC
+/// 4193). It is the same for all, as the IPv4 range is, so that nothing has to be
+/// agreed on, and a secret can be replaced.
+pub const DEFAULT_RANGE6: &str = "fd77:6f76:6500::/64";
 /// How long a peer must be silent to be dead, unless told otherwise.
 pub const DEFAULT_DEAD_AFTER: Duration = Duration::from_secs(24 * 3600);
 /// What is logged unless told otherwise.
@@ -58,6 +62,8 @@ pub struct Config {
     pub mtu: Option<u32>,
     /// The range from which addresses are given out; none: no addresses are.
     pub ipalloc_range: Option<Ipv4Net>,
+    /// The IPv6 range beside it; none: no IPv6 addresses are given out.
+    pub ipalloc_range6: Option<Ipv6Net>,
     /// How it is divided at first.
     pub ipalloc_init: IpallocInit,
     /// A peer that is silent for so long is dead, if a majority agrees.
@@ -96,6 +102,7 @@ impl Default for Config {
             bridge: DEFAULT_BRIDGE.into(),
             mtu: None,
             ipalloc_range: DEFAULT_RANGE.parse().ok(),
+            ipalloc_range6: DEFAULT_RANGE6.parse().ok(),
             ipalloc_init: IpallocInit::default(),
             ipalloc_dead_after: DEFAULT_DEAD_AFTER,
             fastdp: true,

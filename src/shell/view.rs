@@ -156,7 +156,13 @@ pub fn ipam_text(status: &Status) -> String {
         "State",
         printable(&space.state),
         "Range",
-        printable(&space.range),
+        printable(
+            &[Some(space.range.clone()), space.range6.clone()]
+                .into_iter()
+                .flatten()
+                .collect::<Vec<_>>()
+                .join(" and ")
+        ),
         "Used",
         space.used
     );
@@ -174,6 +180,9 @@ pub fn ipam_text(status: &Status) -> String {
             "{:>9}: {claim} is in use here and belongs to another peer\n",
             "Claim"
         );
+    }
+    for conflict in &space.conflicts {
+        text += &format!("{:>9}: {}\n", "Conflict", printable(conflict));
     }
     if space.owners.is_empty() {
         return text;

@@ -227,6 +227,10 @@ fn a_range_that_cannot_be_is_one_line() {
     for (option, word) in [
         ("--ipalloc-range=10.0.0.0/31", "a prefix of 8 to 30"),
         ("--ipalloc-range=10.0.0.1/24", "give the range itself"),
+        ("--ipalloc-range6=fd00::1/64", "give the range itself"),
+        ("--ipalloc-range6=10.0.0.0/8", "an IPv6 range"),
+        ("--ipalloc-range6=fe80::/64", "no addresses for containers"),
+        ("--ipalloc-range6=fd00::/120", "prefix of 108 at most"),
         ("--ipalloc-init=chance", "consensus"),
         ("--ipalloc-dead-after=1", "write a number"),
     ] {

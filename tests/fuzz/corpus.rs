@@ -24,8 +24,8 @@ use proto::{
         Topic, Version,
     },
     space::{
-        Ack, Ask, Ballot, Began, Block, Division, Founding, Gift, Guard, Ring, Space, Taken,
-        Verdict, Vote,
+        Ack, Ask, Ballot, Began, Block, Division, Founding, Gift, Guard, Range6, Ring, Space,
+        Taken, Verdict, Vote,
     },
     vnet::{PartialChecksum, SegmentKind, Segments, VnetHeader},
 };
@@ -328,6 +328,10 @@ pub(crate) fn bodies() -> Vec<Vec<u8>> {
             donor: peer,
             start: 0,
             len: 1 << 20,
+        }),
+        range6: Some(Range6 {
+            base: IP6,
+            prefix: 64,
         }),
     };
     let guard = Guard {

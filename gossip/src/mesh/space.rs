@@ -1,7 +1,7 @@
 //! The address space within the mesh: records in and out, and what operators ask.
 
 use std::{
-    net::Ipv4Addr,
+    net::{IpAddr, Ipv4Addr},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -9,7 +9,7 @@ use std::{
 use proto::{
     PeerId, ShortId,
     record::{Body, Record, Topic},
-    space::CAN_SPACE,
+    space::{CAN_SPACE, Range6},
 };
 use rand::RngCore;
 
@@ -32,6 +32,33 @@ struct View<'a> {
     replica: &'a Replica,
     ways: &'a Ways,
     claims: &'a Claims,
+    /// The first addresses of both ranges.
+    bases: Option<(Ipv4Addr, Option<Range6>)>,
+}
+
+/// How another peer allocates otherwise than we do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Stranger {
+    /// Out of another range: its first address and prefix length.
+    Range(Ipv4Addr, u8),
+    /// Out of the same range, which was divided apart.
+    Division,
+    /// With another IPv6 range beside it, or none.
+    Range6(Option<Range6>),
+}
+
+impl Stranger {
+    fn from(space: &Space, said: &proto::space::Space) -> Option<Self> {
+        let (config, theirs) = (space.config(), said.ring);
+        if (theirs.base, theirs.prefix) != (config.base.to_bits(), config.prefix) {
+            let base = Ipv4Addr::from_bits(theirs.base);
+            return Some(Self::Range(base, theirs.prefix));
+        }
+        if space.ring().is_some_and(|ring| ring != theirs) {
+            return Some(Self::Division);
+        }
+        (said.range6 != config.range6).then_some(Self::Range6(said.range6))
+    }
 }
 
 /// A macro, so that the borrow checker sees that the space is not borrowed.
@@ -42,6 +69,10 @@ macro_rules! view {
             replica: &$mesh.replica,
             ways: &$mesh.ways,
             claims: &$mesh.claims,
+            bases: $mesh.space.as_ref().map(|space| {
+                let config = space.config();
+                (config.base, config.range6)
+            }),
         }
     };
 }
@@ -70,7 +101,12 @@ impl Peers for View<'_> {
     }
 
     fn is_seen(&self, address: Ipv4Addr) -> bool {
-        self.claims.rival_ip(&address.into(), &self.local).is_some()
+        let is_used = |ip: IpAddr| self.claims.rival_ip(&ip, &self.local).is_some();
+        let twin = self.bases.and_then(|(base, range6)| {
+            let at = address.to_bits().checked_sub(base.to_bits())?;
+            Some(range6?.address(at))
+        });
+        is_used(address.into()) || twin.is_some_and(|twin| is_used(twin.into()))
     }
 }
 
@@ -115,22 +151,14 @@ impl<A: Authority> Mesh<A> {
         self.with_space(now, Space::prime);
     }
 
-    /// An address is in use here.
-    pub fn hold_address(&mut self, address: Ipv4Addr, now: Instant) {
-        self.with_space(now, |space| {
-            if let Some(at) = space.offset(address) {
-                space.hold(at);
-            }
-        });
+    /// The addresses at an offset of the ranges are in use here.
+    pub fn hold_address(&mut self, at: u32, now: Instant) {
+        self.with_space(now, |space| space.hold(at));
     }
 
-    /// An address is not in use here any more.
-    pub fn release_address(&mut self, address: Ipv4Addr, now: Instant) {
-        self.with_space(now, |space| {
-            if let Some(at) = space.offset(address) {
-                space.release(at);
-            }
-        });
+    /// The addresses at an offset of the ranges are not in use here any more.
+    pub fn release_address(&mut self, at: u32, now: Instant) {
+        self.with_space(now, |space| space.release(at));
     }
 
     /// Wants the space of a peer that is gone, or by force of one that lives.
@@ -166,6 +194,20 @@ impl<A: Authority> Mesh<A> {
     pub fn space_view(&self) -> Option<SpaceView> {
         let view = view!(self);
         Some(self.space.as_ref()?.view(&view))
+    }
+
+    /// Who of those that can be reached allocates otherwise than we do, and how.
+    pub fn space_strangers(&self) -> Vec<(PeerId, Stranger)> {
+        let Some(space) = &self.space else {
+            return Vec::new();
+        };
+        let said = self.records().filter_map(|record| match record.content()? {
+            Body::Space(said) => Some((record.key.owner, said)),
+            _ => None,
+        });
+        said.filter(|(owner, _)| *owner != self.local.id && self.routes().reaches(owner))
+            .filter_map(|(owner, said)| Some((owner, Stranger::from(space, said)?)))
+            .collect()
     }
 
     /// What is to be saved before what [`Mesh::poll_transmit`] gives is sent.

@@ -92,7 +92,7 @@ impl Space {
     }
 
     /// Whether the block that an address is in is ours.
-    pub(super) fn owns(&self, at: u32) -> bool {
+    pub fn owns(&self, at: u32) -> bool {
         let blocks = &self.mine.blocks;
         blocks.iter().any(|block| Span::of(block).contains(at))
     }

@@ -278,6 +278,7 @@ impl Space {
             taken: Vec::new(),
             claims: Vec::new(),
             ask: None,
+            range6: None,
         };
         self.table.entry(founder).or_insert(Entry {
             space,

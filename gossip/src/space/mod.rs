@@ -113,6 +113,8 @@ pub struct SpaceConfig {
     pub base: Ipv4Addr,
     /// Its prefix length, 8 to 30.
     pub prefix: u8,
+    /// The IPv6 range beside it.
+    pub range6: Option<wire::Range6>,
     /// How it is divided first.
     pub init: Init,
     /// An owner that is silent for so long is dead, if a majority agrees.
@@ -341,6 +343,16 @@ impl Space {
         }
     }
 
+    /// How it was set up.
+    pub fn config(&self) -> &SpaceConfig {
+        &self.config
+    }
+
+    /// The division that it takes part in; none before the first.
+    pub fn ring(&self) -> Option<Ring> {
+        self.ring
+    }
+
     /// The whole range.
     pub fn range(&self) -> Span {
         Span::new(0, 1 << (32 - u32::from(self.config.prefix.clamp(1, 32))))
@@ -471,6 +483,7 @@ impl Space {
             taken: mine.taken.clone(),
             claims: self.claims().take(wire::CLAIMS).collect(),
             ask: self.ask.map(|(ask, _)| ask),
+            range6: self.config.range6,
         })
     }
 

@@ -1,6 +1,9 @@
 //! Single stories of the address space.
 
-use std::time::{Duration, Instant};
+use std::{
+    net::Ipv6Addr,
+    time::{Duration, Instant},
+};
 
 use proto::{
     record::{Body, MAX_BODY},
@@ -260,6 +263,10 @@ fn the_fullest_record_fits() {
             donor: peer,
             start: 1 << 23,
             len: 1 << 24,
+        }),
+        range6: Some(wire::Range6 {
+            base: Ipv6Addr::from_bits(u128::MAX),
+            prefix: 128,
         }),
     };
     // Claims and tales of takeovers give way to these.

@@ -136,6 +136,7 @@ impl World {
         let config = SpaceConfig {
             base: Ipv4Addr::new(10, 32, 0, 0),
             prefix: self.prefix,
+            range6: None,
             init: self.init.clone(),
             dead_after: DEAD,
         };

@@ -24,7 +24,7 @@ pub use space::SpaceSetup;
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
-    net::{IpAddr, Ipv4Addr, SocketAddr},
+    net::{IpAddr, SocketAddr},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -95,8 +95,8 @@ pub enum Event {
     Address {
         /// For which [`Router::allocate`].
         id: u64,
-        /// The address.
-        result: Result<Ipv4Addr, String>,
+        /// Its offset in the ranges.
+        result: Result<u32, String>,
     },
     /// Something wants a person's attention.
     Warning(String),

@@ -1,16 +1,22 @@
 //! The address space: what operators ask of it, and what they see.
 
-use std::{
-    net::{IpAddr, Ipv4Addr},
-    time::Instant,
-};
+use std::{collections::BTreeMap, net::IpAddr, time::Instant};
 
-use gossip::space::{Outcome, Saved, SpaceConfig, Span};
-use ipnet::Ipv4Net;
+use gossip::{
+    Stranger,
+    space::{Outcome, Saved, SpaceConfig, Span},
+};
+use ipnet::{Ipv4Net, Ipv6Net};
 use proto::{PeerId, ShortId};
 
 use super::{Event, Router};
-use crate::engine::status::{IpamStatus, OwnerStatus};
+use crate::engine::{
+    Ranges,
+    status::{IpamStatus, OwnerStatus},
+};
+
+/// Peers that are named where many differ.
+const NAMED: usize = 4;
 
 /// How this peer takes part in the address space.
 #[derive(Clone, Debug)]
@@ -22,41 +28,24 @@ pub struct SpaceSetup {
 }
 
 impl Router {
-    /// The range from which addresses are given out.
-    pub fn space_range(&self) -> Option<Ipv4Net> {
+    /// The ranges from which addresses are given out.
+    pub fn ranges(&self) -> Option<Ranges> {
         let config = &self.config.space.as_ref()?.config;
-        Ipv4Net::new(config.base, config.prefix).ok()
+        let v6 = config
+            .range6
+            .and_then(|range| Ipv6Net::new(range.base, range.prefix).ok());
+        let v4 = Ipv4Net::new(config.base, config.prefix).ok()?;
+        Some(Ranges { v4, v6 })
     }
 
-    /// Wishes for an address in a subnet; the answer is an [`Event::Address`].
-    pub fn allocate(&mut self, id: u64, subnet: Ipv4Net, now: Instant) {
-        let Some(range) = self.space_range() else {
+    /// Wishes for an address among some offsets; the answer is an [`Event::Address`].
+    pub fn allocate(&mut self, id: u64, span: Span, now: Instant) {
+        if self.mesh.space().is_none() {
             let result = Err("this peer was launched without an address range: give an address, or launch it with --ipalloc-range".to_owned());
             return self.events.push_back(Event::Address { id, result });
-        };
-        let start = subnet
-            .network()
-            .to_bits()
-            .checked_sub(range.network().to_bits());
-        let inside = range.contains(&subnet) && subnet.prefix_len() <= 30;
-        match start.filter(|_| inside) {
-            Some(start) => {
-                let span = Span::new(start, 1 << (32 - subnet.prefix_len()));
-                self.mesh.allocate(id, span, now);
-                self.drain(now);
-            }
-            None => {
-                let why = if subnet.prefix_len() > 30 {
-                    format!("{subnet} has no address to give: a subnet has a prefix of 30 at most")
-                } else {
-                    format!("{subnet} is not within {range}, the range of --ipalloc-range")
-                };
-                self.events.push_back(Event::Address {
-                    id,
-                    result: Err(why),
-                });
-            }
         }
+        self.mesh.allocate(id, span, now);
+        self.drain(now);
     }
 
     /// Gives up a wish.
@@ -67,18 +56,21 @@ impl Router {
 
     /// An address is in use on this host.
     pub fn hold_address(&mut self, address: IpAddr, now: Instant) {
-        if let IpAddr::V4(address) = address {
-            self.mesh.hold_address(address, now);
+        if let Some(at) = self.ranges().and_then(|ranges| ranges.offset(address)) {
+            self.mesh.hold_address(at, now);
             self.drain(now);
         }
     }
 
-    /// An address is not in use on this host any more.
-    pub fn release_address(&mut self, address: IpAddr, now: Instant) {
-        if let IpAddr::V4(address) = address {
-            self.mesh.release_address(address, now);
-            self.drain(now);
-        }
+    /// Whether this peer owns the addresses at an offset.
+    pub fn owns_offset(&self, at: u32) -> bool {
+        self.mesh.space().is_some_and(|space| space.owns(at))
+    }
+
+    /// No address of this offset is in use on this host any more.
+    pub fn release_offset(&mut self, at: u32, now: Instant) {
+        self.mesh.release_address(at, now);
+        self.drain(now);
     }
 
     /// Has the range divided.
@@ -173,18 +165,34 @@ impl Router {
     }
 
     pub(super) fn handle_outcome_of_space(&mut self, outcome: Outcome) {
-        let address = |at| self.mesh.space().map(|space| space.address(at));
-        let result = match outcome.result {
-            Ok(grant) => address(grant.at).ok_or_else(String::new),
-            Err(why) => Err(why),
-        };
-        let id = outcome.id;
+        let (id, result) = (outcome.id, outcome.result.map(|grant| grant.at));
         self.events.push_back(Event::Address { id, result });
+    }
+
+    /// How others differ, one line for each way, and what to do about it.
+    fn strangers(&self) -> Vec<String> {
+        let mut by_way: BTreeMap<Stranger, Vec<PeerId>> = BTreeMap::new();
+        for (peer, how) in self.mesh.space_strangers() {
+            by_way.entry(how).or_default().push(peer);
+        }
+        let line = |(how, peers): (Stranger, Vec<PeerId>)| {
+            let name = |peer: &PeerId| match self.nickname(*peer) {
+                nickname if nickname.is_empty() => peer.short(),
+                nickname => nickname,
+            };
+            let mut who: Vec<String> = peers.iter().take(NAMED).map(name).collect();
+            let more = peers.len().saturating_sub(NAMED);
+            if more > 0 {
+                who.push(format!("{more} more"));
+            }
+            format!("{}: {}", who.join(", "), explain(how))
+        };
+        by_way.into_iter().map(line).collect()
     }
 
     pub(super) fn ipam_status(&self) -> Option<IpamStatus> {
         let view = self.mesh.space_view()?;
-        let space = self.mesh.space()?;
+        let ranges = self.ranges()?;
         let owner = |owner: &gossip::space::OwnerView| OwnerStatus {
             peer: format!("{:?}", owner.peer),
             nickname: self.short_nickname(owner.peer),
@@ -196,10 +204,8 @@ impl Router {
         let known: u32 = view.owners.iter().map(|owner| owner.owned).sum();
         Some(IpamStatus {
             state: view.state,
-            range: self
-                .space_range()
-                .map(|range| range.to_string())
-                .unwrap_or_default(),
+            range: ranges.v4.to_string(),
+            range6: ranges.v6.map(|v6| v6.to_string()),
             ring: view.ring.map(|ring| format!("{ring:016x}")),
             total: view.total,
             used: view.used,
@@ -209,11 +215,8 @@ impl Router {
             } else {
                 0
             },
-            claims: view
-                .claims
-                .iter()
-                .map(|at| -> Ipv4Addr { space.address(*at) })
-                .collect(),
+            claims: view.claims.iter().flat_map(|at| ranges.both(*at)).collect(),
+            conflicts: self.strangers(),
             guards: view
                 .guards
                 .iter()
@@ -221,5 +224,22 @@ impl Router {
                 .collect(),
             owners: view.owners.iter().map(owner).collect(),
         })
+    }
+}
+
+/// What is different about a peer, and the cure.
+fn explain(how: Stranger) -> String {
+    match how {
+        Stranger::Range(base, prefix) => format!(
+            "allocates from {base}/{prefix}, another range: addresses may clash; `wove reset` the peers with the wrong one, and launch all with one --ipalloc-range"
+        ),
+        Stranger::Division => "allocates from a division of its own, formed apart: each goes on with its own, and addresses may clash; to merge, run `wove reset` on the peers of one side and launch them with --ipalloc-init observer".to_owned(),
+        Stranger::Range6(None) => {
+            "has no IPv6 range: launch all peers with one --ipalloc-range6".to_owned()
+        }
+        Stranger::Range6(Some(range)) => format!(
+            "gives IPv6 addresses out of {}/{}, another range: launch all peers with one --ipalloc-range6",
+            range.base, range.prefix
+        ),
     }
 }

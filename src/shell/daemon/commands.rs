@@ -64,7 +64,7 @@ impl Daemon {
                 }
                 Ok(more) => {
                     addresses.extend(more);
-                    return self.expose(addresses, true, Vec::new(), reply);
+                    return self.hide(addresses, reply);
                 }
                 Err(message) => Err(Failure { message }),
             },
@@ -134,6 +134,7 @@ impl Daemon {
         status.router.ready = self.plane.is_running();
         status.counters.resident_bytes = resident_bytes();
         self.dns_status(&mut status.dns);
+        self.trim_claims(&mut status);
         status
     }
 

@@ -1,6 +1,7 @@
 //! Addresses that the mesh gives out: who waits for them, and what is kept.
 
 use std::{
+    collections::BTreeSet,
     net::{IpAddr, Ipv4Addr},
     path::PathBuf,
     time::{Duration, Instant},
@@ -16,8 +17,8 @@ use super::{
     work::{Answer, HOST},
 };
 use crate::{
-    engine::{Failure, Naming, Reply, TakenOver},
-    shell::store::Store,
+    engine::{Failure, Naming, Ranges, Reply, Status, TakenOver, Wanted},
+    shell::{host::NoIpv6, store::Store},
 };
 
 /// How long a client waits for an address. Below the patience of the control socket.
@@ -26,8 +27,8 @@ const PATIENCE: Duration = Duration::from_secs(25);
 const TAKEOVER: Duration = Duration::from_secs(8);
 /// How long leaving for good may take.
 const LEAVE: Duration = Duration::from_secs(3);
-/// What stands for the whole range.
-const DEFAULT: &str = "default";
+/// The smallest MTU of a device that may have IPv6 addresses (RFC 8200, 5).
+const MTU6: u32 = 1280;
 
 /// Everybody who waits for the address space.
 #[derive(Default)]
@@ -52,12 +53,38 @@ enum Place {
 /// A client that waits for addresses.
 struct Order {
     place: Place,
-    given: Vec<IpNet>,
+    given: Given,
     /// Addresses that are still to come, by number of the wish.
-    wanted: Vec<(u64, Ipv4Net)>,
-    fresh: Vec<IpNet>,
+    wanted: Vec<(u64, Wanted)>,
     until: Instant,
     reply: oneshot::Sender<Answer>,
+}
+
+/// The addresses of an order.
+#[derive(Default)]
+pub(super) struct Given {
+    /// All.
+    pub(super) addresses: Vec<IpNet>,
+    /// Those that were given out for it.
+    pub(super) fresh: Vec<IpAddr>,
+    /// Those that need not be where the kernel has no IPv6.
+    pub(super) optional: Vec<IpNet>,
+}
+
+impl Given {
+    /// What to try instead where a device cannot have IPv6 addresses, as the error
+    /// says; none if those were asked for.
+    pub(super) fn without_optional(&self, error: &anyhow::Error) -> Option<Vec<IpNet>> {
+        let mut fewer = self.addresses.clone();
+        fewer.retain(|net| !self.optional.contains(net));
+        (error.is::<NoIpv6>() && fewer.len() < self.addresses.len()).then_some(fewer)
+    }
+
+    fn add(&mut self, nets: &[IpNet], optional: bool) {
+        let is_optional = |net: &&IpNet| optional && net.addr().is_ipv6();
+        self.optional.extend(nets.iter().filter(is_optional));
+        self.addresses.extend(nets);
+    }
 }
 
 /// A client that waits for takeovers.
@@ -154,48 +181,56 @@ impl Daemon {
         let present = self.addresses_at(&place);
         let mut order = Order {
             place,
-            given,
+            given: Given {
+                addresses: given,
+                ..Given::default()
+            },
             wanted: Vec::new(),
-            fresh: Vec::new(),
             until: now + PATIENCE,
             reply,
         };
-        for subnet in subnets {
-            // Doing it twice is the same as doing it once.
-            let has = present.iter().find(|net| {
-                net.prefix_len() == subnet.prefix_len()
-                    && matches!(net.addr(), IpAddr::V4(ip) if subnet.contains(&ip))
-            });
-            match has {
-                Some(net) => order.given.push(*net),
+        for wanted in subnets {
+            match self.has_already(&wanted, &present) {
+                Some(nets) => order.given.add(&nets, true),
                 None => {
                     self.waiting.next += 1;
-                    order.wanted.push((self.waiting.next, subnet));
+                    order.wanted.push((self.waiting.next, wanted));
                 }
             }
         }
-        let wanted = order.wanted.clone();
-        if wanted.is_empty() {
+        let wishes = order.wanted.iter();
+        let wishes: Vec<_> = wishes.map(|(id, wanted)| (*id, wanted.span)).collect();
+        if wishes.is_empty() {
             return self.carry_out(order);
         }
         self.waiting.orders.push(order);
-        for (id, subnet) in wanted {
-            self.router.allocate(id, subnet, now);
+        for (id, span) in wishes {
+            self.router.allocate(id, span, now);
         }
     }
 
+    /// Doing it twice is the same as doing it once: the addresses that a place has
+    /// of what is wanted, and the IPv6 one should it lack that alone.
+    fn has_already(&self, wanted: &Wanted, present: &[IpNet]) -> Option<Vec<IpNet>> {
+        let first = wanted.nets.first()?;
+        let is_it =
+            |net: &&IpNet| net.addr().is_ipv4() == first.addr().is_ipv4() && wanted.fits(net);
+        let present = present.iter().find(is_it)?;
+        let both = self.router.ranges().and_then(|ranges| {
+            let at = ranges.offset(present.addr())?;
+            Some(ranges.addresses(at, wanted)).filter(|_| self.router.owns_offset(at))
+        });
+        Some(both.unwrap_or_else(|| vec![*present]))
+    }
+
     fn carry_out(&mut self, order: Order) {
-        let fresh = order.fresh.iter().map(IpNet::addr).collect();
-        let addresses = [order.given, order.fresh].concat();
         match order.place {
             Place::Container {
                 netns,
                 ifname,
                 naming,
-            } => {
-                self.attach(netns, ifname, (addresses, fresh), naming, order.reply);
-            }
-            Place::Host => self.expose(addresses, false, fresh, order.reply),
+            } => self.attach(netns, ifname, order.given, naming, order.reply),
+            Place::Host => self.expose(order.given, order.reply),
         }
     }
 
@@ -209,42 +244,21 @@ impl Daemon {
         attachment.map(|a| a.addresses.clone()).unwrap_or_default()
     }
 
-    fn parse_subnets(&self, subnets: &[String]) -> Result<Vec<Ipv4Net>, String> {
-        let Some(range) = self.router.space_range() else {
-            return match subnets.is_empty() {
-                true => Ok(Vec::new()),
-                false => Err("this peer was launched without an address range: give an address, for example 10.32.1.5/24".into()),
-            };
-        };
-        let parse = |text: &String| {
-            let text = text.strip_prefix("net:").unwrap_or(text);
-            if text == DEFAULT {
-                return Ok(range);
-            }
-            let subnet = text.parse::<Ipv4Net>().map_err(|_| {
-                format!(
-                    "net:{text} is no subnet of {range}: addresses are given out of IPv4 subnets"
-                )
-            })?;
-            if subnet.addr() != subnet.network() {
-                return Err(format!(
-                    "{subnet} is an address and no subnet: write net:{}",
-                    subnet.trunc()
-                ));
-            }
-            if subnet.prefix_len() > 30 {
-                return Err(format!(
-                    "{subnet} has no address to give: a subnet has a prefix of 30 at most"
-                ));
-            }
-            if !range.contains(&subnet) {
-                return Err(format!(
-                    "{subnet} is not within {range}, the range of --ipalloc-range"
-                ));
-            }
-            Ok(subnet)
-        };
-        subnets.iter().map(parse).collect()
+    fn parse_subnets(&self, subnets: &[String]) -> Result<Vec<Wanted>, String> {
+        if subnets.is_empty() {
+            return Ok(Vec::new());
+        }
+        let ranges = self.ranges()?;
+        subnets.iter().map(|text| ranges.parse(text)).collect()
+    }
+
+    /// The ranges, as far as interfaces here can have their addresses.
+    fn ranges(&self) -> Result<Ranges, String> {
+        let ranges = self.router.ranges().ok_or(
+            "this peer was launched without an address range: give an address, for example 10.32.1.5/24",
+        )?;
+        let v6 = ranges.v6.filter(|_| self.host_config.mtu >= MTU6);
+        Ok(Ranges { v6, ..ranges })
     }
 
     /// The addresses at a place that are in these subnets.
@@ -260,69 +274,74 @@ impl Daemon {
             .iter()
             .filter(|a| a.netns == netns && ifname.is_none_or(|name| a.ifname == name));
         let addresses = here.flat_map(|a| a.addresses.iter().copied());
-        let inside = addresses.filter(|net| {
-            subnets.iter().any(|subnet| {
-                net.prefix_len() == subnet.prefix_len()
-                    && matches!(net.addr(), IpAddr::V4(ip) if subnet.contains(&ip))
-            })
-        });
-        Ok(inside.collect())
+        let inside = |net: &IpNet| subnets.iter().any(|subnet| subnet.fits(net));
+        Ok(addresses.filter(inside).collect())
     }
 
     /// The space has an address for somebody, or a reason why not.
-    pub(super) fn take_address(&mut self, id: u64, result: Result<Ipv4Addr, String>) {
+    pub(super) fn take_address(&mut self, id: u64, result: Result<u32, String>) {
         let has = |order: &Order| order.wanted.iter().any(|(wish, _)| *wish == id);
-        let Some(at) = self.waiting.orders.iter().position(has) else {
+        let Some(place) = self.waiting.orders.iter().position(has) else {
             // Whoever waited has gone.
-            if let Ok(address) = result {
-                self.router.release_address(address.into(), Instant::now());
+            if let Ok(at) = result {
+                self.router.release_offset(at, Instant::now());
             }
             return;
         };
-        let address = match result {
-            Ok(address) => address,
-            Err(why) => return self.give_up(at, &why),
+        let at = match result {
+            Ok(at) => at,
+            Err(why) => return self.give_up(place, &why),
         };
-        let order = &mut self.waiting.orders[at];
-        let subnet = order.wanted.iter().find(|(wish, _)| *wish == id);
-        let prefix = subnet.map_or(32, |(_, subnet)| subnet.prefix_len());
-        order.wanted.retain(|(wish, _)| *wish != id);
-        if let Ok(net) = Ipv4Net::new(address, prefix) {
-            order.fresh.push(net.into());
+        let ranges = self.router.ranges();
+        let order = &mut self.waiting.orders[place];
+        for (_, wanted) in order.wanted.extract_if(.., |(wish, _)| *wish == id) {
+            let nets = ranges.map(|ranges| ranges.addresses(at, &wanted));
+            let nets = nets.unwrap_or_default();
+            order.given.fresh.extend(nets.iter().map(IpNet::addr));
+            order.given.add(&nets, wanted.nets.len() > 1);
         }
         if order.wanted.is_empty() {
-            let order = self.waiting.orders.remove(at);
+            let order = self.waiting.orders.remove(place);
             self.carry_out(order);
         }
     }
 
-    fn give_up(&mut self, at: usize, why: &str) {
+    fn give_up(&mut self, place: usize, why: &str) {
         let now = Instant::now();
-        let order = self.waiting.orders.remove(at);
+        let order = self.waiting.orders.remove(place);
         for (id, _) in &order.wanted {
             self.router.give_up(*id, now);
         }
-        for net in &order.fresh {
-            self.router.release_address(net.addr(), now);
-        }
+        self.release(&order.given.fresh);
         let _ = order.reply.send(refusal(why));
     }
 
-    /// Addresses that were given and not used after all.
+    /// Addresses that were given and not used after all, or are used no more.
     pub(super) fn release(&mut self, addresses: &[IpAddr]) {
-        let now = Instant::now();
-        let used = |ip: &IpAddr| {
-            let all = self.attachments.iter().flat_map(|a| &a.addresses);
-            all.map(IpNet::addr).any(|used| used == *ip)
+        let Some(ranges) = self.router.ranges() else {
+            return;
         };
-        let unused: Vec<IpAddr> = addresses.iter().filter(|ip| !used(ip)).copied().collect();
-        for ip in unused {
-            self.router.release_address(ip, now);
+        let offset = |ip: &IpAddr| ranges.offset(*ip);
+        let all = self.attachments.iter().flat_map(|a| &a.addresses);
+        let used: BTreeSet<u32> = all.filter_map(|net| ranges.offset(net.addr())).collect();
+        let gone: BTreeSet<u32> = addresses.iter().filter_map(offset).collect();
+        let now = Instant::now();
+        for at in gone.difference(&used) {
+            self.router.release_offset(*at, now);
+        }
+    }
+
+    /// Leaves of the claims those that are in use here: an offset stands for two addresses.
+    pub(super) fn trim_claims(&self, status: &mut Status) {
+        if let Some(ipam) = &mut status.ipam {
+            let all = self.attachments.iter().flat_map(|a| &a.addresses);
+            let used: BTreeSet<IpAddr> = all.map(IpNet::addr).collect();
+            ipam.claims.retain(|ip| used.contains(ip));
         }
     }
 
     pub(super) fn prime(&mut self, reply: oneshot::Sender<Answer>) {
-        if self.router.space_range().is_none() {
+        if self.router.ranges().is_none() {
             let _ = reply.send(refusal("this peer was launched without an address range"));
             return;
         }

@@ -51,7 +51,7 @@ use super::{
     udp::{SendBatch, UdpSocket},
     web,
 };
-use crate::engine::{Attachment, Event, Origin, Router, RouterConfig, SpaceSetup, Upcall};
+use crate::engine::{Attachment, Event, Origin, Ranges, Router, RouterConfig, SpaceSetup, Upcall};
 use fast::Fast;
 use gossip::space::{Init, SpaceConfig};
 use names::{Names, VIGIL};
@@ -500,6 +500,7 @@ fn space_setup(config: &Config, store: &Store) -> Result<Option<SpaceSetup>> {
     let Some(range) = config.ipalloc_range else {
         return Ok(None);
     };
+    let ranges = Ranges::new(range, config.ipalloc_range6).map_err(anyhow::Error::msg)?;
     let init = match &config.ipalloc_init {
         config::IpallocInit::Consensus(count) => {
             let targets = config.peers.len() + 1;
@@ -514,6 +515,7 @@ fn space_setup(config: &Config, store: &Store) -> Result<Option<SpaceSetup>> {
         config: SpaceConfig {
             base: range.network(),
             prefix: range.prefix_len(),
+            range6: ranges.range6(),
             init,
             dead_after: config.ipalloc_dead_after,
         },

@@ -12,11 +12,8 @@ use gossip::{DialId, Target};
 use ipnet::IpNet;
 use tokio::{sync::oneshot, time::timeout};
 
-use super::{Daemon, dress::Dressed};
-use crate::{
-    engine::{Attachment, Failure, Naming, Reply},
-    shell::host::Host,
-};
+use super::{Daemon, dress::Dressed, ipam::Given};
+use crate::engine::{Attachment, Failure, Naming, Reply};
 
 /// What a client gets.
 pub(super) type Answer = Result<Reply, Failure>;
@@ -103,7 +100,7 @@ impl Daemon {
         &self,
         netns: PathBuf,
         ifname: String,
-        (addresses, fresh): (Vec<IpNet>, Vec<IpAddr>),
+        given: Given,
         naming: Naming,
         reply: oneshot::Sender<Answer>,
     ) {
@@ -112,9 +109,10 @@ impl Daemon {
             Err(error) => {
                 let done = self.done_tx.clone();
                 tokio::spawn(async move {
+                    let unused = given.fresh;
                     let failed = Done::Failed {
                         error,
-                        unused: fresh,
+                        unused,
                         reply,
                     };
                     let _ = done.send(failed).await;
@@ -130,7 +128,19 @@ impl Daemon {
             self.done_tx.clone(),
         );
         tokio::spawn(async move {
-            let outcome = match host.attach(&netns, &ifname, &addresses, config.mtu).await {
+            let unused = given.fresh.clone();
+            let attach = |addresses: Vec<IpNet>| {
+                let (host, netns, ifname) = (&host, &netns, &ifname);
+                async move { host.attach(netns, ifname, &addresses, config.mtu).await }
+            };
+            let attached = match attach(given.addresses.clone()).await {
+                Err(error) => match given.without_optional(&error) {
+                    Some(fewer) => attach(fewer).await,
+                    None => Err(error),
+                },
+                attached => attached,
+            };
+            let outcome = match attached {
                 Ok(attached) => match dressing.put_on(&attached.addresses).await {
                     Ok(dressed) => Done::Attached {
                         attachment: Attachment {
@@ -150,14 +160,14 @@ impl Daemon {
                         }
                         Done::Failed {
                             error,
-                            unused: fresh,
+                            unused,
                             reply,
                         }
                     }
                 },
                 Err(error) => Done::Failed {
                     error,
-                    unused: fresh,
+                    unused,
                     reply,
                 },
             };
@@ -215,48 +225,64 @@ impl Daemon {
         });
     }
 
-    pub(super) fn expose(
+    pub(super) fn expose(&self, given: Given, reply: oneshot::Sender<Answer>) {
+        let host = Arc::clone(&self.host);
+        let unused = given.fresh.clone();
+        self.change_exposed(unused, reply, async move {
+            match host.expose(&given.addresses).await {
+                Err(error) => match given.without_optional(&error) {
+                    Some(fewer) => host.expose(&fewer).await,
+                    None => Err(error),
+                },
+                exposed => exposed,
+            }
+        });
+    }
+
+    pub(super) fn hide(&self, addresses: Vec<IpNet>, reply: oneshot::Sender<Answer>) {
+        let host = Arc::clone(&self.host);
+        self.change_exposed(Vec::new(), reply, async move {
+            host.hide(&addresses).await.map(drop)
+        });
+    }
+
+    fn change_exposed(
         &self,
-        addresses: Vec<IpNet>,
-        hide: bool,
-        fresh: Vec<IpAddr>,
+        unused: Vec<IpAddr>,
         reply: oneshot::Sender<Answer>,
+        change: impl Future<Output = Result<()>> + Send + 'static,
     ) {
         let (host, mac, done) = (
             Arc::clone(&self.host),
             self.bridge_mac,
             self.done_tx.clone(),
         );
-        let bridge = self.host_config.bridge.clone();
-        let before = self
-            .exposed()
-            .map(|a| a.addresses.clone())
-            .unwrap_or_default();
+        let ifname = self.host_config.bridge.clone();
+        let before = self.exposed().map(|a| a.addresses.clone());
         tokio::spawn(async move {
-            let outcome = match change_exposed(&host, &addresses, hide).await {
-                Ok(addresses) => {
-                    let gone = before
-                        .into_iter()
-                        .filter(|a| !addresses.contains(a))
-                        .collect();
-                    let ifname = bridge;
-                    let attachment = Attachment {
+            let changed = match change.await {
+                Ok(()) => host.exposed().await,
+                Err(error) => Err(error),
+            };
+            let outcome = match changed {
+                Ok(addresses) => Done::Attached {
+                    gone: {
+                        let before = before.unwrap_or_default().into_iter();
+                        before.filter(|a| !addresses.contains(a)).collect()
+                    },
+                    attachment: Attachment {
                         netns: HOST.to_owned(),
                         ifname,
                         mac,
                         addresses,
                         naming: Naming::default(),
-                    };
-                    Done::Attached {
-                        attachment,
-                        gone,
-                        dressed: None,
-                        reply,
-                    }
-                }
+                    },
+                    dressed: None,
+                    reply,
+                },
                 Err(error) => Done::Failed {
                     error,
-                    unused: fresh,
+                    unused,
                     reply,
                 },
             };
@@ -403,13 +429,4 @@ impl Daemon {
     pub(super) fn exposed(&self) -> Option<&Attachment> {
         self.attachments.iter().find(|a| a.netns == HOST)
     }
-}
-
-async fn change_exposed(host: &Host, addresses: &[IpNet], hide: bool) -> Result<Vec<IpNet>> {
-    if hide {
-        host.hide(addresses).await?;
-    } else {
-        host.expose(addresses).await?;
-    }
-    host.exposed().await
 }

@@ -44,6 +44,7 @@ mod underlay;
 mod veth;
 mod watch;
 
+pub use address::NoIpv6;
 pub use bridge::Repair;
 pub(in crate::shell) use link::switch_loopback_on;
 pub use names::device_name;

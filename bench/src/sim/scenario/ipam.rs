@@ -31,6 +31,7 @@ fn run(run: &mut Run<'_>) {
         let config = SpaceConfig {
             base: Ipv4Addr::new(10, 32, 0, 0),
             prefix: 12,
+            range6: None,
             init: match number {
                 0 => Init::Consensus(1),
                 _ => Init::Observer,

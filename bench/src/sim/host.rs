@@ -13,7 +13,7 @@ use gossip::{
     Mesh, Target,
     space::{Space, SpaceConfig},
 };
-use proto::MacAddr;
+use proto::{MacAddr, ShortId};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use wove::engine::Router;
@@ -195,6 +195,22 @@ impl Host {
         self.asked += 1;
         mesh.allocate(self.asked as u64, range, net.instant());
         self.drain(net);
+    }
+
+    /// An operator says that a peer is gone.
+    pub(crate) fn take_over(&mut self, peer: ShortId, net: &mut Net<'_>) {
+        if let Some(mesh) = &mut self.mesh {
+            mesh.take_over(peer, false, net.instant());
+            self.drain(net);
+        }
+    }
+
+    /// How many addresses a peer owns, as this one knows.
+    pub(crate) fn owned_by(&self, peer: ShortId) -> u32 {
+        let view = self.mesh.as_ref().and_then(Mesh::space_view);
+        let owners = view.iter().flat_map(|view| &view.owners);
+        let owned = owners.filter(|owner| owner.peer == peer);
+        owned.map(|owner| owner.owned).sum()
     }
 
     /// That container is gone.

@@ -10,6 +10,7 @@ mod flap;
 mod halfdead;
 mod idle;
 mod ipam;
+mod ipam_partition;
 mod join;
 mod liar;
 mod lossy;
@@ -71,6 +72,7 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
     relaydeath::SCENARIO,
     liar::SCENARIO,
     ipam::SCENARIO,
+    ipam_partition::SCENARIO,
 ];
 
 /// One run of a scenario.

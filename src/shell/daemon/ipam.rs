@@ -13,7 +13,7 @@ use proto::ShortId;
 use tokio::sync::oneshot;
 
 use super::{
-    Daemon, Ending,
+    Daemon, Ending, MIN_MTU, turns,
     work::{Answer, HOST},
 };
 use crate::{
@@ -27,8 +27,6 @@ const PATIENCE: Duration = Duration::from_secs(25);
 const TAKEOVER: Duration = Duration::from_secs(8);
 /// How long leaving for good may take.
 const LEAVE: Duration = Duration::from_secs(3);
-/// The smallest MTU of a device that may have IPv6 addresses (RFC 8200, 5).
-const MTU6: u32 = 1280;
 
 /// Everybody who waits for the address space.
 #[derive(Default)]
@@ -38,6 +36,8 @@ pub(super) struct Waiting {
     takeovers: Vec<Takeover>,
     primes: Vec<(Instant, oneshot::Sender<Answer>)>,
     leaving: Option<(Instant, oneshot::Sender<Answer>)>,
+    /// Why addresses of the ranges are not given out here.
+    overlap: Option<String>,
 }
 
 /// Where addresses go.
@@ -48,6 +48,17 @@ enum Place {
         naming: Naming,
     },
     Host,
+}
+
+impl Place {
+    fn key(&self) -> turns::Place {
+        match self {
+            Self::Container { netns, ifname, .. } => {
+                (netns.to_string_lossy().into_owned(), ifname.clone())
+            }
+            Self::Host => turns::host(),
+        }
+    }
 }
 
 /// A client that waits for addresses.
@@ -152,6 +163,41 @@ impl Daemon {
         self.order(Place::Host, addresses, subnets, reply);
     }
 
+    /// Looks whether this host routes addresses of the ranges elsewhere. Whoever
+    /// owns some already goes on: what was right when it began stays.
+    pub(super) async fn look_for_overlaps(&mut self) {
+        let Some(ranges) = self.router.ranges() else {
+            return;
+        };
+        let nets = [IpNet::V4(ranges.v4)]
+            .into_iter()
+            .chain(ranges.v6.map(IpNet::V6));
+        for net in nets {
+            match self.host.route_within(net).await {
+                Ok(None) => {}
+                Ok(Some(route)) => {
+                    let why = format!(
+                        "{net} overlaps with the route of this host to {route}: launch all peers with another --ipalloc-range{}",
+                        if net.addr().is_ipv6() { "6" } else { "" }
+                    );
+                    tracing::warn!("{why}");
+                    if !self.router.is_primed() {
+                        self.waiting.overlap = Some(why);
+                    }
+                }
+                Err(error) => tracing::warn!("routes are not known: {error:#}"),
+            }
+        }
+    }
+
+    /// Whoever waits for addresses at a place hears why there will be none.
+    pub(super) fn give_up_at(&mut self, place: &turns::Place, why: &str) {
+        let is_there = |order: &Order| order.place.key() == *place;
+        if let Some(at) = self.waiting.orders.iter().position(is_there) {
+            self.give_up(at, why);
+        }
+    }
+
     fn order(
         &mut self,
         place: Place,
@@ -197,6 +243,15 @@ impl Daemon {
                     order.wanted.push((self.waiting.next, wanted));
                 }
             }
+        }
+        if let Some(why) = self
+            .waiting
+            .overlap
+            .as_ref()
+            .filter(|_| !order.wanted.is_empty())
+        {
+            let _ = order.reply.send(refusal(why));
+            return;
         }
         let wishes = order.wanted.iter();
         let wishes: Vec<_> = wishes.map(|(id, wanted)| (*id, wanted.span)).collect();
@@ -257,7 +312,7 @@ impl Daemon {
         let ranges = self.router.ranges().ok_or(
             "this peer was launched without an address range: give an address, for example 10.32.1.5/24",
         )?;
-        let v6 = ranges.v6.filter(|_| self.host_config.mtu >= MTU6);
+        let v6 = ranges.v6.filter(|_| self.host_config.mtu >= MIN_MTU);
         Ok(Ranges { v6, ..ranges })
     }
 
@@ -343,6 +398,10 @@ impl Daemon {
     pub(super) fn prime(&mut self, reply: oneshot::Sender<Answer>) {
         if self.router.ranges().is_none() {
             let _ = reply.send(refusal("this peer was launched without an address range"));
+            return;
+        }
+        if let Some(why) = &self.waiting.overlap {
+            let _ = reply.send(refusal(why));
             return;
         }
         let now = Instant::now();

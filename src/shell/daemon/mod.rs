@@ -18,6 +18,7 @@ mod ipam;
 mod kept;
 mod names;
 mod network;
+mod turns;
 mod work;
 
 pub(super) use kept::restore_from;
@@ -123,6 +124,7 @@ struct Daemon {
     repairing: bool,
     damaged: bool,
     waiting: ipam::Waiting,
+    turns: turns::Turns,
     ending: Option<(Ending, Option<oneshot::Sender<work::Answer>>)>,
     _servers: oneshot::Sender<()>,
 }
@@ -203,6 +205,7 @@ impl Daemon {
             repairing: false,
             damaged: false,
             waiting: ipam::Waiting::default(),
+            turns: turns::Turns::default(),
             ending: None,
             _servers: serve(control, web, &handle),
             config,
@@ -214,6 +217,7 @@ impl Daemon {
     /// What follows once everything stands.
     async fn begin(&mut self) -> Result<()> {
         self.make_fast().await;
+        self.look_for_overlaps().await;
         self.restore_attachments().await?;
         self.update_endpoints().await;
         self.restore_names().await;
@@ -270,7 +274,7 @@ impl Daemon {
                 Some(address) = self.hung_up.recv() => {
                     self.router.handle_hang_up(address, Instant::now());
                 }
-                Some(request) = self.requests.recv() => self.handle_request(request),
+                Some(request) = self.requests.recv() => self.take_turn(request),
                 Some(done) = self.done.recv() => self.handle_done(done),
                 _ = changes.changed() => self.care_for_host().await,
                 _ = vigil.tick(), if self.names.has_doors() => self.keep_vigil(),

@@ -14,7 +14,7 @@ use ipnet::IpNet;
 
 use super::{
     Daemon,
-    dress::{Dressed, Dressing},
+    dress::{Dressed, Dressing, Inside},
     kept::{Kept, Key, restore},
     work::{Answer, Done, failure},
 };
@@ -203,18 +203,33 @@ impl Daemon {
         })
     }
 
-    /// How a container gets what its naming asks for.
+    /// How a container gets what the naming of its interfaces asks for: of this one
+    /// as given, of the others as it was.
     pub(super) fn dressing(&self, netns: PathBuf, ifname: &str, naming: &Naming) -> Dressing {
-        let key = (netns.to_string_lossy().into_owned(), ifname.to_owned());
-        let mut naming = naming.clone();
-        naming.dns &= self.names.resolver.is_some();
+        let path = netns.to_string_lossy().into_owned();
+        let inside = |ifname: &str, addresses: &[IpNet], naming: &Naming| {
+            let mut naming = naming.clone();
+            naming.dns &= self.names.resolver.is_some();
+            Inside {
+                ifname: ifname.to_owned(),
+                addresses: addresses.iter().map(IpNet::addr).collect(),
+                naming,
+            }
+        };
+        let others = self.attachments.iter();
+        let mut all: Vec<Inside> = others
+            .filter(|other| other.netns == path && other.ifname != ifname)
+            .map(|other| inside(&other.ifname, &other.addresses, &other.naming))
+            .chain([inside(ifname, &[], naming)])
+            .collect();
+        all.sort_by(|a, b| a.ifname.cmp(&b.ifname));
         Dressing {
             place: Place::of(&netns),
             netns,
+            inside: all,
             domain: self.names.domain().to_owned(),
-            known: self.names.kept.files_of(&key, naming.container.as_deref()),
-            has_door: self.names.doors.contains_key(&key.0),
-            naming,
+            known: self.names.kept.files_of(&path, naming.container.as_deref()),
+            has_door: self.names.doors.contains_key(&path),
         }
     }
 
@@ -239,13 +254,51 @@ impl Daemon {
         if !self.attachments.iter().any(in_use) {
             self.close_door(&key.0);
         }
-        let files = self.names.kept.take_files(&key);
+        let others = self.attachments.iter();
+        if let Some(other) = others.filter(|other| other.netns == key.0).next() {
+            return self.dress_anew(other);
+        }
+        let files = self.names.kept.take_files(&key.0);
         if files.is_empty() {
             return;
         }
         self.save_names();
         if let Some(place) = Place::of(Path::new(&attachment.netns)) {
             tokio::task::spawn_blocking(move || restore(&place, &files));
+        }
+    }
+
+    /// Another interface of this container is gone: its files are to say so.
+    fn dress_anew(&self, attachment: &Attachment) {
+        let (ifname, naming) = (attachment.ifname.clone(), &attachment.naming);
+        let dressing = self
+            .dressing(attachment.netns.clone().into(), &ifname, naming)
+            .with_addresses(&ifname, &attachment.addresses);
+        let (attachment, done) = (attachment.clone(), self.done_tx.clone());
+        tokio::spawn(async move {
+            match dressing.put_on().await {
+                Ok(dressed) => {
+                    let dressed = Box::new(dressed);
+                    let _ = done
+                        .send(Done::Dressed {
+                            attachment,
+                            dressed,
+                        })
+                        .await;
+                }
+                Err(error) => tracing::debug!("a container's files stay: {error:#}"),
+            }
+        });
+    }
+
+    pub(super) fn keep_dressed_anew(&mut self, attachment: &Attachment, dressed: Dressed) {
+        let netns = &attachment.netns;
+        if self.attachments.iter().any(|a| a.netns == *netns) {
+            return self.keep_dressed(attachment, dressed);
+        }
+        // Gone as well meanwhile, and what it had is put back already.
+        if let Some(place) = Place::of(Path::new(netns)) {
+            tokio::task::spawn_blocking(move || restore(&place, &dressed.files));
         }
     }
 
@@ -274,7 +327,7 @@ impl Daemon {
                 let opened = open_door(Path::new(&attachment.netns)).await;
                 match opened {
                     Ok(door) => {
-                        let files = self.names.kept.files_of(&key_of(attachment), None);
+                        let files = self.names.kept.files_of(&attachment.netns, None);
                         let door = Some(door);
                         self.keep_dressed(attachment, Dressed { files, door });
                     }
@@ -286,10 +339,7 @@ impl Daemon {
             }
         }
         // Whatever of `ip netns` is gone has left its files; a process has none left.
-        let lost = |(netns, ifname): &Key| {
-            let is_it = |a: &Attachment| a.netns == *netns && a.ifname == *ifname;
-            !attached.iter().any(is_it)
-        };
+        let lost = |(netns, _): &Key| !attached.iter().any(|a| a.netns == *netns);
         let is_named = |place: &Place| matches!(place, Place::Named(_));
         self.names
             .kept
@@ -344,19 +394,20 @@ impl Daemon {
         self.looking = false;
         match result {
             Ok(vanished) => {
-                for attachment in vanished {
-                    // It may have been attached anew meanwhile.
-                    if !self.attachments.contains(&attachment) {
-                        continue;
-                    }
+                // It may have been attached anew meanwhile.
+                let mut gone = vanished;
+                gone.retain(|attachment| self.attachments.contains(attachment));
+                self.attachments.retain(|a| !gone.contains(a));
+                for attachment in gone {
                     tracing::info!(
                         netns = attachment.netns,
                         ifname = attachment.ifname,
                         "an attached container is gone"
                     );
-                    if attachment.naming.container.is_some() {
-                        let key = key_of(&attachment);
-                        self.names.kept.put_aside(|gone| *gone == key);
+                    let netns = &attachment.netns;
+                    let lives_on = self.attachments.iter().any(|a| a.netns == *netns);
+                    if attachment.naming.container.is_some() && !lives_on {
+                        self.names.kept.put_aside(|gone| gone.0 == *netns);
                         self.save_names();
                     }
                     let gone = attachment.addresses.clone();

@@ -12,7 +12,7 @@ use gossip::{DialId, Target};
 use ipnet::IpNet;
 use tokio::{sync::oneshot, time::timeout};
 
-use super::{Daemon, dress::Dressed, ipam::Given};
+use super::{Daemon, dress::Dressed, ipam::Given, turns::Place};
 use crate::engine::{Attachment, Failure, Naming, Reply};
 
 /// What a client gets.
@@ -38,6 +38,15 @@ pub(super) enum Done {
         gone: Vec<IpNet>,
         dressed: Option<Box<Dressed>>,
         reply: oneshot::Sender<Answer>,
+    },
+    /// What was asked about an interface was done.
+    Turn(Place),
+    /// Nobody waits any more for what is being done about an interface.
+    Deserted(Place),
+    /// A container's files were written anew.
+    Dressed {
+        attachment: Attachment,
+        dressed: Box<Dressed>,
     },
     /// Attached containers that are gone were looked for.
     Vanished { result: Result<Vec<Attachment>> },
@@ -141,7 +150,11 @@ impl Daemon {
                 attached => attached,
             };
             let outcome = match attached {
-                Ok(attached) => match dressing.put_on(&attached.addresses).await {
+                Ok(attached) => match dressing
+                    .with_addresses(&ifname, &attached.addresses)
+                    .put_on()
+                    .await
+                {
                     Ok(dressed) => Done::Attached {
                         attachment: Attachment {
                             netns: netns.to_string_lossy().into_owned(),
@@ -191,7 +204,10 @@ impl Daemon {
             let outcome = match host.detach(&netns, &ifname, &addresses).await {
                 Ok(left) => {
                     let dressed = match dressing.filter(|_| !left.is_empty()) {
-                        Some(dressing) => dressing.put_on(&left).await.ok().map(Box::new),
+                        Some(dressing) => {
+                            let dressing = dressing.with_addresses(&ifname, &left);
+                            dressing.put_on().await.ok().map(Box::new)
+                        }
                         None => None,
                     };
                     let mut attachment = known.unwrap_or_else(|| Attachment {
@@ -304,9 +320,20 @@ impl Daemon {
                 if let Some(dressed) = dressed {
                     self.keep_dressed(&attachment, *dressed);
                 }
+                let is_new = !attachment.addresses.is_empty() && attachment.netns != HOST;
                 let answer = self.record(attachment, &gone);
                 let _ = reply.send(answer);
+                if is_new {
+                    // It may have gone before it was known.
+                    self.look_for_vanished();
+                }
             }
+            Done::Turn(place) => self.end_turn(place),
+            Done::Deserted(place) => self.give_up_at(&place, "nobody waits for it any more"),
+            Done::Dressed {
+                attachment,
+                dressed,
+            } => self.keep_dressed_anew(&attachment, *dressed),
             Done::Vanished { result } => self.handle_vanished(result),
             Done::Failed {
                 error,

@@ -134,6 +134,23 @@ impl Host {
         Ok(repairs)
     }
 
+    /// A route of this host into a network, or one that the network is in, that is not
+    /// by the bridge: where to, and by which device.
+    pub async fn route_within(&self, net: IpNet) -> Result<Option<String>> {
+        let bridge = self.bridge().await?.index;
+        let mut routes = self.netlink.route_within(net).await?;
+        routes.retain(|(_, device)| *device != Some(bridge));
+        let Some((to, device)) = routes.first() else {
+            return Ok(None);
+        };
+        let links = self.netlink.links().await?;
+        let link = links.iter().find(|link| Some(link.index) == *device);
+        Ok(Some(match link {
+            Some(link) => format!("{to} by {}", link.name),
+            None => to.to_string(),
+        }))
+    }
+
     /// Gives the host addresses on the overlay; those it has are fine.
     pub async fn expose(&self, addresses: &[IpNet]) -> Result<()> {
         self.give_to_bridge(addresses).await?;

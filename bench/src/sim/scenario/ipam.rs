@@ -1,128 +1,129 @@
-//! The address space: one peer owns all, everybody wants an address; then two
-//! halves that do not see each other give out more, and meet again.
+//! The address space: one peer owns all, and everybody wants an address; then
+//! that peer dies, and all the others are told so at once.
 
 use std::{collections::HashSet, net::Ipv4Addr, time::Duration};
 
 use gossip::space::{Init, SpaceConfig};
-use rand::seq::SliceRandom;
 
 use super::{Run, Scenario, Start};
-use crate::sim::reach::Numbers;
+use crate::sim::identity::id;
 
 pub(super) const SCENARIO: Scenario = Scenario {
     name: "ipam",
-    about: "all peers get addresses, half an hour apart too: none twice, nothing stuck",
+    about: "all peers get addresses of one that owns them, which then dies: none twice, nothing stuck",
     start: Start::Warm,
     spoils: true,
     rewrites: true,
     run,
 };
 
-const DURATION_S: u64 = 1800;
 const LOOK: Duration = Duration::from_millis(100);
 const PATIENCE: Duration = Duration::from_secs(300);
-/// Peers are asked for their next address over this.
-const SPREAD: Duration = Duration::from_secs(10);
+/// Until everybody knows of the dead peer and of all that was done before.
+const QUIET: Duration = Duration::from_secs(15);
 
 fn run(run: &mut Run<'_>) {
-    let duration = run.duration(DURATION_S);
-    let mut numbers: Vec<u32> = run.world.running();
-    for number in &numbers {
-        let config = SpaceConfig {
+    let numbers = run.world.running();
+    let (owner, others) = (numbers[0], &numbers[1..]);
+    run.share_out(owner, others);
+
+    run.world.run_for(QUIET);
+    run.world.crash(owner);
+    run.world.run_for(QUIET);
+    let dead = id(owner).short_id();
+    for number in others {
+        run.world
+            .with(*number, |host, net| host.take_over(dead, net));
+        run.world.with(*number, |host, net| host.allocate(net));
+    }
+    let second = run.wait_for_addresses(2);
+    run.figures.set("second_s", second.as_secs_f64());
+    let settled = run.world.run_until(PATIENCE, LOOK, |world| {
+        let owned = |number: &u32| world.host(*number).owned_by(dead);
+        others.iter().all(|number| owned(number) == 0)
+    });
+    match settled {
+        Some(took) => run.figures.set("rmpeer_s", (second + took).as_secs_f64()),
+        None => run.violated("space of the dead peer stays with it".to_owned()),
+    }
+    let all: u32 = others
+        .iter()
+        .map(|number| run.world.host(*number).owned_by(id(*number).short_id()))
+        .sum();
+    run.figures.set("owned", f64::from(all));
+    run.count_duplicates(2, others);
+}
+
+impl Run<'_> {
+    /// Has one peer own the whole range, and all others get an address of it.
+    pub(super) fn share_out(&mut self, owner: u32, others: &[u32]) {
+        let config = |init| SpaceConfig {
             base: Ipv4Addr::new(10, 32, 0, 0),
             prefix: 12,
             range6: None,
-            init: match number {
-                0 => Init::Consensus(1),
-                _ => Init::Observer,
-            },
+            init,
             dead_after: Duration::from_secs(24 * 3600),
         };
-        run.world
-            .with(*number, |host, net| host.open_space(config, net));
+        let founder = config(Init::Consensus(1));
+        self.world
+            .with(owner, |host, net| host.open_space(founder, net));
+        self.world.with(owner, |host, net| host.allocate(net));
+        let divided = self.wait_for_addresses(1);
+        self.figures.set("divided_s", divided.as_secs_f64());
+        for number in others {
+            let observer = config(Init::Observer);
+            self.world
+                .with(*number, |host, net| host.open_space(observer, net));
+        }
+        self.world.run_for(Duration::from_secs(5));
+        let before = self.received();
+        for number in others {
+            self.world.with(*number, |host, net| host.allocate(net));
+        }
+        let all = self.wait_for_addresses(1);
+        self.figures.set("all_s", all.as_secs_f64());
+        let bytes = self.received() - before;
+        let peers = others.len() + 1;
+        self.figures
+            .set("all_bytes_per_peer", bytes as f64 / peers as f64);
     }
-    run.world.run_for(Duration::from_secs(5));
-    run.world.with(0, |host, net| host.allocate(net));
-    let first = wait(run, 1);
-    run.figures.set("divided_s", first.as_secs_f64());
-    let before = received(run);
-    for number in numbers.iter().filter(|number| **number != 0) {
-        run.world.with(*number, |host, net| host.allocate(net));
-    }
-    let all = wait(run, 1);
-    run.figures.set("all_s", all.as_secs_f64());
-    let bytes = received(run) - before;
-    run.figures
-        .set("all_bytes_per_peer", bytes as f64 / numbers.len() as f64);
 
-    numbers.shuffle(&mut run.rng);
-    let half = Numbers::new(&numbers[..numbers.len() / 2]);
-    run.world
-        .shared
-        .wan
-        .partition(|host| u8::from(half.contains(host)));
-    run.world.run_for(Duration::from_secs(30));
-    ask_all(run, &numbers);
-    run.world
-        .run_for(duration.saturating_sub(SPREAD + Duration::from_secs(30)));
-    run.world.shared.wan.heal();
-    // What could not be had apart can be had now; then one more for everybody.
-    let refused = numbers
-        .iter()
-        .filter(|number| run.world.host(**number).asked < 2);
-    let refused: Vec<u32> = refused.copied().collect();
-    run.figures.set("refused_apart", refused.len() as f64);
-    run.world.run_for(Duration::from_secs(3));
-    for number in &refused {
-        run.world.with(*number, |host, net| host.allocate(net));
+    /// Until everybody who asked has so many addresses; how long that took.
+    pub(super) fn wait_for_addresses(&mut self, count: usize) -> Duration {
+        let running: Vec<u32> = self.world.running();
+        let took = self.world.run_until(PATIENCE, LOOK, |world| {
+            let has = |number: &u32| {
+                let host = world.host(*number);
+                host.asked < count || host.addresses.len() >= count
+            };
+            running.iter().all(has)
+        });
+        if took.is_none() {
+            self.violated(format!("somebody still waits for address number {count}"));
+        }
+        took.unwrap_or(PATIENCE)
     }
-    let healed = wait(run, 2) + Duration::from_secs(3);
-    run.figures.set("converged_s", healed.as_secs_f64());
-    ask_all(run, &numbers);
-    let last = wait(run, 3);
-    run.figures.set("after_s", last.as_secs_f64());
 
-    let mut seen = HashSet::new();
-    let mut duplicates = 0;
-    let mut stuck = 0;
-    for number in &numbers {
-        let host = run.world.host(*number);
-        let twice = host.addresses.iter().filter(|at| !seen.insert(**at));
-        duplicates += twice.count();
-        stuck += usize::from(host.addresses.len() < 3);
+    /// Addresses that were given out twice, and peers that have not as many as they should.
+    pub(super) fn count_duplicates(&mut self, due: usize, numbers: &[u32]) {
+        let mut seen = HashSet::new();
+        let mut duplicates = 0;
+        for number in 0..self.world.setup.peers {
+            let host = self.world.host(number);
+            let twice = host.addresses.iter().filter(|at| !seen.insert(**at));
+            duplicates += twice.count();
+        }
+        let is_stuck = |number: &&u32| self.world.host(**number).addresses.len() < due;
+        let stuck = numbers.iter().filter(is_stuck).count();
+        self.figures.set("duplicates", duplicates as f64);
+        self.figures.set("stuck", stuck as f64);
+        if duplicates > 0 {
+            self.violated(format!("{duplicates} addresses were given out twice"));
+        }
     }
-    run.figures.set("duplicates", duplicates as f64);
-    run.figures.set("stuck", stuck as f64);
-    if duplicates > 0 {
-        run.violated(format!("{duplicates} addresses were given out twice"));
-    }
-}
 
-fn ask_all(run: &mut Run<'_>, numbers: &[u32]) {
-    let pause = SPREAD / numbers.len().max(1) as u32;
-    for number in numbers {
-        run.world.with(*number, |host, net| host.allocate(net));
-        run.world.run_for(pause);
+    fn received(&self) -> u64 {
+        let traffic = self.world.traffic();
+        traffic.iter().map(|traffic| traffic.in_bytes).sum()
     }
-}
-
-/// Until everybody who was asked has so many addresses; how long that took.
-fn wait(run: &mut Run<'_>, count: usize) -> Duration {
-    let asked: Vec<u32> = run.world.running();
-    let has = |host: &crate::sim::host::Host| host.asked < count || host.addresses.len() >= count;
-    let took = run.world.run_until(PATIENCE, LOOK, |world| {
-        asked.iter().all(|number| has(world.host(*number)))
-    });
-    if took.is_none() {
-        run.violated(format!("somebody still waits for address number {count}"));
-    }
-    took.unwrap_or(PATIENCE)
-}
-
-fn received(run: &Run<'_>) -> u64 {
-    run.world
-        .traffic()
-        .iter()
-        .map(|traffic| traffic.in_bytes)
-        .sum()
 }

@@ -46,15 +46,27 @@ impl Space {
                 let founding = self.seeded(seeds.clone());
                 self.found(&founding);
             }
-            Init::Observer => {}
+            Init::Observer => {
+                if self.wants_division() && self.division.is_none() {
+                    // An empty vote: whoever may divide is called on to do so.
+                    self.own_division();
+                    self.note_division();
+                }
+            }
             Init::Consensus(count) => {
                 let count = *count;
                 self.promise_and_accept();
-                if self.primed || !self.requests.is_empty() {
+                let is_call =
+                    |said: &Division| said.promised == Ballot::default() && said.accepted.is_none();
+                if self.wants_division() || self.divisions.values().any(is_call) {
                     self.propose(count, peers, now);
                 }
             }
         }
+    }
+
+    fn wants_division(&self) -> bool {
+        self.primed || !self.requests.is_empty()
     }
 
     fn seeded(&self, mut founders: Vec<ShortId>) -> Founding {

@@ -131,7 +131,12 @@ fn calm_down(world: &mut World, seed: u64) {
     for at in 0..count {
         world.launch(at, usize::MAX);
     }
+    let mut calm = 0;
     for round in 0..400 {
+        calm = if round > 60 && world.trouble().is_none() { calm + 1 } else { 0 };
+        if calm > 20 {
+            break;
+        }
         if round == 40 {
             let gone: Vec<_> = world
                 .nodes

@@ -279,7 +279,7 @@ impl World {
         for (at, node) in self.nodes.iter().enumerate() {
             if let Some(space) = &node.space {
                 story += &format!(
-                    "\n{at}: part {} {} life {} serial {} recovered {} guards {:?} former {:?} blocks {:?} gifts {:?} usable {:?} pending {:?} votes {:?} acks {:?} ask {:?}",
+                    "\n{at}: part {} {} life {} serial {} recovered {} guards {:?} former {:?} blocks {:?} gifts {:?} usable {:?} pending {:?} votes {:?} acks {:?} ask {:?} ordered {:?} roll {:?} census {:?} gone {:?} table {:?}",
                     self.part[at],
                     space.view(&self.view(at)).state,
                     space.mine.life,
@@ -293,7 +293,12 @@ impl World {
                     space.mine.pending,
                     space.guard.votes,
                     space.guard.acks,
-                    space.ask
+                    space.ask,
+                    space.ordered,
+                    space.roll,
+                    space.census,
+                    space.guard.gone,
+                    space.table
                 );
             } else {
                 story += &format!("\n{at}: down, destroyed {}", node.destroyed);
@@ -424,6 +429,7 @@ impl World {
                 && space.mine.former.is_empty()
                 && space.mine.gifts.is_empty()
                 && space.guard.votes.is_empty()
+                && space.census.is_none()
                 && space.ordered.is_empty();
             if !calm {
                 return Some(format!("{:?} is stuck", space.me));

@@ -153,7 +153,21 @@ fn is_guard(said: &Guard) -> bool {
 }
 
 fn is_division(said: &Division) -> bool {
-    is_range(said.prefix)
+    if !is_range(said.prefix) {
+        return false;
+    }
+    let end = 1u32 << (32 - said.prefix);
+    let inside =
+        |start: u32, len: u32| len > 0 && start.checked_add(len).is_some_and(|after| after <= end);
+    said.roll.len() <= space::ROLL + 1
+        && said.call.as_ref().is_none_or(|call| {
+            call.guards.len() <= 2 * space::GUARDS && call.life <= space::EPOCH_MAX
+        })
+        && said.census.as_ref().is_none_or(|census| {
+            (1..=space::CENSUS).contains(&census.runs.len())
+                && census.epoch <= space::EPOCH_MAX
+                && census.runs.iter().all(|(start, len)| inside(*start, *len))
+        })
         && said.accepted.as_ref().is_none_or(|(_, value)| {
             (1..=space::FOUNDERS).contains(&value.founders.len())
                 && value.founders.is_sorted_by(|a, b| a < b)

@@ -34,9 +34,13 @@ pub const WARDS: usize = 28;
 /// Votes that one peer takes part in at once.
 pub const VOTES: usize = 6;
 /// Peers that one peer knows to be gone, by its operator's word.
-pub const GONE: usize = 6;
+pub const GONE: usize = 12;
 /// Peers among which a range is first divided.
-pub const FOUNDERS: usize = 64;
+pub const FOUNDERS: usize = 48;
+/// Peers that one peer ever met, as far as it says.
+pub const ROLL: usize = 24;
+/// Runs that a census is about.
+pub const CENSUS: usize = 8;
 /// The highest epoch of a block, and the highest life, that are believed.
 pub const EPOCH_MAX: u32 = 1 << 30;
 
@@ -240,7 +244,7 @@ pub enum Cause {
     Forced,
 }
 
-/// One peer's part in the first division.
+/// One peer's part in the division of the range: at first, and of what was lost later.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Division {
     /// The range's first IPv4 address.
@@ -251,6 +255,40 @@ pub struct Division {
     pub promised: Ballot,
     /// What was accepted last.
     pub accepted: Option<(Ballot, Founding)>,
+    /// Whom it ever met or heard of; one more than [`ROLL`] are too many to say.
+    pub roll: Vec<ShortId>,
+    /// Whom it asks to confirm its launch.
+    pub call: Option<Call>,
+    /// The census it agrees with, or proposes.
+    pub census: Option<Census>,
+}
+
+/// A peer was launched, and asks those who keep its record in mind what they know.
+/// They may not have heard that they are its guards.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Call {
+    /// The ring's id.
+    pub ring: u64,
+    /// In which life it thinks it is.
+    pub life: u32,
+    /// Its guards, former ones included.
+    pub guards: Vec<ShortId>,
+}
+
+/// "Nobody who is left owns this, so it becomes mine": it does once all who are
+/// left agree.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Census {
+    /// The ring's id.
+    pub ring: u64,
+    /// Who proposes it.
+    pub proposer: ShortId,
+    /// Random: tells this census from all others.
+    pub id: u64,
+    /// The epoch in the new hands.
+    pub epoch: u32,
+    /// What it is about: offset and length.
+    pub runs: Vec<(u32, u32)>,
 }
 
 /// How the range is first divided: evenly, in this order.

@@ -106,13 +106,16 @@ impl Space {
         Some(value.clone())
     }
 
-    fn own_division(&mut self) -> &mut Division {
+    pub(super) fn own_division(&mut self) -> &mut Division {
         let (base, prefix) = (self.config.base.to_bits(), self.config.prefix);
         self.division.get_or_insert_with(|| Division {
             base,
             prefix,
             promised: Ballot::default(),
             accepted: None,
+            roll: Vec::new(),
+            call: None,
+            census: None,
         })
     }
 
@@ -140,7 +143,7 @@ impl Space {
         }
     }
 
-    fn note_division(&mut self) {
+    pub(super) fn note_division(&mut self) {
         (self.dirty.division, self.dirty.saved, self.stale) = (true, true, true);
     }
 

@@ -85,7 +85,8 @@ impl Space {
     }
 
     fn take_up(&mut self, from: ShortId, gift: &Gift) {
-        let Some(entry) = self.table.get(&from) else {
+        let Some(entry) = self.table.get(&from).filter(|_| !self.is_gone(from)) else {
+            // Its heir gives it, or all who are left.
             return;
         };
         if self.settled_serial(from, &entry.space) < gift.since {

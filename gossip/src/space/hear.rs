@@ -135,6 +135,7 @@ impl Space {
         }
         self.stale = true;
         if from != self.me {
+            self.roll.extend(said.roll.iter().filter(|peer| **peer != self.me));
             self.divisions.insert(from, said.clone());
         } else if self
             .division
@@ -142,6 +143,9 @@ impl Space {
             .is_none_or(|own| own.promised < said.promised)
         {
             self.division = Some(said.clone());
+        }
+        if from == self.me && !self.recovered {
+            self.recall_census(said.census.as_ref());
         }
     }
 

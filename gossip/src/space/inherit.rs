@@ -7,9 +7,8 @@ use proto::{
 };
 
 use super::{
-    Entry, Peers, Space,
+    Entry, Space,
     give::GIFT_STEP,
-    settle::weight,
     span::{self, Span},
     vote::takeover_of,
 };
@@ -278,44 +277,6 @@ impl Space {
         }
     }
 
-    /// Who is gone with all of its guards, by the operator's word, leaves nobody
-    /// to vote: one of those who are left takes over.
-    pub(super) fn take_orphans(&mut self, peers: &impl Peers) {
-        let gone: Vec<ShortId> = self
-            .table
-            .iter()
-            .filter(|(peer, entry)| {
-                let space = &entry.space;
-                let mut guards = space.guards.iter().chain(&space.former);
-                let dead = |peer: ShortId| self.is_gone(peer) && !peers.reaches(peer);
-                // Somebody who is left guards it by a later record: that one decides.
-                let later = |ack: &wire::Ack| {
-                    ack.ward == **peer && (ack.life, ack.serial) > (space.life, space.serial)
-                };
-                let mut left = self.heard.iter().filter(|(other, _)| !dead(**other));
-                !space.blocks.is_empty()
-                    && dead(**peer)
-                    && guards.all(|guard| dead(*guard))
-                    && !left.any(|(_, guard)| guard.acks.iter().any(later))
-            })
-            .map(|(peer, _)| *peer)
-            .collect();
-        for peer in gone {
-            let others = peers.candidates().into_iter().chain([self.me]);
-            let heir = others.min_by_key(|other| (weight(peer, *other), *other));
-            let Some(entry) = self.table.get(&peer).filter(|_| heir == Some(self.me)) else {
-                continue;
-            };
-            let began = Began {
-                serial: entry.space.serial,
-                heir: self.me,
-                gone: true,
-            };
-            let life = entry.space.life + 1;
-            self.bury(peer, life, Some(began));
-        }
-    }
-
     pub(super) fn bury(&mut self, ward: ShortId, life: u32, began: Option<Began>) {
         if let Some(entry) = self.table.get_mut(&ward) {
             entry.bury(began, life);
@@ -345,8 +306,8 @@ impl Space {
         let mut left = Vec::new();
         for block in blocks {
             let mut parts = vec![Span::of(&block)];
-            let others = self.table.iter().filter(|(peer, _)| **peer != ward);
-            let others = others.flat_map(|(_, entry)| &entry.space.blocks);
+            // The ward may have been given some of it back.
+            let others = self.table.values().flat_map(|entry| &entry.space.blocks);
             let above = others
                 .chain(&self.mine.blocks)
                 .filter(|other| other.epoch > block.epoch);

@@ -52,6 +52,7 @@
 //! back most of what a dead peer did not use, and `rmpeer` the rest.
 
 mod allot;
+mod census;
 mod divide;
 mod give;
 mod hear;
@@ -145,6 +146,8 @@ pub struct Saved {
     division: Option<wire::Division>,
     wards: Vec<(ShortId, Entry)>,
     guard: Guard,
+    roll: BTreeSet<ShortId>,
+    census: Option<wire::Census>,
 }
 
 /// What we own, and how far others know.
@@ -224,6 +227,10 @@ pub struct Space {
     guard: Guard,
     division: Option<wire::Division>,
     divisions: BTreeMap<ShortId, wire::Division>,
+    /// Everybody we ever met or heard of.
+    roll: BTreeSet<ShortId>,
+    /// What we agree that nobody owns, or propose.
+    census: Option<wire::Census>,
     founding: Option<Attempt>,
     attempts: BTreeMap<ShortId, Attempt>,
     /// Takeovers that the operator wants, by force or not.
@@ -286,6 +293,8 @@ impl Space {
             guard: Guard::default(),
             division: None,
             divisions: BTreeMap::new(),
+            roll: BTreeSet::new(),
+            census: None,
             founding: None,
             attempts: BTreeMap::new(),
             ordered: BTreeMap::new(),
@@ -317,6 +326,8 @@ impl Space {
         self.wards = saved.wards.iter().map(|(ward, _)| *ward).collect();
         self.table = saved.wards.into_iter().collect();
         self.guard = saved.guard;
+        self.roll = saved.roll;
+        self.census = saved.census;
         // What was said of launches before counts for them alone.
         self.guard.acks.clear();
         self.dirty.guard = true;
@@ -340,6 +351,8 @@ impl Space {
                 .filter_map(|ward| Some((*ward, self.table.get(ward)?.clone())))
                 .collect(),
             guard: self.guard.clone(),
+            roll: self.roll.clone(),
+            census: self.census.clone(),
         }
     }
 
@@ -394,6 +407,7 @@ impl Space {
     /// Does what is due. Afterwards take what is to be saved, then what is to be
     /// published, then the outcomes.
     pub fn run(&mut self, peers: &impl Peers, now: Instant) {
+        self.meet(peers);
         if !self.is_awake() || !(self.stale || self.due.is_some_and(|due| due <= now)) {
             return;
         }
@@ -413,7 +427,9 @@ impl Space {
             self.give_all_away(peers);
             self.vote(peers, now);
             self.keep_in_mind(peers);
+            self.count(peers);
         }
+        self.call();
         self.number();
         self.due = Some(now + if self.is_busy() { BUSY } else { CALM });
     }
@@ -427,6 +443,7 @@ impl Space {
             || !self.mine.gifts.is_empty()
             || !self.guard.votes.is_empty()
             || self.accused.is_some()
+            || self.census.is_some()
             || !self.attempts.is_empty()
             || !self.ordered.is_empty()
             || (!self.recovered && !self.mine.blocks.is_empty())
@@ -503,7 +520,10 @@ impl Space {
         if !std::mem::take(&mut self.dirty.division) {
             return None;
         }
-        self.division.clone()
+        let mut division = self.division.clone()?;
+        division.roll = self.roll.iter().copied().take(wire::ROLL + 1).collect();
+        division.census.clone_from(&self.census);
+        Some(division)
     }
 
     /// All that was said is to be published again.

@@ -9,15 +9,8 @@ use rand_chacha::ChaCha8Rng;
 
 use super::{Init, world::World};
 
-/// Runs in every test run. In 28640 an address is given twice: most of those that
-/// voted on the division are launched with state from before, and divide again.
+/// Runs in every test run.
 const DEFAULT: u64 = 2000;
-/// In so many of a hundred schedules something may be stuck or lost in the end. What
-/// is known to lead to that: a peer that was named a guard and never heard of it
-/// before its ward was gone, or before the ward was launched anew, cannot do its
-/// part; and a share is lost when its owner is launched with state from before it
-/// had it, or is gone with everybody who heard of it.
-const TROUBLED: usize = 1;
 
 fn schedule(seed: u64) -> World {
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
@@ -131,7 +124,12 @@ fn calm_down(world: &mut World, seed: u64) {
     for at in 0..count {
         world.launch(at, usize::MAX);
     }
+    let mut calm = 0;
     for round in 0..400 {
+        calm = if round > 60 && world.trouble().is_none() { calm + 1 } else { 0 };
+        if calm > 20 {
+            break;
+        }
         if round == 40 {
             let gone: Vec<_> = world
                 .nodes
@@ -159,7 +157,7 @@ fn calm_down(world: &mut World, seed: u64) {
 }
 
 #[test]
-fn no_schedule_gives_an_address_twice_and_few_lose_space() {
+fn no_schedule_gives_an_address_twice_or_loses_space() {
     let count = std::env::var("WOVE_SCHEDULES")
         .ok()
         .and_then(|n| n.parse().ok());
@@ -167,7 +165,7 @@ fn no_schedule_gives_an_address_twice_and_few_lose_space() {
         .ok()
         .and_then(|n| n.parse().ok())
         .unwrap_or(0);
-    let (mut given, mut refused, mut troubled) = (0, 0, Vec::new());
+    let (mut given, mut refused, mut wrong) = (0, 0, Vec::new());
     let count = count.unwrap_or(DEFAULT);
     for seed in from..from + count {
         let result = std::panic::catch_unwind(|| {
@@ -184,16 +182,15 @@ fn no_schedule_gives_an_address_twice_and_few_lose_space() {
                     if count == 1 {
                         eprintln!("{}", world.story());
                     }
-                    troubled.push(seed);
+                    wrong.push(seed);
                 }
             }
-            Err(panic) => {
+            Err(_) => {
                 eprintln!("schedule {seed} failed");
-                std::panic::resume_unwind(panic);
+                wrong.push(seed);
             }
         }
     }
     eprintln!("{given} addresses given, {refused} refused");
-    let allowed = count as usize * TROUBLED / 100;
-    assert!(troubled.len() <= allowed, "{troubled:?}");
+    assert!(wrong.is_empty(), "{} of {count}: {wrong:?}", wrong.len());
 }

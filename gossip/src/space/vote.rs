@@ -90,7 +90,6 @@ impl Space {
     pub(super) fn vote(&mut self, peers: &impl Peers, now: Instant) {
         self.learn_from_guards();
         self.claim_estates();
-        self.take_orphans(peers);
         let mut wards: Vec<ShortId> = self.wards.iter().copied().collect();
         if !self.mine.guards.is_empty() {
             wards.push(self.me);
@@ -107,7 +106,8 @@ impl Space {
         let votes = std::mem::take(&mut self.guard.votes);
         let keep = votes
             .into_iter()
-            .filter(|vote| lives(self, vote.ward) == Some(vote.life));
+            .filter(|vote| lives(self, vote.ward) == Some(vote.life))
+            .filter(|vote| !self.has_left_nothing(vote.ward, peers));
         self.guard.votes = keep.collect();
         self.dirty.guard |= self.guard.votes.len() != before;
         self.carry_out_orders(peers);
@@ -123,7 +123,8 @@ impl Space {
                     if **force {
                         entry.spare().next().is_none()
                     } else {
-                        entry.space.blocks.is_empty() || peers.reaches(**peer)
+                        peers.reaches(**peer)
+                            || self.bequest(**peer, &entry.space.blocks, true).is_empty()
                     }
                 })
             })
@@ -182,25 +183,22 @@ impl Space {
         cause: Option<Cause>,
         has: impl Fn(ShortId) -> bool,
     ) -> bool {
-        let alive = |set: &[ShortId]| set.iter().filter(|peer| !self.is_gone(**peer)).count();
-        let any_left = alive(sets.0) + alive(sets.1) > 0;
-        let of = |set: &[ShortId], silent: usize| {
-            let needed = match (cause, alive(set)) {
-                (Some(Cause::Silent), _) => silent,
-                // Who is left in the other set decides alone.
-                (Some(Cause::Gone | Cause::Forced) | None, 0) if any_left => 0,
-                (Some(Cause::Gone | Cause::Forced) | None, alive) => alive / 2 + 1,
-            };
+        // A majority of guards and ward together decides on silence: more than safety
+        // needs, so that no minority does. For the rest a majority of the guards will
+        // do: it shares one with any half of them. Who is gone cannot vote; if too few
+        // are left, a census settles it.
+        let needed = |set: &[ShortId]| match cause {
+            Some(Cause::Silent) => set.len().div_ceil(2) + 1,
+            Some(Cause::Gone | Cause::Forced) | None => set.len() / 2 + 1,
+        };
+        let of = |set: &[ShortId], needed: usize| {
             set.iter().filter(|peer| has(**peer)).count() >= needed
         };
         let (guards, former) = sets;
-        // A majority of guards and ward together: more than safety needs, so that no
-        // minority decides.
-        let most = |set: &[ShortId]| set.len().div_ceil(2) + 1;
-        // That is about those who guard now. A single guard that is being replaced
-        // would never be enough: its word is asked for, and is all it can give.
-        of(guards, most(guards))
-            && (former.is_empty() || of(former, most(former).min(former.len())))
+        // A single guard that is being replaced would never be enough for the first: its
+        // word is asked for, and is all it can give.
+        of(guards, needed(guards))
+            && (former.is_empty() || of(former, needed(former).min(former.len())))
     }
 
     /// What was decided, if anything.
@@ -325,7 +323,7 @@ impl Space {
         let owners = self
             .table
             .iter()
-            .filter(|(_, entry)| !entry.space.blocks.is_empty());
+            .filter(|(owner, entry)| !entry.space.blocks.is_empty() && !self.is_gone(**owner));
         let guards = self
             .table
             .get(&ward)
@@ -462,9 +460,17 @@ impl Space {
     /// Says which records of our wards we keep in mind. A guard that accepted a
     /// takeover keeps nothing later in mind in that life.
     pub(super) fn keep_in_mind(&mut self, peers: &impl Peers) {
+        let called = |ward: ShortId| {
+            let call = self.divisions.get(&ward)?.call.as_ref()?;
+            let to_us = self.ring.is_some_and(|ring| ring.id == call.ring)
+                && call.guards.contains(&self.me);
+            to_us.then_some((call.life, 0))
+        };
         let ack = |ward: &ShortId| {
-            let entry = self.table.get(ward)?;
-            let (life, serial) = (entry.space.life, entry.space.serial);
+            let entry = self.table.get(ward);
+            let known = entry.map(|entry| (entry.space.life, entry.space.serial));
+            // Nothing later than what it says itself.
+            let (life, serial) = known.into_iter().chain(called(*ward)).max()?;
             let fence = self
                 .guard
                 .votes
@@ -482,11 +488,13 @@ impl Space {
                 instance: peers.instance(*ward).unwrap_or(0),
                 life,
                 serial: serial.min(fence.unwrap_or(u64::MAX)),
-                began: entry.began,
+                began: entry.filter(|entry| entry.space.life == life).and_then(|entry| entry.began),
             })
         };
-        let acks: Vec<wire::Ack> = self
-            .wards
+        let callers = self.divisions.keys().copied();
+        let asked = callers.filter(|peer| called(*peer).is_some());
+        let wards: BTreeSet<ShortId> = self.wards.iter().copied().chain(asked).collect();
+        let acks: Vec<wire::Ack> = wards
             .iter()
             .filter_map(ack)
             .take(wire::WARDS)

@@ -53,7 +53,6 @@ pub(super) struct World {
     launches: u32,
     pub(super) refused: u32,
     pub(super) given: u32,
-    pub(super) rolled_back: bool,
     pub(super) log: Vec<String>,
 }
 
@@ -105,7 +104,6 @@ impl World {
             launches: 0,
             refused: 0,
             given: 0,
-            rolled_back: false,
             log: Vec::new(),
         };
         for at in 0..count {
@@ -140,13 +138,15 @@ impl World {
             init: self.init.clone(),
             dead_after: DEAD,
         };
-        let node = &mut self.nodes[at];
+        let node = &self.nodes[at];
         if node.destroyed || node.space.is_some() {
             return;
         }
-        if back < node.saved.len() {
+        let back = Some(back).filter(|back| (1..node.saved.len()).contains(back));
+        let witness = back.and_then(|_| self.witness(at));
+        let node = &mut self.nodes[at];
+        if let Some(back) = back.filter(|_| witness.is_some()) {
             node.saved.truncate(node.saved.len() - back);
-            self.rolled_back |= back > 0;
         }
         let state = node.saved.last().cloned();
         node.epoch = state.as_ref().map_or(0, |(epoch, _)| *epoch) + 1;
@@ -164,7 +164,38 @@ impl World {
             space.hold(*held);
         }
         node.space = Some(space);
+        if let Some(witness) = witness {
+            self.tell(witness, at, || false);
+        }
         self.run(at);
+    }
+
+    /// A running peer in the same part that knows all that a killed one knew.
+    fn witness(&self, at: usize) -> Option<usize> {
+        let gone = &self.nodes[at];
+        let (_, saved) = gone.saved.last()?;
+        let knows = |other: &usize| {
+            let node = &self.nodes[*other];
+            let Some(space) = node.space.as_ref().filter(|_| self.part[*other] == self.part[at])
+            else {
+                return false;
+            };
+            let heard = gone.heard.iter().all(|(owner, said)| {
+                let theirs = node.heard.get(owner).cloned().unwrap_or_default();
+                said.space.as_ref().map(|said| said.0) <= theirs.space.as_ref().map(|said| said.0)
+                    && said.guard.as_ref().map(|said| said.0) <= theirs.guard.as_ref().map(|said| said.0)
+                    && said.division.as_ref().map(|said| said.0) <= theirs.division.as_ref().map(|said| said.0)
+            });
+            heard && saved.wards.iter().all(|(ward, entry)| {
+                let known = match space.table.get(ward) {
+                    Some(entry) => (entry.space.life, entry.space.serial),
+                    None if *ward == node.id => (space.mine.life, space.mine.serial),
+                    None => return false,
+                };
+                (entry.space.life, entry.space.serial) <= known
+            })
+        };
+        (0..self.nodes.len()).find(knows)
     }
 
     /// Kills the daemon.
@@ -249,7 +280,7 @@ impl World {
         for (at, node) in self.nodes.iter().enumerate() {
             if let Some(space) = &node.space {
                 story += &format!(
-                    "\n{at}: part {} {} life {} serial {} recovered {} guards {:?} former {:?} blocks {:?} gifts {:?} usable {:?} pending {:?} votes {:?} acks {:?} ask {:?}",
+                    "\n{at}: part {} {} life {} serial {} recovered {} guards {:?} former {:?} blocks {:?} gifts {:?} usable {:?} pending {:?} votes {:?} acks {:?} ask {:?} ordered {:?} roll {:?} census {:?} gone {:?} table {:?}",
                     self.part[at],
                     space.view(&self.view(at)).state,
                     space.mine.life,
@@ -263,7 +294,12 @@ impl World {
                     space.mine.pending,
                     space.guard.votes,
                     space.guard.acks,
-                    space.ask
+                    space.ask,
+                    space.ordered,
+                    space.roll,
+                    space.census,
+                    space.guard.gone,
+                    space.table
                 );
             } else {
                 story += &format!("\n{at}: down, destroyed {}", node.destroyed);
@@ -386,8 +422,6 @@ impl World {
     /// What is stuck or lost although all is well again.
     pub(super) fn trouble(&self) -> Option<String> {
         let mut all: Vec<Span> = Vec::new();
-        // Who lost its memory, and then those who kept it in mind, has lost it.
-        let forgotten = self.rolled_back && self.nodes.iter().any(|node| node.destroyed);
         let spaces = || self.nodes.iter().filter_map(|node| node.space.as_ref());
         for space in spaces().filter(|space| space.ring.is_some()) {
             let calm = space.recovered
@@ -396,7 +430,8 @@ impl World {
                 && space.mine.former.is_empty()
                 && space.mine.gifts.is_empty()
                 && space.guard.votes.is_empty()
-                && (space.ordered.is_empty() || forgotten);
+                && space.census.is_none()
+                && space.ordered.is_empty();
             if !calm {
                 return Some(format!("{:?} is stuck", space.me));
             }
@@ -411,7 +446,7 @@ impl World {
             self.story()
         );
         let divided = spaces().any(|space| space.ring.is_some());
-        (divided && total != whole && !forgotten)
+        (divided && total != whole)
             .then(|| format!("{total} of {whole} addresses have an owner"))
     }
 }

@@ -56,9 +56,7 @@ impl Space {
             Init::Consensus(count) => {
                 let count = *count;
                 self.promise_and_accept();
-                let is_call =
-                    |said: &Division| said.promised == Ballot::default() && said.accepted.is_none();
-                if self.wants_division() || self.divisions.values().any(is_call) {
+                if self.wants_division() || self.divisions.values().any(is_empty_vote) {
                     self.propose(count, peers, now);
                 }
             }
@@ -303,6 +301,16 @@ impl Space {
         });
         self.note_ward(founder);
     }
+}
+
+/// Whether a peer that may not divide calls on others to do it. Whoever has a share
+/// says more.
+fn is_empty_vote(said: &Division) -> bool {
+    said.promised == Ballot::default()
+        && said.accepted.is_none()
+        && said.roll.is_empty()
+        && said.call.is_none()
+        && said.census.is_none()
 }
 
 /// Equal parts of a run, cut where prefixes begin if it is large.

@@ -32,9 +32,9 @@ It stays in the foreground until SIGTERM or SIGINT, and tells systemd when it is
 Every option can be given in the environment as WOVE_<NAME>; lists are separated by commas.";
 
 const ATTACH_EXAMPLES: &str = "Examples:
-  wove attach --netns c1                              an address out of the whole range
+  wove attach --netns c1                              an address of each family
   wove attach --netns c1 net:10.32.7.0/24             one of a subnet
-  wove attach --netns c1 net:default net:10.32.7.0/24 one of each
+  wove attach --netns c1 net:default net:10.32.7.0/24 both
   wove attach --netns c1 10.32.1.5/24                 this one
   wove attach --pid 4242 --ifname mesh0 10.32.1.6/24 fd00:32::6/64
   wove attach --container web1 --dns --name web 10.32.1.7/24

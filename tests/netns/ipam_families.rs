@@ -189,6 +189,8 @@ fn several_subnets_come_and_go_together() {
     assert_eq!(text.trim(), "");
     let text = a.ok(&["ps"]);
     ensure(!text.contains("10.33.1.1/"), &text);
+    let text = refused(&a, &["attach", "--netns", &c1.path(), "10.33.1.2/24"]);
+    ensure(text.contains("is in use by wove0 of"), &text);
     let usage = |wanted: &str| {
         let output = a.cli(&[&["attach"], &place[..], &[wanted]].concat());
         assert_eq!(output.status.code(), Some(2), "{wanted}");

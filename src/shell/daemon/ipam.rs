@@ -3,7 +3,7 @@
 use std::{
     collections::BTreeSet,
     net::{IpAddr, Ipv4Addr},
-    path::PathBuf,
+    path::{Path, PathBuf},
     time::{Duration, Instant},
 };
 
@@ -224,12 +224,22 @@ impl Daemon {
             let _ = reply.send(refusal(why));
             return;
         }
+        if let Some(why) = self.is_taken(&place, &given) {
+            let _ = reply.send(refusal(why));
+            return;
+        }
         let present = self.addresses_at(&place);
+        // Nobody is to get these meanwhile; they are free again if it fails.
+        let fresh: Vec<IpAddr> = given.iter().map(IpNet::addr).collect();
+        fresh
+            .iter()
+            .for_each(|ip| self.router.hold_address(*ip, now));
         let mut order = Order {
             place,
             given: Given {
                 addresses: given,
-                ..Given::default()
+                fresh,
+                optional: Vec::new(),
             },
             wanted: Vec::new(),
             until: now + PATIENCE,
@@ -251,7 +261,7 @@ impl Daemon {
             .filter(|_| !order.wanted.is_empty())
         {
             let _ = order.reply.send(refusal(why));
-            return;
+            return self.release(&order.given.fresh);
         }
         let wishes = order.wanted.iter();
         let wishes: Vec<_> = wishes.map(|(id, wanted)| (*id, wanted.span)).collect();
@@ -262,6 +272,29 @@ impl Daemon {
         for (id, span) in wishes {
             self.router.allocate(id, span, now);
         }
+    }
+
+    /// Whether an address of the ranges that is given by hand is in use at another
+    /// place of this host, and why it is refused then.
+    fn is_taken(&self, place: &Place, given: &[IpNet]) -> Option<String> {
+        let ranges = self.router.ranges()?;
+        let (netns, ifname) = place.key();
+        let others = self.attachments.iter().filter(|other| {
+            let is_here = other.netns == netns && (netns == HOST || other.ifname == ifname);
+            // What is gone was not noticed yet, perhaps.
+            !is_here && (other.netns == HOST || Path::new(&other.netns).exists())
+        });
+        let mut used = others.flat_map(|other| other.addresses.iter().map(move |net| (other, net)));
+        let (other, net) = used.find(|(_, net)| {
+            let is_same = |wanted: &IpNet| wanted.addr() == net.addr();
+            ranges.offset(net.addr()).is_some() && given.iter().any(is_same)
+        })?;
+        Some(format!(
+            "{} is in use by {} of {}: detach it there first, or give another",
+            net.addr(),
+            other.ifname,
+            other.netns
+        ))
     }
 
     /// Doing it twice is the same as doing it once: the addresses that a place has
@@ -304,7 +337,14 @@ impl Daemon {
             return Ok(Vec::new());
         }
         let ranges = self.ranges()?;
-        subnets.iter().map(|text| ranges.parse(text)).collect()
+        let mut all: Vec<Wanted> = Vec::new();
+        for text in subnets {
+            let wanted = ranges.parse(text)?;
+            if !all.contains(&wanted) {
+                all.push(wanted);
+            }
+        }
+        Ok(all)
     }
 
     /// The ranges, as far as interfaces here can have their addresses.

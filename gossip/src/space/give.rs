@@ -224,7 +224,8 @@ impl Space {
 
     /// Whether somebody gave us something there that does not count yet.
     fn is_on_its_way(&self, wanted: Span) -> bool {
-        let gifts = self.table.values().flat_map(|entry| &entry.space.gifts);
+        let living = self.table.iter().filter(|(from, _)| !self.is_gone(**from));
+        let gifts = living.flat_map(|(_, entry)| &entry.space.gifts);
         let mut ours = gifts.filter(|gift| gift.to == self.me);
         ours.any(|gift| Span::new(gift.start, gift.len).meet(wanted).is_some())
     }

@@ -28,12 +28,8 @@ impl Space {
             }
             return;
         }
-        if self.ring.is_none() && self.may_adopt(said.ring) {
-            self.ring = Some(said.ring);
-            self.dirty.saved = true;
-        }
         if self.ring.is_none() {
-            // Our own share comes first.
+            // How it was divided comes first: we may have a share of it.
             self.early.insert(from, said.clone());
             return;
         }
@@ -140,7 +136,7 @@ impl Space {
         } else if self
             .division
             .as_ref()
-            .is_none_or(|own| own.promised < said.promised)
+            .is_none_or(|own| !own.decided && (said.decided || own.promised < said.promised))
         {
             self.division = Some(said.clone());
         }

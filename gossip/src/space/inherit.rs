@@ -35,6 +35,9 @@ impl Entry {
         self.inherited = true;
         self.space.blocks.retain(|block| block.held && !gone);
         self.space.ask = None;
+        if gone {
+            self.space.gifts.clear();
+        }
     }
 }
 

@@ -282,6 +282,7 @@ impl Space {
             began: None,
             inherited: true,
             estate: None,
+            bids: Vec::new(),
         });
         self.note_ward(founder);
     }

@@ -61,6 +61,7 @@ impl Space {
                     guards: entry.space.guards.clone(),
                     former: entry.space.former.clone(),
                     blocks: entry.space.blocks.clone(),
+                    bids: entry.bids.clone(),
                 }),
                 None => before.and_then(|entry| entry.estate.clone()),
             };
@@ -69,6 +70,10 @@ impl Space {
                 began,
                 inherited: true,
                 estate,
+                bids: before
+                    .filter(|entry| entry.space.life == said.life)
+                    .map(|entry| entry.bids.clone())
+                    .unwrap_or_default(),
             };
             self.table.insert(from, entry);
             self.note_ward(from);

@@ -466,6 +466,7 @@ impl Space {
         if let Some(own) = self.own_vote(ward, life) {
             own.accepted = Some((ballot, verdict));
             self.note_vote();
+            self.note_bid(ward, verdict);
         }
     }
 
@@ -492,7 +493,10 @@ impl Space {
                 // accepted anything.
                 match vote {
                     None => !all_promised,
-                    Some(vote) => vote.accepted.is_some_and(|(held, _)| held >= *earlier),
+                    // Had it been decided, what was accepted later would say the same.
+                    Some(vote) => vote
+                        .accepted
+                        .is_some_and(|(held, said)| held >= *earlier && said == *verdict),
                 }
             })
         });

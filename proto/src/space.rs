@@ -255,6 +255,8 @@ pub struct Division {
     pub promised: Ballot,
     /// What was accepted last.
     pub accepted: Option<(Ballot, Founding)>,
+    /// That was decided; said also by those who had no part in it.
+    pub decided: bool,
     /// Whom it ever met or heard of; one more than [`ROLL`] are too many to say.
     pub roll: Vec<ShortId>,
     /// Whom it asks to confirm its launch.

@@ -10,7 +10,7 @@
 
 use proto::{
     ShortId,
-    space::{self as wire, Block, Call, Census},
+    space::{self as wire, Block, Call, Census, Gift},
 };
 use rand::Rng;
 
@@ -140,8 +140,20 @@ impl Space {
         for block in blocks.chain(&self.mine.blocks) {
             span::remove(&mut left, Span::of(block));
         }
-        for gift in gifts.chain(&self.mine.gifts).filter(|gift| living(gift.to)) {
-            span::remove(&mut left, Span::new(gift.start, gift.len));
+        let gifts: Vec<&Gift> = gifts.chain(&self.mine.gifts).collect();
+        let run = |gift: &Gift| Span::new(gift.start, gift.len);
+        // What was passed on to the dead is not on its way to the living any more.
+        let is_passed_on = |gift: &Gift| {
+            let mut others = gifts.iter();
+            others.any(|other| {
+                let later = other.epoch > gift.epoch && !living(other.to);
+                later && run(other).meet(run(gift)).is_some()
+            })
+        };
+        for gift in &gifts {
+            if living(gift.to) && !is_passed_on(gift) {
+                span::remove(&mut left, run(gift));
+            }
         }
         left
     }
@@ -248,7 +260,11 @@ impl Space {
                 }
                 if let Some(estate) = &mut entry.estate {
                     span::cut(&mut estate.blocks, *run);
+                    let bids = estate.bids.iter_mut();
+                    bids.for_each(|(_, blocks)| drop(span::cut(blocks, *run)));
                 }
+                let bids = entry.bids.iter_mut();
+                bids.for_each(|(_, blocks)| drop(span::cut(blocks, *run)));
             }
             let ceded = std::mem::take(&mut self.mine.ceded);
             self.mine.ceded = ceded

@@ -19,20 +19,9 @@ use super::{
 pub(super) const ATTEMPT: Duration = Duration::from_millis(1500);
 
 impl Space {
-    /// Whether a ring heard of may be ours: not while we may have a share of it
-    /// that was not reckoned yet.
-    pub(super) fn may_adopt(&self, ring: Ring) -> bool {
-        let accepted = self.division.as_ref().and_then(|own| own.accepted.as_ref());
-        !accepted.is_some_and(|(_, value)| value.id == ring.id && value.founders.contains(&self.me))
-    }
-
     /// Takes part in the first division, and learns what was decided.
     pub(super) fn divide(&mut self, peers: &impl Peers, now: Instant) {
-        if self.division.is_some() && matches!(self.config.init, Init::Consensus(_)) {
-            // Who knows already still votes: others may not have heard of it.
-            self.promise_and_accept();
-        }
-        if self.mine.founded {
+        if self.ring.is_some() && self.division.as_ref().is_some_and(|own| own.decided) {
             return;
         }
         if let Some(founding) = self.decided() {
@@ -89,11 +78,11 @@ impl Space {
 
     /// The value that enough have accepted by one ballot.
     fn decided(&self) -> Option<Founding> {
-        // Somebody who owns a part of it knows that it was decided.
-        let own = self.division.as_ref().and_then(|own| own.accepted.as_ref());
-        if let Some((_, value)) = own
-            && self.early.values().any(|said| said.ring.id == value.id)
-        {
+        let said = self.votes().filter(|(_, said)| said.decided);
+        let values = said.filter_map(|(_, said)| said.accepted.as_ref());
+        let mut values = values.map(|(_, value)| value);
+        let ours = |value: &&Founding| self.ring.is_none_or(|ring| ring.id == value.id);
+        if let Some(value) = values.find(ours) {
             return Some(value.clone());
         }
         let accepted = || self.votes().filter_map(|(_, vote)| vote.accepted.as_ref());
@@ -111,6 +100,7 @@ impl Space {
             prefix,
             promised: Ballot::default(),
             accepted: None,
+            decided: false,
             roll: Vec::new(),
             call: None,
             census: None,
@@ -223,11 +213,15 @@ impl Space {
         };
         if self.ring.is_some_and(|known| known != ring) {
             // What was decided is not what we have: two rings, and the other is said elsewhere.
-            self.mine.founded = true;
             return;
         }
+        let own = self.own_division();
+        let ballot = own.accepted.as_ref().filter(|(_, value)| value == founding);
+        let ballot = ballot.map(|(ballot, _)| *ballot).unwrap_or_default();
+        own.accepted = Some((ballot, founding.clone()));
+        own.decided = true;
+        self.note_division();
         self.ring = Some(ring);
-        self.mine.founded = true;
         self.founding = None;
         (self.dirty.saved, self.stale) = (true, true);
         let founders = &founding.founders;
@@ -243,13 +237,14 @@ impl Space {
                 self.imagine(*founder, share, guards, ring);
             }
         }
+        self.mine.founded = true;
         for (from, said) in std::mem::take(&mut self.early) {
             self.hear_space(from, &said);
         }
     }
 
     fn take_share(&mut self, share: Span, mut guards: Vec<ShortId>) {
-        if self.mine.life > 0 || !self.mine.blocks.is_empty() {
+        if std::mem::replace(&mut self.mine.founded, true) {
             return;
         }
         guards.sort_unstable();
@@ -298,6 +293,7 @@ impl Space {
             began: None,
             inherited: true,
             estate: None,
+            bids: Vec::new(),
         });
         self.note_ward(founder);
     }

@@ -224,7 +224,8 @@ impl Space {
 
     /// Whether somebody gave us something there that does not count yet.
     fn is_on_its_way(&self, wanted: Span) -> bool {
-        let gifts = self.table.values().flat_map(|entry| &entry.space.gifts);
+        let living = self.table.iter().filter(|(from, _)| !self.is_gone(**from));
+        let gifts = living.flat_map(|(_, entry)| &entry.space.gifts);
         let mut ours = gifts.filter(|gift| gift.to == self.me);
         ours.any(|gift| Span::new(gift.start, gift.len).meet(wanted).is_some())
     }
@@ -331,19 +332,11 @@ impl Space {
     }
 
     fn give(&mut self, span: Span, to: ShortId) {
-        let lost = self.lose(span);
+        let parts: Vec<Span> = self.mine.blocks.iter().filter_map(|block| Span::of(block).meet(span)).collect();
+        let room = wire::GIFTS.saturating_sub(self.mine.gifts.len());
+        // What there is no room to tell of is kept.
+        let lost: Vec<Block> = parts.into_iter().take(room).flat_map(|part| self.lose(part)).collect();
         for block in lost {
-            if self.mine.gifts.len() >= wire::GIFTS {
-                // No room to say so: keep it.
-                span::put(
-                    &mut self.mine.blocks,
-                    Block {
-                        held: false,
-                        ..block
-                    },
-                );
-                continue;
-            }
             let since = self.mine.serial + 1;
             if block.held {
                 self.mine.from_held.push((since, block.start));

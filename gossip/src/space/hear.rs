@@ -28,12 +28,8 @@ impl Space {
             }
             return;
         }
-        if self.ring.is_none() && self.may_adopt(said.ring) {
-            self.ring = Some(said.ring);
-            self.dirty.saved = true;
-        }
         if self.ring.is_none() {
-            // Our own share comes first.
+            // How it was divided comes first: we may have a share of it.
             self.early.insert(from, said.clone());
             return;
         }
@@ -65,6 +61,7 @@ impl Space {
                     guards: entry.space.guards.clone(),
                     former: entry.space.former.clone(),
                     blocks: entry.space.blocks.clone(),
+                    bids: entry.bids.clone(),
                 }),
                 None => before.and_then(|entry| entry.estate.clone()),
             };
@@ -73,6 +70,10 @@ impl Space {
                 began,
                 inherited: true,
                 estate,
+                bids: before
+                    .filter(|entry| entry.space.life == said.life)
+                    .map(|entry| entry.bids.clone())
+                    .unwrap_or_default(),
             };
             self.table.insert(from, entry);
             self.note_ward(from);
@@ -140,7 +141,7 @@ impl Space {
         } else if self
             .division
             .as_ref()
-            .is_none_or(|own| own.promised < said.promised)
+            .is_none_or(|own| !own.decided && (said.decided || own.promised < said.promised))
         {
             self.division = Some(said.clone());
         }

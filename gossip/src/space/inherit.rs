@@ -35,6 +35,9 @@ impl Entry {
         self.inherited = true;
         self.space.blocks.retain(|block| block.held && !gone);
         self.space.ask = None;
+        if gone {
+            self.space.gifts.clear();
+        }
     }
 }
 
@@ -271,7 +274,8 @@ impl Space {
             if began.heir == self.me
                 && let Some(estate) = estate
             {
-                let blocks = self.bequest(ward, &estate.blocks, began.gone);
+                let had = as_of(began.serial, &estate.bids, &estate.blocks);
+                let blocks = self.inheritance(ward, had, began);
                 self.take(ward, life, began, blocks);
             }
         }
@@ -288,8 +292,36 @@ impl Space {
         }
     }
 
+    /// Keeps what a peer has by the record that our proposal is about: it may say
+    /// something else by the time that it is decided.
+    pub(super) fn note_bid(&mut self, ward: ShortId, verdict: Verdict) {
+        let Verdict::Inherits { serial, heir, .. } = verdict else {
+            return;
+        };
+        let Some(entry) = self.table.get_mut(&ward).filter(|_| heir == self.me) else {
+            return;
+        };
+        let known = entry.bids.iter().any(|(at, _)| *at == serial);
+        if entry.space.serial == serial && !known {
+            entry.bids.push((serial, entry.space.blocks.clone()));
+            self.dirty.saved = true;
+        }
+    }
+
     /// What an heir gets of a peer.
     pub(super) fn bequest(&self, ward: ShortId, blocks: &[Block], gone: bool) -> Vec<Block> {
+        let serial = u64::MAX;
+        let began = Began {
+            serial,
+            heir: self.me,
+            gone,
+        };
+        self.inheritance(ward, blocks, began)
+    }
+
+    /// The same by a verdict: a living peer's gifts do not count that it does not know.
+    fn inheritance(&self, ward: ShortId, blocks: &[Block], began: Began) -> Vec<Block> {
+        let gone = began.gone;
         let own = blocks.iter().filter(|block| gone || !block.held);
         let mut blocks: Vec<Block> = own.copied().collect();
         if gone {
@@ -311,7 +343,13 @@ impl Space {
             let above = others
                 .chain(&self.mine.blocks)
                 .filter(|other| other.epoch > block.epoch);
-            let gifts = self.table.values().flat_map(|entry| &entry.space.gifts);
+            let counts = |from: ShortId, gift: &Gift| {
+                from != ward || gone || gift.since <= began.serial
+            };
+            let gifts = self.table.iter().flat_map(|(from, entry)| {
+                let gifts = entry.space.gifts.iter();
+                gifts.filter(move |gift| counts(*from, gift))
+            });
             let gifts = gifts
                 .chain(&self.mine.gifts)
                 .filter(|gift| gift.epoch > block.epoch);
@@ -333,7 +371,8 @@ impl Space {
         };
         if let Some(began) = entry.began.filter(|_| !entry.inherited) {
             let life = entry.space.life.saturating_sub(1);
-            let blocks = self.bequest(ward, &entry.space.blocks, began.gone);
+            let had = as_of(began.serial, &entry.bids, &entry.space.blocks);
+            let blocks = self.inheritance(ward, had, began);
             self.take(ward, life, began, blocks);
         }
     }
@@ -345,7 +384,7 @@ impl Space {
                 self.gain(Span::of(block), block.epoch.saturating_add(1));
             }
         }
-        self.adopt_gifts(ward);
+        self.adopt_gifts(ward, began);
         if self.mine.taken.len() >= wire::TAKEN {
             self.mine.taken.remove(0);
         }
@@ -359,6 +398,7 @@ impl Space {
             && entry.space.life == life + 1
         {
             entry.strip(began.gone);
+            entry.bids.clear();
         }
         self.changed = true;
         let count: u32 = blocks.iter().map(|block| block.len).sum();
@@ -369,7 +409,7 @@ impl Space {
 
     /// What a peer gave before its end may not have been heard of by those it was
     /// given to: we give it in its place.
-    fn adopt_gifts(&mut self, ward: ShortId) {
+    fn adopt_gifts(&mut self, ward: ShortId, began: Began) {
         let gifts = self.table.get(&ward).map(|entry| entry.space.gifts.clone());
         for gift in gifts.unwrap_or_default() {
             let span = Span::new(gift.start, gift.len);
@@ -380,10 +420,17 @@ impl Space {
                 .any(|block| block.epoch >= gift.epoch && Span::of(block).meet(span).is_some());
             let known = self.mine.gifts.iter().any(|own| own.start == gift.start);
             let taken_up = ours || known || self.is_owned_above(span, gift.epoch, self.me);
-            if gift.to != self.me && !taken_up && self.mine.gifts.len() < wire::GIFTS {
+            let counts = began.gone || gift.since <= began.serial;
+            if counts && gift.to != self.me && !taken_up && self.mine.gifts.len() < wire::GIFTS {
                 let since = self.mine.serial + 1;
                 self.mine.gifts.push(Gift { since, ..gift });
             }
         }
     }
+}
+
+/// The blocks by the record with this serial, if we kept it; else the latest.
+fn as_of<'a>(serial: u64, bids: &'a [(u64, Vec<Block>)], latest: &'a [Block]) -> &'a [Block] {
+    let kept = bids.iter().find(|(at, _)| *at == serial);
+    kept.map_or(latest, |(_, blocks)| blocks)
 }

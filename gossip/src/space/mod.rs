@@ -186,6 +186,8 @@ struct Entry {
     inherited: bool,
     /// What the owner had in an earlier life, if we may be its heir.
     estate: Option<Estate>,
+    /// What it had in this life, by its serial, when we proposed to take it over.
+    bids: Vec<(u64, Vec<wire::Block>)>,
 }
 
 /// What a peer owned in a life that may have ended with a takeover by us.
@@ -195,6 +197,7 @@ struct Estate {
     guards: Vec<ShortId>,
     former: Vec<ShortId>,
     blocks: Vec<wire::Block>,
+    bids: Vec<(u64, Vec<wire::Block>)>,
 }
 
 /// The address space as one peer sees it, and its own part in it.

@@ -94,6 +94,11 @@ impl Space {
         if !self.mine.guards.is_empty() {
             wards.push(self.me);
         }
+        let orphans = self.table.iter().filter(|(ward, entry)| {
+            let sets = (&*entry.space.guards, &*entry.space.former);
+            !self.wards.contains(ward) && self.has_vote(sets) && !self.is_gone(**ward)
+        });
+        wards.extend(orphans.map(|(ward, _)| *ward));
         for ward in wards {
             self.vote_on(ward, peers, now);
         }
@@ -155,8 +160,7 @@ impl Space {
         if let Some(verdict) = self.verdict(&ballots, &guards, &former) {
             return self.conclude(ward, life, verdict);
         }
-        let voter = guards.contains(&self.me) || former.contains(&self.me);
-        if voter {
+        if self.has_vote((&guards, &former)) {
             self.respond(ward, life, &ballots, peers, now);
         }
         let Some(wish) = self.wish(ward, &ballots, peers, now) else {
@@ -165,6 +169,14 @@ impl Space {
         };
         let ballots = self.ballots(ward, life);
         self.attempt(ward, life, wish, &ballots, (&guards, &former), (peers, now));
+    }
+
+    /// Guards vote; everybody does where some of them are gone.
+    fn has_vote(&self, sets: (&[ShortId], &[ShortId])) -> bool {
+        let (mut guards, mut former) = (sets.0.iter(), sets.1.iter());
+        let is_guard = sets.0.contains(&self.me) || sets.1.contains(&self.me);
+        let some_gone = guards.any(|peer| self.is_gone(*peer)) || former.any(|peer| self.is_gone(*peer));
+        is_guard || (some_gone && self.roll.len() <= wire::ROLL)
     }
 
     fn voters(&self, ward: ShortId) -> Option<(u32, Vec<ShortId>, Vec<ShortId>)> {
@@ -197,8 +209,25 @@ impl Space {
         let (guards, former) = sets;
         // A single guard that is being replaced would never be enough for the first: its
         // word is asked for, and is all it can give.
-        of(guards, needed(guards))
-            && (former.is_empty() || of(former, needed(former).min(former.len())))
+        let most = of(guards, needed(guards))
+            && (former.is_empty() || of(former, needed(former).min(former.len())));
+        let may_all = !matches!(cause, Some(Cause::Silent | Cause::Gone));
+        most || (may_all && self.lacks_majority(sets) && self.is_everyone(has))
+    }
+
+    /// Whether more of the guards are gone than a majority can do without. Then all who
+    /// are left decide together: whoever knows of a decision, or gained by it, is one.
+    fn lacks_majority(&self, sets: (&[ShortId], &[ShortId])) -> bool {
+        let lacks = |set: &[ShortId]| {
+            let alive = set.iter().filter(|peer| !self.is_gone(**peer)).count();
+            !set.is_empty() && alive < set.len() / 2 + 1
+        };
+        lacks(sets.0) || lacks(sets.1)
+    }
+
+    fn is_everyone(&self, has: impl Fn(ShortId) -> bool) -> bool {
+        let mut all = self.roll.iter().chain([&self.me]);
+        self.roll.len() <= wire::ROLL && all.all(|peer| self.is_gone(*peer) || has(*peer))
     }
 
     /// What was decided, if anything.
@@ -208,12 +237,17 @@ impl Space {
         guards: &[ShortId],
         former: &[ShortId],
     ) -> Option<Verdict> {
+        let own = ballots.get(&self.me);
+        let promised = own.map(|vote| vote.promised).unwrap_or_default();
         ballots.values().find_map(|vote| {
             let (ballot, verdict) = vote.accepted?;
             let cause = cause_of(&verdict);
             let has = |peer: ShortId| {
                 let other = ballots.get(&peer).and_then(|vote| vote.accepted);
-                other.is_some_and(|(other, _)| other == ballot)
+                // The votes of the dead count only until we promised a later ballot: it may
+                // have been carried by the promises of all who are left.
+                let counts = ballot >= promised || !self.is_gone(peer);
+                counts && other.is_some_and(|(other, _)| other == ballot)
             };
             self.carries((guards, former), cause, has)
                 .then_some(verdict)
@@ -295,6 +329,9 @@ impl Space {
         let Verdict::Inherits { serial, cause, .. } = verdict else {
             return true;
         };
+        if ward == self.me {
+            return *cause == Cause::Forced && self.mine.serial <= *serial;
+        }
         // What we said that we keep in mind counts, not what we merely heard.
         let Some(entry) = self.table.get(&ward) else {
             return false;
@@ -364,7 +401,9 @@ impl Space {
         let spare = entry.spare().next().is_some();
         let cause = if !reached && self.is_gone(ward) {
             let left = self.bequest(ward, &entry.space.blocks, true);
-            (!left.is_empty()).then_some(Cause::Gone)
+            let sets = (&*entry.space.guards, &*entry.space.former);
+            // Else a census will settle it.
+            (!left.is_empty() && !self.lacks_majority(sets)).then_some(Cause::Gone)
         } else if self.ordered.get(&ward) == Some(&true) {
             spare.then_some(Cause::Forced)
         } else if !reached && self.is_long_absent(ward, now) && self.sees_most(ward, peers) {
@@ -421,13 +460,13 @@ impl Space {
             return;
         }
         let verdict = self.bound_to(ballot, ballots, sets).unwrap_or(wish);
-        let votes = sets.0.contains(&self.me) || sets.1.contains(&self.me);
-        if votes && !self.agrees(ward, &verdict, peers, now) {
+        if self.has_vote(sets) && !self.agrees(ward, &verdict, peers, now) {
             return;
         }
         if let Some(own) = self.own_vote(ward, life) {
             own.accepted = Some((ballot, verdict));
             self.note_vote();
+            self.note_bid(ward, verdict);
         }
     }
 
@@ -440,6 +479,9 @@ impl Space {
         ballots: &BTreeMap<ShortId, Vote>,
         sets: (&[ShortId], &[ShortId]),
     ) -> Option<Verdict> {
+        // Then nobody who is left knows of a decision, nor will count votes of the dead.
+        let all = |peer: ShortId| ballots.get(&peer).is_some_and(|vote| vote.promised == ballot);
+        let all_promised = self.is_everyone(all);
         let promisers = ballots.values().filter(|vote| vote.promised == ballot);
         let mut proposals: Vec<(Ballot, Verdict)> =
             promisers.filter_map(|vote| vote.accepted).collect();
@@ -447,10 +489,14 @@ impl Space {
         let binding = proposals.into_iter().find(|(earlier, verdict)| {
             self.carries(sets, cause_of(verdict), |peer| {
                 let vote = ballots.get(&peer).filter(|vote| vote.promised == ballot);
-                // Who promised this ballot accepts no earlier one any more, nor do the dead.
+                // Who promised this ballot accepts no earlier one any more. The dead may have
+                // accepted anything.
                 match vote {
-                    None => !self.is_gone(peer),
-                    Some(vote) => vote.accepted.is_some_and(|(held, _)| held >= *earlier),
+                    None => !all_promised,
+                    // Had it been decided, what was accepted later would say the same.
+                    Some(vote) => vote
+                        .accepted
+                        .is_some_and(|(held, said)| held >= *earlier && said == *verdict),
                 }
             })
         });

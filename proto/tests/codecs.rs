@@ -25,8 +25,8 @@ use wove_proto::{
         Stations, Topic, Version,
     },
     space::{
-        Ack, Ask, Ballot, Began, Block, Cause, Division, Founding, Gift, Guard, Ring, Space, Taken,
-        Verdict, Vote,
+        Ack, Ask, Ballot, Began, Block, Call, Cause, Census, Division, Founding, Gift, Guard, Ring,
+        Space, Taken, Verdict, Vote,
     },
     stream::{self, Deframer},
 };
@@ -509,7 +509,7 @@ fn guard() -> impl Strategy<Value = Guard> {
                 accepted,
             }
         });
-    (vec(ack, 0..29), vec(vote, 0..7), vec(short(), 0..7)).prop_map(|(acks, votes, gone)| Guard {
+    (vec(ack, 0..29), vec(vote, 0..7), vec(short(), 0..13)).prop_map(|(acks, votes, gone)| Guard {
         acks,
         votes,
         gone,
@@ -518,20 +518,49 @@ fn guard() -> impl Strategy<Value = Guard> {
 
 fn division() -> impl Strategy<Value = Division> {
     let founding =
-        (any::<(u64, u16)>(), vec(short(), 0..65)).prop_map(|((id, quorum), founders)| Founding {
+        (any::<(u64, u16)>(), vec(short(), 0..49)).prop_map(|((id, quorum), founders)| Founding {
             id,
             quorum,
             founders,
         });
-    let accepted = prop::option::of((ballot(), founding));
-    (any::<(u32, u8)>(), ballot(), accepted).prop_map(|((base, prefix), promised, accepted)| {
-        Division {
-            base,
-            prefix,
-            promised,
-            accepted,
-        }
-    })
+    let accepted = (prop::option::of((ballot(), founding)), any::<bool>());
+    let call = (any::<(u64, u32)>(), vec(short(), 0..15)).prop_map(|((ring, life), guards)| Call {
+        ring,
+        life,
+        guards,
+    });
+    let census = (
+        any::<(u64, u64, u32)>(),
+        short(),
+        vec(any::<(u32, u32)>(), 0..9),
+    )
+        .prop_map(|((ring, id, epoch), proposer, runs)| Census {
+            ring,
+            proposer,
+            id,
+            epoch,
+            runs,
+        });
+    let later = (prop::option::of(call), prop::option::of(census));
+    (
+        any::<(u32, u8)>(),
+        ballot(),
+        accepted,
+        vec(short(), 0..26),
+        later,
+    )
+        .prop_map(
+            |((base, prefix), promised, (accepted, decided), roll, (call, census))| Division {
+                base,
+                prefix,
+                promised,
+                accepted,
+                decided,
+                roll,
+                call,
+                census,
+            },
+        )
 }
 
 fn range() -> impl Strategy<Value = RangeSummary> {

@@ -24,8 +24,8 @@ use proto::{
         Topic, Version,
     },
     space::{
-        Ack, Ask, Ballot, Began, Block, Division, Founding, Gift, Guard, Ring, Space, Taken,
-        Verdict, Vote,
+        Ack, Ask, Ballot, Began, Block, Call, Census, Division, Founding, Gift, Guard, Ring, Space,
+        Taken, Verdict, Vote,
     },
     vnet::{PartialChecksum, SegmentKind, Segments, VnetHeader},
 };
@@ -362,6 +362,20 @@ pub(crate) fn bodies() -> Vec<Vec<u8>> {
                 founders: vec![peer; 2],
             },
         )),
+        decided: true,
+        roll: vec![peer; 3],
+        call: Some(Call {
+            ring: 9,
+            life: 1,
+            guards: vec![peer; 2],
+        }),
+        census: Some(Census {
+            ring: 9,
+            proposer: peer,
+            id: 11,
+            epoch: 64,
+            runs: vec![(16, 8)],
+        }),
     };
     let name = Name {
         name: "web.api".into(),

@@ -343,9 +343,8 @@ impl Space {
             let above = others
                 .chain(&self.mine.blocks)
                 .filter(|other| other.epoch > block.epoch);
-            let counts = |from: ShortId, gift: &Gift| {
-                from != ward || gone || gift.since <= began.serial
-            };
+            let counts =
+                |from: ShortId, gift: &Gift| from != ward || gone || gift.since <= began.serial;
             let gifts = self.table.iter().flat_map(|(from, entry)| {
                 let gifts = entry.space.gifts.iter();
                 gifts.filter(move |gift| counts(*from, gift))

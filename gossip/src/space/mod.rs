@@ -199,7 +199,7 @@ struct Estate {
 }
 
 /// The address space as one peer sees it, and its own part in it.
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 pub struct Space {
     me: ShortId,
     instance: u32,

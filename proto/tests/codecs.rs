@@ -25,8 +25,8 @@ use wove_proto::{
         Stations, Topic, Version,
     },
     space::{
-        Ack, Ask, Ballot, Began, Block, Call, Cause, Census, Division, Founding, Gift, Guard, Ring,
-        Space, Taken, Verdict, Vote,
+        Ack, Ask, Ballot, Began, Block, Call, Cause, Census, Division, Founding, Gift, Guard, Lost,
+        Ring, Space, Taken, Verdict, Vote,
     },
     stream::{self, Deframer},
 };
@@ -445,7 +445,9 @@ fn space() -> impl Strategy<Value = Space> {
     let ask =
         (short(), any::<(u32, u32)>()).prop_map(|(donor, (start, len))| Ask { donor, start, len });
     let guards = || vec(short(), 0..8);
-    let lists = (vec(block, 0..25), vec(gift, 0..9), vec(taken, 0..9));
+    let lost = (any::<u32>(), began()).prop_map(|(life, began)| Lost { life, began });
+    let takeovers = (vec(taken, 0..9), vec(lost, 0..4));
+    let lists = (vec(block, 0..25), vec(gift, 0..9), takeovers);
     let claims = vec(any::<u32>(), 0..17);
     let sets = (guards(), guards());
     (
@@ -457,7 +459,14 @@ fn space() -> impl Strategy<Value = Space> {
         prop::option::of(ask),
     )
         .prop_map(
-            |(ring, (life, serial), (guards, former), (blocks, gifts, taken), claims, ask)| Space {
+            |(
+                ring,
+                (life, serial),
+                (guards, former),
+                (blocks, gifts, (taken, lost)),
+                claims,
+                ask,
+            )| Space {
                 ring,
                 life,
                 serial,
@@ -466,6 +475,7 @@ fn space() -> impl Strategy<Value = Space> {
                 blocks,
                 gifts,
                 taken,
+                lost,
                 claims,
                 ask,
             },
@@ -476,13 +486,12 @@ fn ballot() -> impl Strategy<Value = Ballot> {
     (any::<u32>(), short()).prop_map(|(round, proposer)| Ballot { round, proposer })
 }
 
+fn began() -> impl Strategy<Value = Began> {
+    (any::<(u64, bool)>(), short()).prop_map(|((serial, gone), heir)| Began { serial, heir, gone })
+}
+
 fn guard() -> impl Strategy<Value = Guard> {
-    let began = (any::<(u64, bool)>(), short()).prop_map(|((serial, gone), heir)| Began {
-        serial,
-        heir,
-        gone,
-    });
-    let ack = (short(), any::<(u32, u32, u64)>(), prop::option::of(began)).prop_map(
+    let ack = (short(), any::<(u32, u32, u64)>(), prop::option::of(began())).prop_map(
         |(ward, (instance, life, serial), began)| Ack {
             ward,
             instance,

@@ -24,8 +24,8 @@ use proto::{
         Topic, Version,
     },
     space::{
-        Ack, Ask, Ballot, Began, Block, Call, Census, Division, Founding, Gift, Guard, Ring, Space,
-        Taken, Verdict, Vote,
+        Ack, Ask, Ballot, Began, Block, Call, Census, Division, Founding, Gift, Guard, Lost, Ring,
+        Space, Taken, Verdict, Vote,
     },
     vnet::{PartialChecksum, SegmentKind, Segments, VnetHeader},
 };
@@ -322,6 +322,14 @@ pub(crate) fn bodies() -> Vec<Vec<u8>> {
             life: 0,
             serial: 7,
             gone: true,
+        }],
+        lost: vec![Lost {
+            life: 0,
+            began: Began {
+                serial: 7,
+                heir: peer,
+                gone: false,
+            },
         }],
         claims: vec![900],
         ask: Some(Ask {

@@ -274,6 +274,7 @@ impl Space {
             blocks,
             gifts: Vec::new(),
             taken: Vec::new(),
+            lost: Vec::new(),
             claims: Vec::new(),
             ask: None,
         };

@@ -99,6 +99,7 @@ impl Space {
         mine.blocks.clone_from(&said.blocks);
         mine.gifts.clone_from(&said.gifts);
         mine.taken.clone_from(&said.taken);
+        mine.lost.clone_from(&said.lost);
         mine.usable.clear();
         mine.pending.clear();
         self.behind = false;

@@ -159,6 +159,7 @@ struct Mine {
     blocks: Vec<wire::Block>,
     gifts: Vec<wire::Gift>,
     taken: Vec<wire::Taken>,
+    lost: Vec<wire::Lost>,
     /// What may be given out now: held, and enough guards know.
     usable: Vec<Span>,
     /// Held from these serials on, not yet known to enough guards.
@@ -489,6 +490,7 @@ impl Space {
             blocks: mine.blocks.clone(),
             gifts: mine.gifts.clone(),
             taken: mine.taken.clone(),
+            lost: mine.lost.clone(),
             claims: self.claims().take(wire::CLAIMS).collect(),
             ask: self.ask.map(|(ask, _)| ask),
         })

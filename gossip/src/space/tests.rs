@@ -255,6 +255,7 @@ fn the_fullest_record_fits() {
         blocks: Vec::new(),
         gifts: Vec::new(),
         taken: Vec::new(),
+        lost: Vec::new(),
         claims: Vec::new(),
         ask: Some(wire::Ask {
             donor: peer,
@@ -286,6 +287,12 @@ fn the_fullest_record_fits() {
         gone: true,
     };
     space.taken = vec![taken; 1];
+    let began = wire::Began {
+        serial: 1 << 40,
+        heir: peer,
+        gone: true,
+    };
+    space.lost = vec![wire::Lost { life: 3, began }; wire::LOST];
     let len = Body::Space(space).encode().len();
     assert!(len <= MAX_BODY, "{len}");
 }

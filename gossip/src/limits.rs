@@ -127,6 +127,7 @@ fn is_space(said: &Space) -> bool {
         && said.blocks.len() <= space::BLOCKS
         && said.gifts.len() <= space::GIFTS
         && said.taken.len() <= space::TAKEN
+        && said.lost.len() <= space::LOST
         && said.claims.len() <= space::CLAIMS
         && epochs(said.life)
         && said
@@ -139,6 +140,7 @@ fn is_space(said: &Space) -> bool {
             .iter()
             .all(|gift| inside(gift.start, gift.len) && epochs(gift.epoch))
         && said.taken.iter().all(|taken| epochs(taken.life))
+        && said.lost.iter().all(|lost| epochs(lost.life))
         && said.claims.iter().all(|at| *at < end)
         && said.ask.is_none_or(|ask| inside(ask.start, ask.len))
         && said.range6.is_none_or(|range| range.prefix <= 128)

@@ -27,6 +27,8 @@ pub const BLOCKS: usize = 24;
 pub const GIFTS: usize = 8;
 /// Takeovers that one heir tells of.
 pub const TAKEN: usize = 8;
+/// Takeovers that an owner reminds its heirs of.
+pub const LOST: usize = 3;
 /// Addresses in use outside their user's blocks, that one peer tells of.
 pub const CLAIMS: usize = 16;
 /// Owners that one peer guards.
@@ -97,6 +99,8 @@ pub struct Space {
     pub gifts: Vec<Gift>,
     /// Whose space it took over.
     pub taken: Vec<Taken>,
+    /// Takeovers of its own space that the heir has not told of yet.
+    pub lost: Vec<Lost>,
     /// Addresses that are in use here although the peer does not own them.
     pub claims: Vec<u32>,
     /// What it asks for.
@@ -145,6 +149,15 @@ pub struct Taken {
     pub serial: u64,
     /// All of it, by an operator's word; else what it did not hold.
     pub gone: bool,
+}
+
+/// A takeover, as the one that lost by it knows: the heir may not.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Lost {
+    /// The life that it ended.
+    pub life: u32,
+    /// Who took over, and what.
+    pub began: Began,
 }
 
 /// A wish for space.

@@ -25,8 +25,8 @@ use wove_proto::{
         Stations, Topic, Version,
     },
     space::{
-        Ack, Ask, Ballot, Began, Block, Cause, Division, Founding, Gift, Guard, Range6, Ring,
-        Space, Taken, Verdict, Vote,
+        Ack, Ask, Ballot, Began, Block, Call, Cause, Census, Division, Founding, Gift, Guard, Lost,
+        Range6, Ring, Space, Taken, Verdict, Vote,
     },
     stream::{self, Deframer},
 };
@@ -449,7 +449,9 @@ fn space() -> impl Strategy<Value = Space> {
         prefix,
     });
     let guards = || vec(short(), 0..8);
-    let lists = (vec(block, 0..25), vec(gift, 0..9), vec(taken, 0..9));
+    let lost = (any::<u32>(), began()).prop_map(|(life, began)| Lost { life, began });
+    let takeovers = (vec(taken, 0..9), vec(lost, 0..4));
+    let lists = (vec(block, 0..25), vec(gift, 0..9), takeovers);
     let claims = vec(any::<u32>(), 0..17);
     let sets = (guards(), guards());
     (
@@ -465,7 +467,7 @@ fn space() -> impl Strategy<Value = Space> {
                 ring,
                 (life, serial),
                 (guards, former),
-                (blocks, gifts, taken),
+                (blocks, gifts, (taken, lost)),
                 claims,
                 (ask, range6),
             )| Space {
@@ -477,6 +479,7 @@ fn space() -> impl Strategy<Value = Space> {
                 blocks,
                 gifts,
                 taken,
+                lost,
                 claims,
                 ask,
                 range6,
@@ -488,13 +491,12 @@ fn ballot() -> impl Strategy<Value = Ballot> {
     (any::<u32>(), short()).prop_map(|(round, proposer)| Ballot { round, proposer })
 }
 
+fn began() -> impl Strategy<Value = Began> {
+    (any::<(u64, bool)>(), short()).prop_map(|((serial, gone), heir)| Began { serial, heir, gone })
+}
+
 fn guard() -> impl Strategy<Value = Guard> {
-    let began = (any::<(u64, bool)>(), short()).prop_map(|((serial, gone), heir)| Began {
-        serial,
-        heir,
-        gone,
-    });
-    let ack = (short(), any::<(u32, u32, u64)>(), prop::option::of(began)).prop_map(
+    let ack = (short(), any::<(u32, u32, u64)>(), prop::option::of(began())).prop_map(
         |(ward, (instance, life, serial), began)| Ack {
             ward,
             instance,
@@ -521,7 +523,7 @@ fn guard() -> impl Strategy<Value = Guard> {
                 accepted,
             }
         });
-    (vec(ack, 0..29), vec(vote, 0..7), vec(short(), 0..7)).prop_map(|(acks, votes, gone)| Guard {
+    (vec(ack, 0..29), vec(vote, 0..7), vec(short(), 0..13)).prop_map(|(acks, votes, gone)| Guard {
         acks,
         votes,
         gone,
@@ -530,20 +532,49 @@ fn guard() -> impl Strategy<Value = Guard> {
 
 fn division() -> impl Strategy<Value = Division> {
     let founding =
-        (any::<(u64, u16)>(), vec(short(), 0..65)).prop_map(|((id, quorum), founders)| Founding {
+        (any::<(u64, u16)>(), vec(short(), 0..49)).prop_map(|((id, quorum), founders)| Founding {
             id,
             quorum,
             founders,
         });
-    let accepted = prop::option::of((ballot(), founding));
-    (any::<(u32, u8)>(), ballot(), accepted).prop_map(|((base, prefix), promised, accepted)| {
-        Division {
-            base,
-            prefix,
-            promised,
-            accepted,
-        }
-    })
+    let accepted = (prop::option::of((ballot(), founding)), any::<bool>());
+    let call = (any::<(u64, u32)>(), vec(short(), 0..15)).prop_map(|((ring, life), guards)| Call {
+        ring,
+        life,
+        guards,
+    });
+    let census = (
+        any::<(u64, u64, u32)>(),
+        short(),
+        vec(any::<(u32, u32)>(), 0..9),
+    )
+        .prop_map(|((ring, id, epoch), proposer, runs)| Census {
+            ring,
+            proposer,
+            id,
+            epoch,
+            runs,
+        });
+    let later = (prop::option::of(call), prop::option::of(census));
+    (
+        any::<(u32, u8)>(),
+        ballot(),
+        accepted,
+        vec(short(), 0..26),
+        later,
+    )
+        .prop_map(
+            |((base, prefix), promised, (accepted, decided), roll, (call, census))| Division {
+                base,
+                prefix,
+                promised,
+                accepted,
+                decided,
+                roll,
+                call,
+                census,
+            },
+        )
 }
 
 fn range() -> impl Strategy<Value = RangeSummary> {

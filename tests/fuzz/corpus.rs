@@ -24,8 +24,8 @@ use proto::{
         Topic, Version,
     },
     space::{
-        Ack, Ask, Ballot, Began, Block, Division, Founding, Gift, Guard, Range6, Ring, Space,
-        Taken, Verdict, Vote,
+        Ack, Ask, Ballot, Began, Block, Call, Census, Division, Founding, Gift, Guard, Lost, Range6,
+        Ring, Space, Taken, Verdict, Vote,
     },
     vnet::{PartialChecksum, SegmentKind, Segments, VnetHeader},
 };
@@ -323,6 +323,14 @@ pub(crate) fn bodies() -> Vec<Vec<u8>> {
             serial: 7,
             gone: true,
         }],
+        lost: vec![Lost {
+            life: 0,
+            began: Began {
+                serial: 7,
+                heir: peer,
+                gone: false,
+            },
+        }],
         claims: vec![900],
         ask: Some(Ask {
             donor: peer,
@@ -366,6 +374,20 @@ pub(crate) fn bodies() -> Vec<Vec<u8>> {
                 founders: vec![peer; 2],
             },
         )),
+        decided: true,
+        roll: vec![peer; 3],
+        call: Some(Call {
+            ring: 9,
+            life: 1,
+            guards: vec![peer; 2],
+        }),
+        census: Some(Census {
+            ring: 9,
+            proposer: peer,
+            id: 11,
+            epoch: 64,
+            runs: vec![(16, 8)],
+        }),
     };
     let name = Name {
         name: "web.api".into(),

@@ -38,7 +38,10 @@ impl Space {
                 .filter(|(_, value)| self.ring.is_some_and(|ring| ring.id == value.id))
                 .flat_map(|(_, value)| &value.founders);
             let heard = self.table.keys().chain(self.heard.keys());
-            let all = heard.chain(founders).copied().chain(gifts.map(|gift| gift.to));
+            let all = heard
+                .chain(founders)
+                .copied()
+                .chain(gifts.map(|gift| gift.to));
             self.roll.extend(all);
         }
         self.roll.remove(&self.me);
@@ -65,7 +68,9 @@ impl Space {
     /// Asks our guards what they know of us, until enough have answered.
     pub(super) fn call(&mut self) {
         let guards = self.mine.guards.iter().chain(&self.mine.former);
-        let ring = self.ring.filter(|_| !self.recovered && !self.mine.guards.is_empty());
+        let ring = self
+            .ring
+            .filter(|_| !self.recovered && !self.mine.guards.is_empty());
         let call = ring.map(|ring| Call {
             ring: ring.id,
             life: self.mine.life,
@@ -160,7 +165,10 @@ impl Space {
 
     fn ask_all(&mut self, peers: &impl Peers) {
         let somebody_died = self.roll.iter().any(|peer| self.is_dead(*peer, peers));
-        if !somebody_died || self.leaving || !self.is_complete(peers) || !self.is_asker(self.me, peers)
+        if !somebody_died
+            || self.leaving
+            || !self.is_complete(peers)
+            || !self.is_asker(self.me, peers)
         {
             return;
         }
@@ -168,7 +176,9 @@ impl Space {
             return;
         };
         let mut runs = self.unowned(peers);
-        runs.truncate(wire::CENSUS.min(wire::BLOCKS.saturating_sub(self.mine.blocks.len() + 2) / 2));
+        runs.truncate(
+            wire::CENSUS.min(wire::BLOCKS.saturating_sub(self.mine.blocks.len() + 2) / 2),
+        );
         if runs.is_empty() {
             return;
         }
@@ -177,7 +187,7 @@ impl Space {
             ring: ring.id,
             proposer: self.me,
             id: self.rng.random(),
-            epoch: epoch.saturating_mul(EPOCH_STEP),
+            epoch: epoch.saturating_mul(EPOCH_STEP).min(wire::EPOCH_MAX),
             runs: runs.iter().map(|run| (run.start, run.len())).collect(),
         });
     }
@@ -193,7 +203,10 @@ impl Space {
         let gifts = gifts.chain(&self.mine.gifts);
         let gifts = gifts.filter(|gift| meets(Span::new(gift.start, gift.len)));
         let epochs = blocks.map(|block| block.epoch);
-        epochs.chain(gifts.map(|gift| gift.epoch)).max().unwrap_or(0)
+        epochs
+            .chain(gifts.map(|gift| gift.epoch))
+            .max()
+            .unwrap_or(0)
     }
 
     /// Our own census: given up, waited for, or carried out.
@@ -203,7 +216,9 @@ impl Space {
         };
         let runs = runs_of(&census);
         let unowned = self.unowned(peers);
-        let still = runs.iter().all(|run| unowned.iter().any(|free| free.meet(*run) == Some(*run)));
+        let still = runs
+            .iter()
+            .all(|run| unowned.iter().any(|free| free.meet(*run) == Some(*run)));
         if !still || !self.is_complete(peers) || !self.is_asker(self.me, peers) {
             self.census = None;
             return;
@@ -230,7 +245,10 @@ impl Space {
     /// Agrees with a census of another if nothing of it is ours.
     fn agree(&mut self, peers: &impl Peers) {
         let asked = self.divisions.iter().find_map(|(peer, said)| {
-            let census = said.census.as_ref().filter(|census| census.proposer == *peer)?;
+            let census = said
+                .census
+                .as_ref()
+                .filter(|census| census.proposer == *peer)?;
             let ours = self.ring.is_some_and(|ring| ring.id == census.ring);
             (ours && self.is_asker(*peer, peers) && peers.reaches(*peer)).then(|| census.clone())
         });
@@ -239,7 +257,10 @@ impl Space {
         };
         let runs = runs_of(&census);
         let unowned = self.unowned(peers);
-        if runs.iter().all(|run| unowned.iter().any(|free| free.meet(*run) == Some(*run))) {
+        if runs
+            .iter()
+            .all(|run| unowned.iter().any(|free| free.meet(*run) == Some(*run)))
+        {
             self.forget_claims_to(&runs, peers);
             self.census = Some(census);
         }
@@ -248,15 +269,22 @@ impl Space {
     /// From now on nothing of this becomes ours by anything that was said before.
     fn forget_claims_to(&mut self, runs: &[Span], peers: &impl Peers) {
         let dead: Vec<ShortId> = self.table.keys().copied().collect();
-        let dead: Vec<ShortId> = dead.into_iter().filter(|peer| self.is_dead(*peer, peers)).collect();
+        let dead: Vec<ShortId> = dead
+            .into_iter()
+            .filter(|peer| self.is_dead(*peer, peers))
+            .collect();
         let outside = |start: u32, len: u32| {
-            runs.iter().all(|run| run.meet(Span::new(start, len)).is_none())
+            runs.iter()
+                .all(|run| run.meet(Span::new(start, len)).is_none())
         };
         for run in runs {
             for (peer, entry) in &mut self.table {
                 if dead.contains(peer) {
                     span::cut(&mut entry.space.blocks, *run);
-                    entry.space.gifts.retain(|gift| outside(gift.start, gift.len));
+                    entry
+                        .space
+                        .gifts
+                        .retain(|gift| outside(gift.start, gift.len));
                 }
                 if let Some(estate) = &mut entry.estate {
                     span::cut(&mut estate.blocks, *run);
@@ -272,7 +300,14 @@ impl Space {
                 .flat_map(|(heir, block)| {
                     Span::of(&block).minus(*run).map(move |span| {
                         let (start, len) = (span.start, span.len());
-                        (heir, Block { start, len, ..block })
+                        (
+                            heir,
+                            Block {
+                                start,
+                                len,
+                                ..block
+                            },
+                        )
                     })
                 })
                 .collect();
@@ -285,7 +320,10 @@ impl Space {
 
     /// The dead own nothing that others have.
     fn strip_the_dead(&mut self, peers: &impl Peers) {
-        let owners = self.table.iter().filter(|(_, entry)| !entry.space.blocks.is_empty());
+        let owners = self
+            .table
+            .iter()
+            .filter(|(_, entry)| !entry.space.blocks.is_empty());
         let done: Vec<ShortId> = owners
             .filter(|(peer, entry)| {
                 self.is_dead(**peer, peers)

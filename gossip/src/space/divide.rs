@@ -284,6 +284,7 @@ impl Space {
             blocks,
             gifts: Vec::new(),
             taken: Vec::new(),
+            lost: Vec::new(),
             claims: Vec::new(),
             ask: None,
             range6: None,
@@ -299,12 +300,12 @@ impl Space {
     }
 }
 
-/// Whether a peer that may not divide calls on others to do it. Whoever has a share
-/// says more.
+/// Whether a peer that may not divide calls on others to do it. Whoever takes part in
+/// a division says which.
 fn is_empty_vote(said: &Division) -> bool {
     said.promised == Ballot::default()
         && said.accepted.is_none()
-        && said.roll.is_empty()
+        && !said.decided
         && said.call.is_none()
         && said.census.is_none()
 }

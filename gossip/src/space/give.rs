@@ -332,10 +332,19 @@ impl Space {
     }
 
     fn give(&mut self, span: Span, to: ShortId) {
-        let parts: Vec<Span> = self.mine.blocks.iter().filter_map(|block| Span::of(block).meet(span)).collect();
+        let parts: Vec<Span> = self
+            .mine
+            .blocks
+            .iter()
+            .filter_map(|block| Span::of(block).meet(span))
+            .collect();
         let room = wire::GIFTS.saturating_sub(self.mine.gifts.len());
         // What there is no room to tell of is kept.
-        let lost: Vec<Block> = parts.into_iter().take(room).flat_map(|part| self.lose(part)).collect();
+        let lost: Vec<Block> = parts
+            .into_iter()
+            .take(room)
+            .flat_map(|part| self.lose(part))
+            .collect();
         for block in lost {
             let since = self.mine.serial + 1;
             if block.held {

@@ -99,6 +99,7 @@ impl Space {
         mine.blocks.clone_from(&said.blocks);
         mine.gifts.clone_from(&said.gifts);
         mine.taken.clone_from(&said.taken);
+        mine.lost.clone_from(&said.lost);
         mine.usable.clear();
         mine.pending.clear();
         self.behind = false;
@@ -136,7 +137,8 @@ impl Space {
         }
         self.stale = true;
         if from != self.me {
-            self.roll.extend(said.roll.iter().filter(|peer| **peer != self.me));
+            self.roll
+                .extend(said.roll.iter().filter(|peer| **peer != self.me));
             self.divisions.insert(from, said.clone());
         } else if self
             .division

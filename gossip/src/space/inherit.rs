@@ -3,7 +3,7 @@
 
 use proto::{
     ShortId,
-    space::{self as wire, Began, Block, Gift, Taken, Verdict},
+    space::{self as wire, Began, Block, Gift, Lost, Taken, Verdict},
 };
 
 use super::{
@@ -113,6 +113,11 @@ impl Space {
         let Some(began) = began else {
             return;
         };
+        if self.mine.lost.len() >= wire::LOST {
+            self.mine.lost.remove(0);
+        }
+        let ended = life.saturating_sub(1);
+        self.mine.lost.push(Lost { life: ended, began });
         let lost: Vec<Span> = self
             .mine
             .blocks
@@ -154,6 +159,17 @@ impl Space {
 
     /// Takes back what an heir never told of before it was gone.
     pub(super) fn reclaim(&mut self) {
+        let me = self.me;
+        let before = self.mine.lost.len();
+        let lost = std::mem::take(&mut self.mine.lost);
+        let untold = lost.into_iter().filter(|lost| {
+            let heir = self.table.get(&lost.began.heir);
+            let mut taken = heir.iter().flat_map(|entry| &entry.space.taken);
+            let told = taken.any(|taken| taken.peer == me && taken.life >= lost.life);
+            !told && !self.is_gone(lost.began.heir)
+        });
+        self.mine.lost = untold.collect();
+        self.changed |= self.mine.lost.len() != before;
         for (heir, block) in std::mem::take(&mut self.mine.ceded) {
             let spare = Block {
                 held: false,
@@ -254,9 +270,17 @@ impl Space {
     pub(super) fn claim_estates(&mut self) {
         let estates = self.table.iter().filter_map(|(ward, entry)| {
             let estate = entry.estate.as_ref()?;
+            let done = |taken: &Taken| (taken.peer, taken.life) == (*ward, estate.life);
+            if self.mine.taken.iter().any(done) {
+                return None;
+            }
             let acks = self.heard.values().flat_map(|guard| &guard.acks);
             let mut of = acks.filter(|ack| ack.ward == *ward && ack.life == estate.life + 1);
-            let told = of.find_map(|ack| ack.began);
+            // Its former owner says it, or a guard.
+            let lost = entry.space.lost.iter();
+            let mut lost = lost.filter(|lost| lost.life == estate.life);
+            let told = lost.next().map(|lost| lost.began);
+            let told = told.or_else(|| of.find_map(|ack| ack.began));
             // Perhaps nobody else decided: the votes say it.
             let began = told.or_else(|| {
                 let ballots = self.ballots(*ward, estate.life);
@@ -343,9 +367,8 @@ impl Space {
             let above = others
                 .chain(&self.mine.blocks)
                 .filter(|other| other.epoch > block.epoch);
-            let counts = |from: ShortId, gift: &Gift| {
-                from != ward || gone || gift.since <= began.serial
-            };
+            let counts =
+                |from: ShortId, gift: &Gift| from != ward || gone || gift.since <= began.serial;
             let gifts = self.table.iter().flat_map(|(from, entry)| {
                 let gifts = entry.space.gifts.iter();
                 gifts.filter(move |gift| counts(*from, gift))

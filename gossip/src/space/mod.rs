@@ -161,6 +161,7 @@ struct Mine {
     blocks: Vec<wire::Block>,
     gifts: Vec<wire::Gift>,
     taken: Vec<wire::Taken>,
+    lost: Vec<wire::Lost>,
     /// What may be given out now: held, and enough guards know.
     usable: Vec<Span>,
     /// Held from these serials on, not yet known to enough guards.
@@ -201,7 +202,7 @@ struct Estate {
 }
 
 /// The address space as one peer sees it, and its own part in it.
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 pub struct Space {
     me: ShortId,
     instance: u32,
@@ -501,6 +502,7 @@ impl Space {
             blocks: mine.blocks.clone(),
             gifts: mine.gifts.clone(),
             taken: mine.taken.clone(),
+            lost: mine.lost.clone(),
             claims: self.claims().take(wire::CLAIMS).collect(),
             ask: self.ask.map(|(ask, _)| ask),
             range6: self.config.range6,

@@ -126,7 +126,11 @@ fn calm_down(world: &mut World, seed: u64) {
     }
     let mut calm = 0;
     for round in 0..400 {
-        calm = if round > 60 && world.trouble().is_none() { calm + 1 } else { 0 };
+        calm = if round > 60 && world.trouble().is_none() {
+            calm + 1
+        } else {
+            0
+        };
         if calm > 20 {
             break;
         }

@@ -258,6 +258,7 @@ fn the_fullest_record_fits() {
         blocks: Vec::new(),
         gifts: Vec::new(),
         taken: Vec::new(),
+        lost: Vec::new(),
         claims: Vec::new(),
         ask: Some(wire::Ask {
             donor: peer,
@@ -293,6 +294,99 @@ fn the_fullest_record_fits() {
         gone: true,
     };
     space.taken = vec![taken; 1];
+    let began = wire::Began {
+        serial: 1 << 40,
+        heir: peer,
+        gone: true,
+    };
+    space.lost = vec![wire::Lost { life: 3, began }; wire::LOST];
     let len = Body::Space(space).encode().len();
     assert!(len <= MAX_BODY, "{len}");
+}
+
+#[test]
+fn the_fullest_division_fits() {
+    let peer = id(1);
+    let ballot = wire::Ballot {
+        round: u32::MAX,
+        proposer: peer,
+    };
+    let founding = wire::Founding {
+        id: u64::MAX,
+        quorum: u16::MAX,
+        founders: vec![peer; wire::FOUNDERS],
+    };
+    let division = wire::Division {
+        base: u32::MAX,
+        prefix: 8,
+        promised: ballot,
+        accepted: Some((ballot, founding)),
+        decided: true,
+        roll: vec![peer; wire::ROLL + 1],
+        call: Some(wire::Call {
+            ring: u64::MAX,
+            life: 1 << 20,
+            guards: vec![peer; 2 * wire::GUARDS],
+        }),
+        census: Some(wire::Census {
+            ring: u64::MAX,
+            proposer: peer,
+            id: u64::MAX,
+            epoch: 1 << 20,
+            runs: vec![((1 << 24) - 1, 1 << 23); wire::CENSUS],
+        }),
+    };
+    let len = Body::Division(division).encode().len();
+    assert!(len <= MAX_BODY, "{len}");
+}
+
+/// Two of three founders are gone, and with them all who ever heard of the share of
+/// one; then the last one has everything.
+#[test]
+fn what_nobody_knows_of_comes_back_by_a_census() {
+    let mut world = World::new(3, 24, Init::Consensus(3));
+    ask(&mut world, 0, 1);
+    talk(&mut world, 20);
+    ask(&mut world, 1, 2);
+    talk(&mut world, 3);
+    world.destroy(0);
+    world.destroy(1);
+    talk(&mut world, 5);
+    assert_eq!(owned(&world, 2), 86, "{}", world.story());
+    world.order(2, id(0), false);
+    talk(&mut world, 20);
+    assert_eq!(
+        owned(&world, 2),
+        86,
+        "one of two that are not there may live"
+    );
+    world.order(2, id(1), false);
+    talk(&mut world, 20);
+    assert_eq!(owned(&world, 2), 256, "{}", world.story());
+    world.check_calm();
+}
+
+/// A guard that is cut off may have been given some of it.
+#[test]
+fn a_census_waits_for_all_who_live() {
+    let mut world = World::new(4, 24, Init::Consensus(4));
+    ask(&mut world, 0, 1);
+    talk(&mut world, 20);
+    world.part = vec![0, 1, 0, 0];
+    world.destroy(2);
+    world.destroy(3);
+    for gone in [2, 3] {
+        world.order(0, id(gone), false);
+    }
+    talk(&mut world, 40);
+    assert_eq!(owned(&world, 0), 64, "{}", world.story());
+    world.part.fill(0);
+    talk(&mut world, 40);
+    assert_eq!(
+        owned(&world, 0) + owned(&world, 1),
+        256,
+        "{}",
+        world.story()
+    );
+    world.check_calm();
 }

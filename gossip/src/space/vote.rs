@@ -175,7 +175,8 @@ impl Space {
     fn has_vote(&self, sets: (&[ShortId], &[ShortId])) -> bool {
         let (mut guards, mut former) = (sets.0.iter(), sets.1.iter());
         let is_guard = sets.0.contains(&self.me) || sets.1.contains(&self.me);
-        let some_gone = guards.any(|peer| self.is_gone(*peer)) || former.any(|peer| self.is_gone(*peer));
+        let some_gone =
+            guards.any(|peer| self.is_gone(*peer)) || former.any(|peer| self.is_gone(*peer));
         is_guard || (some_gone && self.roll.len() <= wire::ROLL)
     }
 
@@ -480,7 +481,11 @@ impl Space {
         sets: (&[ShortId], &[ShortId]),
     ) -> Option<Verdict> {
         // Then nobody who is left knows of a decision, nor will count votes of the dead.
-        let all = |peer: ShortId| ballots.get(&peer).is_some_and(|vote| vote.promised == ballot);
+        let all = |peer: ShortId| {
+            ballots
+                .get(&peer)
+                .is_some_and(|vote| vote.promised == ballot)
+        };
         let all_promised = self.is_everyone(all);
         let promisers = ballots.values().filter(|vote| vote.promised == ballot);
         let mut proposals: Vec<(Ballot, Verdict)> =
@@ -534,17 +539,15 @@ impl Space {
                 instance: peers.instance(*ward).unwrap_or(0),
                 life,
                 serial: serial.min(fence.unwrap_or(u64::MAX)),
-                began: entry.filter(|entry| entry.space.life == life).and_then(|entry| entry.began),
+                began: entry
+                    .filter(|entry| entry.space.life == life)
+                    .and_then(|entry| entry.began),
             })
         };
         let callers = self.divisions.keys().copied();
         let asked = callers.filter(|peer| called(*peer).is_some());
         let wards: BTreeSet<ShortId> = self.wards.iter().copied().chain(asked).collect();
-        let acks: Vec<wire::Ack> = wards
-            .iter()
-            .filter_map(ack)
-            .take(wire::WARDS)
-            .collect();
+        let acks: Vec<wire::Ack> = wards.iter().filter_map(ack).take(wire::WARDS).collect();
         if acks != self.guard.acks {
             self.guard.acks = acks;
             (self.dirty.guard, self.dirty.saved) = (true, true);

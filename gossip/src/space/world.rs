@@ -176,24 +176,30 @@ impl World {
         let (_, saved) = gone.saved.last()?;
         let knows = |other: &usize| {
             let node = &self.nodes[*other];
-            let Some(space) = node.space.as_ref().filter(|_| self.part[*other] == self.part[at])
+            let Some(space) = node
+                .space
+                .as_ref()
+                .filter(|_| self.part[*other] == self.part[at])
             else {
                 return false;
             };
             let heard = gone.heard.iter().all(|(owner, said)| {
                 let theirs = node.heard.get(owner).cloned().unwrap_or_default();
                 said.space.as_ref().map(|said| said.0) <= theirs.space.as_ref().map(|said| said.0)
-                    && said.guard.as_ref().map(|said| said.0) <= theirs.guard.as_ref().map(|said| said.0)
-                    && said.division.as_ref().map(|said| said.0) <= theirs.division.as_ref().map(|said| said.0)
+                    && said.guard.as_ref().map(|said| said.0)
+                        <= theirs.guard.as_ref().map(|said| said.0)
+                    && said.division.as_ref().map(|said| said.0)
+                        <= theirs.division.as_ref().map(|said| said.0)
             });
-            heard && saved.wards.iter().all(|(ward, entry)| {
-                let known = match space.table.get(ward) {
-                    Some(entry) => (entry.space.life, entry.space.serial),
-                    None if *ward == node.id => (space.mine.life, space.mine.serial),
-                    None => return false,
-                };
-                (entry.space.life, entry.space.serial) <= known
-            })
+            heard
+                && saved.wards.iter().all(|(ward, entry)| {
+                    let known = match space.table.get(ward) {
+                        Some(entry) => (entry.space.life, entry.space.serial),
+                        None if *ward == node.id => (space.mine.life, space.mine.serial),
+                        None => return false,
+                    };
+                    (entry.space.life, entry.space.serial) <= known
+                })
         };
         (0..self.nodes.len()).find(knows)
     }
@@ -308,16 +314,23 @@ impl World {
         story
     }
 
-    /// What tells two worlds apart, as far as it matters.
+    /// All that what happens next depends on.
     pub(super) fn state(&self) -> String {
-        let from = self.story();
-        let state = from.rfind("\n0: ").map_or("", |at| &from[at..]);
-        let rest: Vec<_> = self
-            .nodes
-            .iter()
-            .map(|node| (&node.heard, &node.containers))
-            .collect();
-        format!("{state}{:?}{rest:?}", self.part)
+        let nodes = self.nodes.iter().map(|node| {
+            let at = node.space.as_ref().map(|space| space.rng.get_word_pos());
+            let saved = node.saved.last();
+            format!(
+                "{:?}{at:?}{saved:?}{:?}{:?}{:?}{}{}",
+                node.space,
+                node.heard,
+                node.containers,
+                (node.epoch, node.sequence, node.instance),
+                node.destroyed,
+                self.launches
+            )
+        });
+        let nodes: String = nodes.collect();
+        format!("{nodes}{:?}{:?}", self.part, self.now)
     }
 
     /// One way of one exchange: what `from` has goes to `to`; `lost` says of
@@ -446,8 +459,7 @@ impl World {
             self.story()
         );
         let divided = spaces().any(|space| space.ring.is_some());
-        (divided && total != whole)
-            .then(|| format!("{total} of {whole} addresses have an owner"))
+        (divided && total != whole).then(|| format!("{total} of {whole} addresses have an owner"))
     }
 }
 

@@ -48,11 +48,20 @@ pub enum Stranger {
 }
 
 impl Stranger {
-    fn from(space: &Space, said: &proto::space::Space) -> Option<Self> {
-        let (config, theirs) = (space.config(), said.ring);
-        if (theirs.base, theirs.prefix) != (config.base.to_bits(), config.prefix) {
-            let base = Ipv4Addr::from_bits(theirs.base);
-            return Some(Self::Range(base, theirs.prefix));
+    fn from(space: &Space, said: &Body) -> Option<Self> {
+        let config = space.config();
+        let other_range = |base: u32, prefix: u8| {
+            let is_other = (base, prefix) != (config.base.to_bits(), config.prefix);
+            is_other.then_some(Self::Range(Ipv4Addr::from_bits(base), prefix))
+        };
+        let said = match said {
+            Body::Space(said) => said,
+            Body::Division(said) => return other_range(said.base, said.prefix),
+            _ => return None,
+        };
+        let theirs = said.ring;
+        if let Some(other) = other_range(theirs.base, theirs.prefix) {
+            return Some(other);
         }
         if space.ring().is_some_and(|ring| ring != theirs) {
             return Some(Self::Division);
@@ -201,13 +210,19 @@ impl<A: Authority> Mesh<A> {
         let Some(space) = &self.space else {
             return Vec::new();
         };
-        let said = self.records().filter_map(|record| match record.content()? {
-            Body::Space(said) => Some((record.key.owner, said)),
-            _ => None,
-        });
-        said.filter(|(owner, _)| *owner != self.local.id && self.routes().reaches(owner))
-            .filter_map(|(owner, said)| Some((owner, Stranger::from(space, said)?)))
-            .collect()
+        let mut strangers: Vec<(PeerId, Stranger)> = self
+            .records()
+            .filter(|record| is_about_space(record))
+            .filter_map(|record| {
+                let owner = record.key.owner;
+                let is_other = owner != self.local.id && self.routes().reaches(&owner);
+                let how = Stranger::from(space, record.content()?).filter(|_| is_other)?;
+                Some((owner, how))
+            })
+            .collect();
+        strangers.sort_unstable();
+        strangers.dedup();
+        strangers
     }
 
     /// What is to be saved before what [`Mesh::poll_transmit`] gives is sent.

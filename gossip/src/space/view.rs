@@ -1,8 +1,10 @@
 //! The address space as people see it.
 
+use std::cmp::Reverse;
+
 use proto::{ShortId, space::Block};
 
-use super::{Init, Peers, Space};
+use super::{Init, Peers, Space, span::Span};
 
 /// What one peer has of the space.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -45,19 +47,15 @@ impl Space {
             let some = blocks.iter().filter(|block| all || block.held);
             some.map(|block| block.len).sum()
         };
-        let own = OwnerView {
-            peer: self.me,
-            owned: count(&self.mine.blocks, true),
-            held: count(&self.mine.blocks, false),
-            reachable: true,
-        };
-        let others = self.table.iter().map(|(peer, entry)| OwnerView {
-            peer: *peer,
-            owned: count(&entry.space.blocks, true),
-            held: count(&entry.space.blocks, false),
-            reachable: peers.reaches(*peer),
+        let others = self.table.iter();
+        let others = others.map(|(peer, entry)| (*peer, &entry.space.blocks));
+        let all = [(self.me, &self.mine.blocks)].into_iter().chain(others);
+        let owners = current(all).into_iter().map(|(peer, blocks)| OwnerView {
+            peer,
+            owned: count(&blocks, true),
+            held: count(&blocks, false),
+            reachable: peer == self.me || peers.reaches(peer),
         });
-        let owners = [own].into_iter().chain(others);
         SpaceView {
             state: self.state(peers),
             ring: self.ring.map(|ring| ring.id),
@@ -98,5 +96,56 @@ impl Space {
             (Some(_), _) if self.ask.is_some() => "waiting for space from another peer".to_owned(),
             (Some(_), _) => "waiting for space".to_owned(),
         }
+    }
+}
+
+/// What everybody owns without what others own by a later gift or takeover: of a peer
+/// that is gone, only what it had long ago may be known.
+fn current<'a>(
+    owners: impl Iterator<Item = (ShortId, &'a Vec<Block>)>,
+) -> Vec<(ShortId, Vec<Block>)> {
+    let mut all: Vec<(ShortId, Vec<Block>)> = Vec::new();
+    let mut by_epoch: Vec<(u32, usize, Block)> = Vec::new();
+    for (at, (peer, blocks)) in owners.enumerate() {
+        all.push((peer, Vec::new()));
+        by_epoch.extend(blocks.iter().map(|block| (block.epoch, at, *block)));
+    }
+    by_epoch.sort_unstable_by_key(|(epoch, at, block)| (Reverse(*epoch), *at, block.start));
+    let mut covered: Vec<Span> = Vec::new();
+    for (_, at, block) in by_epoch {
+        let mut rest = vec![Span::of(&block)];
+        for later in &covered {
+            super::span::remove(&mut rest, *later);
+        }
+        for span in rest {
+            super::span::insert(&mut covered, span);
+            all[at].1.push(Block {
+                start: span.start,
+                len: span.len(),
+                ..block
+            });
+        }
+    }
+    all
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_somebody_had_before_is_not_counted_twice() {
+        let block = |start, len, epoch| Block {
+            start,
+            len,
+            epoch,
+            held: true,
+        };
+        let [a, b] = [ShortId([1; 8]), ShortId([2; 8])];
+        let (before, later) = (vec![block(0, 256, 1)], vec![block(32, 16, 2), block(64, 192, 3)]);
+        let found = current([(a, &before), (b, &later)].into_iter());
+        let owned = |at: usize| found[at].1.iter().map(|block| block.len).sum::<u32>();
+        assert_eq!((owned(0), owned(1)), (48, 208));
+        assert_eq!(found[0].1, [block(0, 32, 1), block(48, 16, 1)]);
     }
 }

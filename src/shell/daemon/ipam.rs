@@ -26,7 +26,7 @@ const PATIENCE: Duration = Duration::from_secs(25);
 /// How long it waits for a takeover.
 const TAKEOVER: Duration = Duration::from_secs(8);
 /// How long leaving for good may take.
-const LEAVE: Duration = Duration::from_secs(3);
+const LEAVE: Duration = Duration::from_secs(10);
 
 /// Everybody who waits for the address space.
 #[derive(Default)]

@@ -24,8 +24,8 @@ use proto::{
         Topic, Version,
     },
     space::{
-        Ack, Ask, Ballot, Began, Block, Call, Census, Division, Founding, Gift, Guard, Lost, Range6,
-        Ring, Space, Taken, Verdict, Vote,
+        Ack, Ask, Ballot, Began, Block, Call, Census, Division, Founding, Gift, Guard, Lost,
+        Range6, Ring, Space, Taken, Verdict, Vote,
     },
     vnet::{PartialChecksum, SegmentKind, Segments, VnetHeader},
 };

@@ -142,7 +142,10 @@ mod tests {
             held: true,
         };
         let [a, b] = [ShortId([1; 8]), ShortId([2; 8])];
-        let (before, later) = (vec![block(0, 256, 1)], vec![block(32, 16, 2), block(64, 192, 3)]);
+        let (before, later) = (
+            vec![block(0, 256, 1)],
+            vec![block(32, 16, 2), block(64, 192, 3)],
+        );
         let found = current([(a, &before), (b, &later)].into_iter());
         let owned = |at: usize| found[at].1.iter().map(|block| block.len).sum::<u32>();
         assert_eq!((owned(0), owned(1)), (48, 208));

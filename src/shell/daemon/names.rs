@@ -254,8 +254,8 @@ impl Daemon {
         if !self.attachments.iter().any(in_use) {
             self.close_door(&key.0);
         }
-        let others = self.attachments.iter();
-        if let Some(other) = others.filter(|other| other.netns == key.0).next() {
+        let mut others = self.attachments.iter();
+        if let Some(other) = others.find(|other| other.netns == key.0) {
             return self.dress_anew(other);
         }
         let files = self.names.kept.take_files(&key.0);

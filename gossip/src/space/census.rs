@@ -197,7 +197,7 @@ impl Space {
         let meets = |span: Span| runs.iter().any(|run| run.meet(span).is_some());
         let spaces = || self.table.values().map(|entry| &entry.space);
         let blocks = spaces().flat_map(|space| &space.blocks);
-        let ceded = self.mine.ceded.iter().map(|(_, block)| block);
+        let ceded = self.mine.ceded.iter().map(|(.., block)| block);
         let gifts = spaces().flat_map(|space| &space.gifts);
         let blocks = blocks.chain(ceded).filter(|block| meets(Span::of(block)));
         let gifts = gifts.chain(&self.mine.gifts);
@@ -297,11 +297,12 @@ impl Space {
             let ceded = std::mem::take(&mut self.mine.ceded);
             self.mine.ceded = ceded
                 .into_iter()
-                .flat_map(|(heir, block)| {
+                .flat_map(|(heir, life, block)| {
                     Span::of(&block).minus(*run).map(move |span| {
                         let (start, len) = (span.start, span.len());
                         (
                             heir,
+                            life,
                             Block {
                                 start,
                                 len,

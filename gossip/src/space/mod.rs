@@ -166,9 +166,9 @@ struct Mine {
     pending: Vec<(u64, Span)>,
     /// What became ours with these serials, not yet known to enough guards.
     gains: Vec<(u64, Span)>,
-    /// What heirs took over and have not told of yet; it is ours again should they
-    /// be gone before they do.
-    ceded: Vec<(ShortId, wire::Block)>,
+    /// What heirs may have taken over in one of our lives, and have not told of yet; it
+    /// is ours again if they say that they did not, or are gone before they say anything.
+    ceded: Vec<(ShortId, u32, wire::Block)>,
     /// Serial and offset of gifts that were held before.
     from_held: Vec<(u64, u32)>,
     /// Gifts that were taken up and are still told of: giver, offset, epoch.

@@ -1,5 +1,6 @@
 //! Measuring wove: a pair of peers that share a session, for benchmarks of the
-//! data plane without any socket; and [`sim`], whole meshes in virtual time.
+//! data plane without any socket; [`sim`], whole
+//! meshes in virtual time; and [`compare`], real daemons beside others.
 
 use std::{
     collections::HashMap,
@@ -24,6 +25,11 @@ use wove::engine::{
     snapshot::{Incoming, Path, Route, Shared, StationMap},
 };
 
+#[expect(
+    clippy::disallowed_methods,
+    reason = "it measures real time with real processes"
+)]
+pub mod compare;
 pub mod sim;
 
 /// The largest UDP payload of a 1500-byte path.

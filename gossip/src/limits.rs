@@ -139,7 +139,12 @@ fn is_space(said: &Space) -> bool {
             .gifts
             .iter()
             .all(|gift| inside(gift.start, gift.len) && epochs(gift.epoch))
-        && said.taken.iter().all(|taken| epochs(taken.life))
+        && said.taken.iter().all(|taken| {
+            let mut runs = taken.runs.iter();
+            epochs(taken.life)
+                && taken.runs.len() <= space::BLOCKS
+                && runs.all(|(start, len)| inside(*start, *len))
+        })
         && said.lost.iter().all(|lost| epochs(lost.life))
         && said.claims.iter().all(|at| *at < end)
         && said.ask.is_none_or(|ask| inside(ask.start, ask.len))

@@ -139,7 +139,7 @@ pub struct Gift {
 }
 
 /// A takeover that was decided.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Taken {
     /// Whose space.
     pub peer: ShortId,
@@ -149,6 +149,8 @@ pub struct Taken {
     pub serial: u64,
     /// All of it, by an operator's word; else what it did not hold.
     pub gone: bool,
+    /// What that was: offset and length. The rest is its former owner's again.
+    pub runs: Vec<(u32, u32)>,
 }
 
 /// A takeover, as the one that lost by it knows: the heir may not.

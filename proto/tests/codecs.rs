@@ -435,12 +435,17 @@ fn space() -> impl Strategy<Value = Space> {
                 since,
             }
         });
-    let taken =
-        (short(), any::<(u32, u64, bool)>()).prop_map(|(peer, (life, serial, gone))| Taken {
+    let taken = (
+        short(),
+        any::<(u32, u64, bool)>(),
+        vec(any::<(u32, u32)>(), 0..4),
+    )
+        .prop_map(|(peer, (life, serial, gone), runs)| Taken {
             peer,
             life,
             serial,
             gone,
+            runs,
         });
     let ask =
         (short(), any::<(u32, u32)>()).prop_map(|(donor, (start, len))| Ask { donor, start, len });

@@ -322,6 +322,7 @@ pub(crate) fn bodies() -> Vec<Vec<u8>> {
             life: 0,
             serial: 7,
             gone: true,
+            runs: vec![(4, 2)],
         }],
         lost: vec![Lost {
             life: 0,

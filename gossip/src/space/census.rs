@@ -8,6 +8,8 @@
 //! then on gets nothing of it in any way but from the one that asked. That one takes
 //! it when everybody agrees: all whom any of them ever met and who are not gone.
 
+use std::collections::BTreeSet;
+
 use proto::{
     ShortId,
     space::{self as wire, Block, Call, Census, Gift},
@@ -22,30 +24,29 @@ use super::{
 
 /// Far above what anybody who is left may have missed.
 const EPOCH_STEP: u32 = 64;
-/// Not more of them are kept in mind.
-const ROLL_MAX: usize = 4096;
 
 impl Space {
-    /// Keeps in mind whom we ever met.
+    /// Keeps in mind whom we ever met; of too many it matters only that they are.
     pub(super) fn meet(&mut self, peers: &impl Peers) {
         let before = self.roll.len();
-        self.roll.extend(peers.candidates());
+        if before > wire::ROLL {
+            return;
+        }
+        let mut all: BTreeSet<ShortId> = peers.candidates().into_iter().collect();
+        let rolls = self.divisions.values().flat_map(|said| &said.roll);
+        all.extend(rolls);
         if self.ring.is_some() {
             let gifts = self.table.values().flat_map(|entry| &entry.space.gifts);
-            let divisions = self.division.iter().chain(self.divisions.values());
-            let founders = divisions
-                .filter_map(|division| division.accepted.as_ref())
-                .filter(|(_, value)| self.ring.is_some_and(|ring| ring.id == value.id))
-                .flat_map(|(_, value)| &value.founders);
+            let division = self.division.as_ref().filter(|own| own.decided);
+            let founding = division.and_then(|own| own.accepted.as_ref());
+            let founders = founding.into_iter().flat_map(|(_, value)| &value.founders);
             let heard = self.table.keys().chain(self.heard.keys());
-            let all = heard
-                .chain(founders)
-                .copied()
-                .chain(gifts.map(|gift| gift.to));
-            self.roll.extend(all);
+            all.extend(heard.chain(founders));
+            all.extend(gifts.map(|gift| gift.to));
         }
-        self.roll.remove(&self.me);
-        while self.roll.len() > ROLL_MAX {
+        all.remove(&self.me);
+        self.roll.extend(all);
+        while self.roll.len() > wire::ROLL + 1 {
             self.roll.pop_last();
         }
         if self.roll.len() != before && self.ring.is_some() {
@@ -197,7 +198,7 @@ impl Space {
         let meets = |span: Span| runs.iter().any(|run| run.meet(span).is_some());
         let spaces = || self.table.values().map(|entry| &entry.space);
         let blocks = spaces().flat_map(|space| &space.blocks);
-        let ceded = self.mine.ceded.iter().map(|(_, block)| block);
+        let ceded = self.mine.ceded.iter().map(|(.., block)| block);
         let gifts = spaces().flat_map(|space| &space.gifts);
         let blocks = blocks.chain(ceded).filter(|block| meets(Span::of(block)));
         let gifts = gifts.chain(&self.mine.gifts);
@@ -297,11 +298,12 @@ impl Space {
             let ceded = std::mem::take(&mut self.mine.ceded);
             self.mine.ceded = ceded
                 .into_iter()
-                .flat_map(|(heir, block)| {
+                .flat_map(|(heir, life, block)| {
                     Span::of(&block).minus(*run).map(move |span| {
                         let (start, len) = (span.start, span.len());
                         (
                             heir,
+                            life,
                             Block {
                                 start,
                                 len,

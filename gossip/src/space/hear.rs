@@ -137,8 +137,6 @@ impl Space {
         }
         self.stale = true;
         if from != self.me {
-            self.roll
-                .extend(said.roll.iter().filter(|peer| **peer != self.me));
             self.divisions.insert(from, said.clone());
         } else if self
             .division

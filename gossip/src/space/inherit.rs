@@ -145,10 +145,10 @@ impl Space {
         for span in lost {
             count += span.len();
             let lost = self.lose(span);
-            let ceded = lost.into_iter().map(|block| (began.heir, block));
+            let ceded = lost.into_iter().map(|block| (began.heir, ended, block));
             self.mine.ceded.extend(ceded);
         }
-        self.take_back_gifts(began);
+        self.take_back_gifts(ended, began);
         self.warn(format!(
             "peer {:?} took over {count} addresses of this peer's space, by vote: this peer {}; it asks for space when it needs some",
             began.heir,
@@ -170,20 +170,30 @@ impl Space {
         });
         self.mine.lost = untold.collect();
         self.changed |= self.mine.lost.len() != before;
-        for (heir, block) in std::mem::take(&mut self.mine.ceded) {
-            let spare = Block {
+        for (heir, life, block) in std::mem::take(&mut self.mine.ceded) {
+            let mut parts = vec![Span::of(&block)];
+            let taken = self.table.get(&heir).map(|entry| &entry.space.taken);
+            let mut taken = taken.into_iter().flatten();
+            match taken.find(|taken| (taken.peer, taken.life) == (me, life)) {
+                Some(taken) => {
+                    for (start, len) in &taken.runs {
+                        span::remove(&mut parts, Span::new(*start, *len));
+                    }
+                }
+                None if self.is_gone(heir) => {}
+                None => {
+                    self.mine.ceded.push((heir, life, block));
+                    continue;
+                }
+            }
+            let spare = parts.into_iter().map(|part| Block {
+                start: part.start,
+                len: part.len(),
                 held: false,
                 ..block
-            };
-            let left = self.bequest(self.me, &[spare], false);
-            if left.is_empty() {
-                continue;
-            }
-            if !self.is_gone(heir) {
-                self.mine.ceded.push((heir, block));
-                continue;
-            }
-            for part in left {
+            });
+            let spare: Vec<Block> = spare.collect();
+            for part in self.bequest(self.me, &spare, false) {
                 let back = Block {
                     epoch: part.epoch.saturating_add(GIFT_STEP),
                     ..part
@@ -191,13 +201,14 @@ impl Space {
                 span::put(&mut self.mine.blocks, back);
                 self.changed = true;
             }
+            self.dirty.saved = true;
         }
     }
 
     /// Gifts that those who decided did not know of do not count. What was held is
     /// ours as before, and so is what became ours too late for them to know. The
     /// rest is the heir's, as long as there is one.
-    fn take_back_gifts(&mut self, began: Began) {
+    fn take_back_gifts(&mut self, ended: u32, began: Began) {
         let gifts = std::mem::take(&mut self.mine.gifts);
         let (known, void): (Vec<Gift>, Vec<Gift>) = gifts
             .into_iter()
@@ -233,7 +244,7 @@ impl Space {
                     span::remove(&mut lost, kept);
                 }
             }
-            let ceded = lost.into_iter().map(|span| (began.heir, part(span)));
+            let ceded = lost.into_iter().map(|span| (began.heir, ended, part(span)));
             self.mine.ceded.extend(ceded);
         }
     }
@@ -402,9 +413,11 @@ impl Space {
 
     fn take(&mut self, ward: ShortId, life: u32, began: Began, mut blocks: Vec<Block>) {
         blocks.sort_by_key(|block| std::cmp::Reverse(block.len));
+        let mut runs = Vec::new();
         for block in &blocks {
             if self.mine.blocks.len() + 2 <= wire::BLOCKS {
                 self.gain(Span::of(block), block.epoch.saturating_add(1));
+                runs.push((block.start, block.len));
             }
         }
         self.adopt_gifts(ward, began);
@@ -416,6 +429,7 @@ impl Space {
             life,
             serial: began.serial,
             gone: began.gone,
+            runs,
         });
         if let Some(entry) = self.table.get_mut(&ward)
             && entry.space.life == life + 1

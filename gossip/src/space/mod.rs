@@ -15,41 +15,66 @@
 //!                                          └─ keeps what it held ◀── Inherits ──────┘
 //! ```
 //!
+//! **What is assumed.** A peer saves its state before what follows from it is sent, and
+//! is launched with what it saved last. State that is older (a backup, a snapshot of a
+//! disk) is brought back only where somebody who knows what this peer knew runs, and is
+//! heard first; else the state is deleted, and the peer is a new one. Without that,
+//! nothing can be promised: when a gift is known to its giver and half of the giver's
+//! guards, and just those forget it, nobody is left who could tell. And an operator who
+//! says that a peer is gone is right, and its containers are gone, too. Messages may be
+//! lost and late, and peers cut off, for as long as they like.
+//!
 //! **Why two live containers never hold one address.** An address is given out
 //! by the peer that has it in a *held* block, once. So it is to be shown that no
 //! address is in held blocks of two peers that may use them:
 //!
 //! 1. *Division.* One value is decided among the founders (Paxos); shares are disjoint.
+//!    Nobody takes part in the space before it knows that value, so nobody overlooks
+//!    a share of its own.
 //! 2. *Gift.* The giver takes the run out of its blocks, saves that, and only then
 //!    publishes it. The receiver uses it once half of the giver's guards, rounded
-//!    up, say that they know of the gift. With the giver they are a majority.
+//!    up, say that they know of the gift, and never takes it up from a dead giver.
 //! 3. *Holding more.* Of what it owns, a peer uses only held blocks, and a block
 //!    that becomes held only once as many guards say that they know.
-//! 4. *Takeover by time* gives the heir what the owner did **not** hold, as of the
-//!    latest record that any voter knows. A majority of guards and owner decides,
-//!    none of which accepts a verdict that is older than what it knows, nor
+//! 4. *Takeover by time* gives the heir what the owner did **not** hold by the record
+//!    that the verdict names; the heir kept that record. A majority of guards and owner
+//!    decides, none of which accepts a verdict that is older than what it knows, nor
 //!    acknowledges anything newer in that life once it has accepted one. Any such
 //!    majority shares a guard with those of 2 and 3; so whatever was given away or
 //!    used is known to the verdict, and is not taken. No clock enters this
 //!    argument: time only says when a vote begins. An owner that is cut off goes
 //!    on with what it holds, for as long as it likes, and nobody else ever has that.
-//! 5. *Takeover by an operator's word* (`rmpeer`) gives the heir everything. It
-//!    rests on that word: the owner is gone, and its containers with it. It is
-//!    refused for a peer that can be reached; if that is forced, 4 applies.
-//! 6. *Restart.* A peer uses nothing until enough guards have acknowledged its new
-//!    launch. By 2 to 4 they know of anything it gave away or lost; if they know
-//!    a later record than its own state (a restored backup) it waits until it has
-//!    that back. State is saved before what it says is sent.
+//! 5. *Takeover by an operator's word* (`rmpeer`) gives the heir everything. A majority
+//!    of all the guards decides, those that are gone included: it shares one with any
+//!    half, so that gifts are known. If it is forced on a peer that can be reached, the
+//!    rest of 4 applies.
+//! 6. *Gone guards.* If more are gone than a majority can do without, the living decide:
+//!    each of those whom any of them ever met, and who is not gone. About a living owner
+//!    they vote together ([`vote`]); what the dead had is counted ([`census`]). Whoever
+//!    knows of a gift or a verdict by which it gained is among them, and does not agree.
+//!    A peer that none of the living ever met is not among them: what the dead gave to
+//!    it is lost to it, if the operator's word comes before it does.
+//! 7. *Restart.* A peer uses nothing until half of its guards have answered its new
+//!    launch. A guard that knows of another life says so, and one that knows a later
+//!    record makes it wait until it has that back. So what was decided about it is known
+//!    to it: more than half of the guards decided, and half of them answered.
 //!
 //! The receiver has a new, higher *epoch* for every run. Whoever sees that
 //! another owns a run of its own with a higher epoch stops using it at once; what
 //! is in use there is a *claim*: shown, left alone by others, and it keeps its
-//! traffic. That is the net below: it catches an operator whose word was wrong.
+//! traffic. That is the net below, for when an assumption was wrong. An address that
+//! a station elsewhere uses, or that is claimed, is not given out, whoever owns it.
 //!
-//! What is not known to the guards can be lost only with its owner: then an
-//! operator's word settles it. Half of a small share and an eighth of a large one
-//! is held from the start (see `span::held_share`), so a takeover by time brings
-//! back most of what a dead peer did not use, and `rmpeer` the rest.
+//! **Why nothing is lost.** Every run has an owner, is in a gift that its giver tells of
+//! until the receiver owns it, or was taken over: then the heir says what exactly it
+//! took, the former owner reminds it until it does, and has the rest back. What only the
+//! dead had comes back by the census, once all who live are there. Half of a small share
+//! and an eighth of a large one is held from the start (see `span::held_share`), so a
+//! takeover by time brings back most of what a dead peer did not use, and `rmpeer` the
+//! rest.
+//!
+//! `model` goes through all interleavings of a few steps, `schedules` through random
+//! ones; both run this code, and assume what is assumed above, no more.
 
 mod allot;
 mod census;
@@ -168,9 +193,9 @@ struct Mine {
     pending: Vec<(u64, Span)>,
     /// What became ours with these serials, not yet known to enough guards.
     gains: Vec<(u64, Span)>,
-    /// What heirs took over and have not told of yet; it is ours again should they
-    /// be gone before they do.
-    ceded: Vec<(ShortId, wire::Block)>,
+    /// What heirs may have taken over in one of our lives, and have not told of yet; it
+    /// is ours again if they say that they did not, or are gone before they say anything.
+    ceded: Vec<(ShortId, u32, wire::Block)>,
     /// Serial and offset of gifts that were held before.
     from_held: Vec<(u64, u32)>,
     /// Gifts that were taken up and are still told of: giver, offset, epoch.

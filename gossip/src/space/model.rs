@@ -1,6 +1,6 @@
-//! All interleavings of a few steps of three peers, with the real core: from a
-//! settled division on, whatever happens next and in whatever order. `WOVE_DEPTH`
-//! says how many steps.
+//! All interleavings of a few steps of three peers, with the real core: before the
+//! division, and from a settled one on, whatever happens next and in whatever order.
+//! `WOVE_DEPTH` says how many steps.
 
 use std::{
     collections::HashMap,

@@ -160,6 +160,21 @@ fn calm_down(world: &mut World, seed: u64) {
     }
 }
 
+/// Schedules in which something once went wrong.
+const REGRESSIONS: [u64; 16] = [
+    66, 653, 792, 913, 1201, 1371, 1454, 1974, 2289, 4006, 5413, 6152, 16_815, 28_640, 40_484,
+    43_694,
+];
+
+#[test]
+fn what_went_wrong_once_does_not_again() {
+    for seed in REGRESSIONS {
+        let mut world = schedule(seed);
+        calm_down(&mut world, seed);
+        world.check_calm();
+    }
+}
+
 #[test]
 fn no_schedule_gives_an_address_twice_or_loses_space() {
     let count = std::env::var("WOVE_SCHEDULES")

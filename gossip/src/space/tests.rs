@@ -292,6 +292,7 @@ fn the_fullest_record_fits() {
         life: 3,
         serial: 1 << 40,
         gone: true,
+        runs: vec![(start, len); 2],
     };
     space.taken = vec![taken; 1];
     let began = wire::Began {

@@ -126,8 +126,9 @@ impl World {
         }
     }
 
-    /// Launches the daemon with the state of some time ago; the latest if `back`
-    /// is beyond all.
+    /// Launches the daemon with the state of some time ago, if somebody is there who
+    /// knows what it knew and is heard first; else, or if `back` is beyond all, with the
+    /// latest.
     pub(super) fn launch(&mut self, at: usize, back: usize) {
         self.launches += 1;
         let launches = self.launches;

@@ -27,7 +27,7 @@ fn pair(host: &Host, container: &Container, options: &[&str]) -> [IpAddr; 2] {
             let at = v4.to_bits() - Ipv4Addr::new(10, 32, 0, 0).to_bits();
             format!("fd77:6f76:6500::{:x}:{:x}", at >> 16, at & 0xffff)
                 .parse()
-                .unwrap()
+                .expect("an address")
         }
         IpAddr::V6(_) => panic!("the first is of IPv4: {text}"),
     };

@@ -206,30 +206,44 @@ impl Daemon {
     /// How a container gets what the naming of its interfaces asks for: of this one
     /// as given, of the others as it was.
     pub(super) fn dressing(&self, netns: PathBuf, ifname: &str, naming: &Naming) -> Dressing {
+        let container = naming.container.as_deref();
+        let mut dressing = self.dressing_without(netns, ifname, container);
+        dressing.inside.push(self.inside(ifname, &[], naming));
+        dressing.inside.sort_by(|a, b| a.ifname.cmp(&b.ifname));
+        dressing
+    }
+
+    /// The same without this one.
+    pub(super) fn dressing_without(
+        &self,
+        netns: PathBuf,
+        ifname: &str,
+        container: Option<&str>,
+    ) -> Dressing {
         let path = netns.to_string_lossy().into_owned();
-        let inside = |ifname: &str, addresses: &[IpNet], naming: &Naming| {
-            let mut naming = naming.clone();
-            naming.dns &= self.names.resolver.is_some();
-            Inside {
-                ifname: ifname.to_owned(),
-                addresses: addresses.iter().map(IpNet::addr).collect(),
-                naming,
-            }
-        };
         let others = self.attachments.iter();
-        let mut all: Vec<Inside> = others
+        let mut inside: Vec<Inside> = others
             .filter(|other| other.netns == path && other.ifname != ifname)
-            .map(|other| inside(&other.ifname, &other.addresses, &other.naming))
-            .chain([inside(ifname, &[], naming)])
+            .map(|other| self.inside(&other.ifname, &other.addresses, &other.naming))
             .collect();
-        all.sort_by(|a, b| a.ifname.cmp(&b.ifname));
+        inside.sort_by(|a, b| a.ifname.cmp(&b.ifname));
         Dressing {
             place: Place::of(&netns),
             netns,
-            inside: all,
+            inside,
             domain: self.names.domain().to_owned(),
-            known: self.names.kept.files_of(&path, naming.container.as_deref()),
+            known: self.names.kept.files_of(&path, container),
             has_door: self.names.doors.contains_key(&path),
+        }
+    }
+
+    fn inside(&self, ifname: &str, addresses: &[IpNet], naming: &Naming) -> Inside {
+        let mut naming = naming.clone();
+        naming.dns &= self.names.resolver.is_some();
+        Inside {
+            ifname: ifname.to_owned(),
+            addresses: addresses.iter().map(IpNet::addr).collect(),
+            naming,
         }
     }
 
@@ -254,9 +268,9 @@ impl Daemon {
         if !self.attachments.iter().any(in_use) {
             self.close_door(&key.0);
         }
-        let mut others = self.attachments.iter();
-        if let Some(other) = others.find(|other| other.netns == key.0) {
-            return self.dress_anew(other);
+        if self.attachments.iter().any(|other| other.netns == key.0) {
+            // The files are for all interfaces together.
+            return;
         }
         let files = self.names.kept.take_files(&key.0);
         if files.is_empty() {
@@ -268,23 +282,21 @@ impl Daemon {
         }
     }
 
-    /// Another interface of this container is gone: its files are to say so.
-    fn dress_anew(&self, attachment: &Attachment) {
-        let (ifname, naming) = (attachment.ifname.clone(), &attachment.naming);
-        let dressing = self
-            .dressing(attachment.netns.clone().into(), &ifname, naming)
-            .with_addresses(&ifname, &attachment.addresses);
-        let (attachment, done) = (attachment.clone(), self.done_tx.clone());
+    /// An interface of a container went by itself: its files are to say so.
+    fn dress_anew(&self, gone: &Attachment) {
+        let netns = PathBuf::from(&gone.netns);
+        let container = gone.naming.container.as_deref();
+        let dressing = self.dressing_without(netns, &gone.ifname, container);
+        let (attachment, done) = (gone.clone(), self.done_tx.clone());
         tokio::spawn(async move {
             match dressing.put_on().await {
                 Ok(dressed) => {
                     let dressed = Box::new(dressed);
-                    let _ = done
-                        .send(Done::Dressed {
-                            attachment,
-                            dressed,
-                        })
-                        .await;
+                    let dressed = Done::Dressed {
+                        attachment,
+                        dressed,
+                    };
+                    let _ = done.send(dressed).await;
                 }
                 Err(error) => tracing::debug!("a container's files stay: {error:#}"),
             }
@@ -409,6 +421,9 @@ impl Daemon {
                     if attachment.naming.container.is_some() && !lives_on {
                         self.names.kept.put_aside(|gone| gone.0 == *netns);
                         self.save_names();
+                    }
+                    if lives_on {
+                        self.dress_anew(&attachment);
                     }
                     let gone = attachment.addresses.clone();
                     let empty = Attachment {

@@ -1,5 +1,6 @@
-//! One at a time: what is asked about one interface is done in turn, so that
-//! doing something twice at once is the same as doing it once, too.
+//! One at a time: what is asked about one container is done in turn, so that doing
+//! something twice at once is the same as doing it once, too, and its files are
+//! written by one at a time.
 //!
 //! Who detaches what somebody still waits for an address for does not wait with
 //! him; and who has gone away waits no longer.
@@ -17,14 +18,14 @@ use crate::{
     shell::api::Request,
 };
 
-/// How many may wait for one interface.
+/// How many may wait for one container.
 const WAITING: usize = 16;
 
 /// An interface: its namespace and its name. All of the host's own are one.
 pub(super) type Place = (String, String);
 
-/// Interfaces about which something is being done, and what is to follow.
-pub(super) type Turns = BTreeMap<Place, VecDeque<Request>>;
+/// Namespaces about which something is being done, and what is to follow.
+pub(super) type Turns = BTreeMap<String, VecDeque<Request>>;
 
 impl Daemon {
     /// Does what is asked, or has it wait for its turn.
@@ -38,18 +39,18 @@ impl Daemon {
         ) {
             self.give_up_at(&place, "it was detached meanwhile");
         }
-        match self.turns.get_mut(&place) {
+        match self.turns.get_mut(&place.0) {
             None => self.begin_turn(place, request),
             Some(queue) if queue.len() < WAITING => queue.push_back(request),
             Some(_) => {
-                let message = format!("{} of {} is busy: try again", place.1, place.0);
+                let message = format!("{} is busy: try again", place.0);
                 let _ = request.reply.send(Err(Failure { message }));
             }
         }
     }
 
     fn begin_turn(&mut self, place: Place, request: Request) {
-        self.turns.entry(place.clone()).or_default();
+        self.turns.entry(place.0.clone()).or_default();
         let (reply, mut answer) = oneshot::channel();
         let mut client = request.reply;
         let done = self.done_tx.clone();
@@ -66,7 +67,7 @@ impl Daemon {
                 // A client that went away needs no answer.
                 let _ = client.send(answered);
             }
-            let _ = done.send(Done::Turn(place)).await;
+            let _ = done.send(Done::Turn(place.0)).await;
         });
         self.handle_request(Request {
             command: request.command,
@@ -74,11 +75,11 @@ impl Daemon {
         });
     }
 
-    pub(super) fn end_turn(&mut self, place: Place) {
-        match self.turns.get_mut(&place).map(VecDeque::pop_front) {
-            Some(Some(next)) => self.begin_turn(place, next),
-            Some(None) => drop(self.turns.remove(&place)),
-            None => {}
+    pub(super) fn end_turn(&mut self, netns: &str) {
+        let next = self.turns.get_mut(netns).and_then(VecDeque::pop_front);
+        match next.and_then(|next| Some((place_of(&next.command)?, next))) {
+            Some((place, next)) => self.begin_turn(place, next),
+            None => drop(self.turns.remove(netns)),
         }
     }
 }

@@ -39,8 +39,8 @@ pub(super) enum Done {
         dressed: Option<Box<Dressed>>,
         reply: oneshot::Sender<Answer>,
     },
-    /// What was asked about an interface was done.
-    Turn(Place),
+    /// What was asked about a namespace was done.
+    Turn(String),
     /// Nobody waits any more for what is being done about an interface.
     Deserted(Place),
     /// A container's files were written anew.
@@ -200,14 +200,18 @@ impl Daemon {
         let dressing = known
             .as_ref()
             .map(|known| self.dressing(netns.clone(), &ifname, &known.naming));
+        let container = known.as_ref().and_then(|a| a.naming.container.as_deref());
+        let undressing = Some(self.dressing_without(netns.clone(), &ifname, container));
+        let undressing = undressing.filter(|dressing| !dressing.inside.is_empty());
         tokio::spawn(async move {
             let outcome = match host.detach(&netns, &ifname, &addresses).await {
                 Ok(left) => {
-                    let dressed = match dressing.filter(|_| !left.is_empty()) {
-                        Some(dressing) => {
-                            let dressing = dressing.with_addresses(&ifname, &left);
-                            dressing.put_on().await.ok().map(Box::new)
-                        }
+                    let dressing = match left.is_empty() {
+                        true => undressing,
+                        false => dressing.map(|dressing| dressing.with_addresses(&ifname, &left)),
+                    };
+                    let dressed = match dressing {
+                        Some(dressing) => dressing.put_on().await.ok().map(Box::new),
                         None => None,
                     };
                     let mut attachment = known.unwrap_or_else(|| Attachment {
@@ -328,7 +332,7 @@ impl Daemon {
                     self.look_for_vanished();
                 }
             }
-            Done::Turn(place) => self.end_turn(place),
+            Done::Turn(netns) => self.end_turn(&netns),
             Done::Deserted(place) => self.give_up_at(&place, "nobody waits for it any more"),
             Done::Dressed {
                 attachment,

@@ -60,8 +60,8 @@ fn another_range_follows_a_reset() {
     a.launch(&[PASSWORD, &range("10.40.0.0/24")].concat());
     join(&b, &range("10.40.0.0/24"), &a);
     let [ca, cb] = [1, 2].map(Container::new);
-    attach(&a, &ca, &["10.99.0.1/24", "net:default"]);
-    attach(&b, &cb, &["10.99.0.2/24", "net:default"]);
+    attach(&a, &ca, &["10.98.0.1/24", "net:default"]);
+    attach(&b, &cb, &["10.98.0.2/24", "net:default"]);
     b.terminate();
     let other = b.failing_launch(&[PASSWORD, &range("10.41.0.0/24")].concat(), None);
     let text = String::from_utf8_lossy(&other.stderr).into_owned();
@@ -86,8 +86,8 @@ fn another_range_follows_a_reset() {
             });
         }
     });
-    b.ok(&["attach", "--netns", &cb.path(), "10.99.0.2/24"]);
-    ping_within(secs(10), &ca.netns, Ipv4Addr::new(10, 99, 0, 2));
+    b.ok(&["attach", "--netns", &cb.path(), "10.98.0.2/24"]);
+    ping_within(secs(10), &ca.netns, Ipv4Addr::new(10, 98, 0, 2));
     reset(&a);
     join(&a, &range("10.41.0.0/24"), &b);
     let [x, y] = [attach(&a, &ca, &[]), attach(&b, &cb, &[])];
@@ -162,12 +162,12 @@ fn without_a_division_nothing_else_waits() {
     let [inside, waiting] = [1, 2].map(Container::new);
     // Addresses that are given, of the range or not, need no division.
     let path = inside.path();
-    a.ok(&["attach", "--netns", &path, "10.32.0.1/12", "10.99.0.1/24"]);
+    a.ok(&["attach", "--netns", &path, "10.32.0.1/12", "10.98.0.1/24"]);
     a.ok(&["expose", "10.32.0.2/12"]);
     a.ok(&["hide", "10.32.0.2/12"]);
     a.ok(&["expose", "10.32.0.3/12"]);
     a.ok(&["hide"]);
-    a.ok(&["detach", "--netns", &path, "10.99.0.1/24"]);
+    a.ok(&["detach", "--netns", &path, "10.98.0.1/24"]);
     // Who detaches does not wait with who attaches.
     let path = waiting.path();
     thread::scope(|scope| {

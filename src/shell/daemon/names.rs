@@ -408,7 +408,11 @@ impl Daemon {
             Ok(vanished) => {
                 // It may have been attached anew meanwhile.
                 let mut gone = vanished;
-                gone.retain(|attachment| self.attachments.contains(attachment));
+                // What is being done about a container will say so itself; then it is looked again.
+                gone.retain(|attachment| {
+                    let is_busy = self.turns.contains_key(&attachment.netns);
+                    !is_busy && self.attachments.contains(attachment)
+                });
                 self.attachments.retain(|a| !gone.contains(a));
                 for attachment in gone {
                     tracing::info!(

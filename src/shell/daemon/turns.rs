@@ -79,7 +79,11 @@ impl Daemon {
         let next = self.turns.get_mut(netns).and_then(VecDeque::pop_front);
         match next.and_then(|next| Some((place_of(&next.command)?, next))) {
             Some((place, next)) => self.begin_turn(place, next),
-            None => drop(self.turns.remove(netns)),
+            None => {
+                self.turns.remove(netns);
+                // Something may have gone before it was known, or meanwhile.
+                self.look_for_vanished();
+            }
         }
     }
 }

@@ -324,13 +324,8 @@ impl Daemon {
                 if let Some(dressed) = dressed {
                     self.keep_dressed(&attachment, *dressed);
                 }
-                let is_new = !attachment.addresses.is_empty() && attachment.netns != HOST;
                 let answer = self.record(attachment, &gone);
                 let _ = reply.send(answer);
-                if is_new {
-                    // It may have gone before it was known.
-                    self.look_for_vanished();
-                }
             }
             Done::Turn(netns) => self.end_turn(&netns),
             Done::Deserted(place) => self.give_up_at(&place, "nobody waits for it any more"),

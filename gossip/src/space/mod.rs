@@ -432,6 +432,10 @@ impl Space {
         self.note_absent(peers, now);
         self.divide(peers, now);
         if self.ring.is_some() {
+            // Our own words may have told which ring is ours.
+            for (from, said) in std::mem::take(&mut self.early) {
+                self.hear_space(from, &said);
+            }
             self.learn_of_losses();
             self.reclaim();
             self.recover();

@@ -171,6 +171,7 @@ pub struct Saved {
     guard: Guard,
     roll: BTreeSet<ShortId>,
     census: Option<wire::Census>,
+    counted: Vec<(Span, u32)>,
 }
 
 /// What we own, and how far others know.
@@ -258,6 +259,9 @@ pub struct Space {
     roll: BTreeSet<ShortId>,
     /// What we agree that nobody owns, or propose.
     census: Option<wire::Census>,
+    /// What we ever agreed on, or took so, and with which epoch: nothing of it becomes
+    /// ours with a lower one.
+    counted: Vec<(Span, u32)>,
     founding: Option<Attempt>,
     attempts: BTreeMap<ShortId, Attempt>,
     /// Takeovers that the operator wants, by force or not.
@@ -322,6 +326,7 @@ impl Space {
             divisions: BTreeMap::new(),
             roll: BTreeSet::new(),
             census: None,
+            counted: Vec::new(),
             founding: None,
             attempts: BTreeMap::new(),
             ordered: BTreeMap::new(),
@@ -355,6 +360,7 @@ impl Space {
         self.guard = saved.guard;
         self.roll = saved.roll;
         self.census = saved.census;
+        self.counted = saved.counted;
         // What was said of launches before counts for them alone.
         self.guard.acks.clear();
         self.dirty.guard = true;
@@ -380,6 +386,7 @@ impl Space {
             guard: self.guard.clone(),
             roll: self.roll.clone(),
             census: self.census.clone(),
+            counted: self.counted.clone(),
         }
     }
 

@@ -24,6 +24,8 @@ use super::{
 
 /// Far above what anybody who is left may have missed.
 const EPOCH_STEP: u32 = 64;
+/// So many runs that were counted are kept in mind.
+const COUNTED: usize = 128;
 
 impl Space {
     /// Keeps in mind whom we ever met; of too many it matters only that they are.
@@ -233,7 +235,7 @@ impl Space {
             return;
         }
         self.census = None;
-        self.forget_claims_to(&runs, peers);
+        self.forget_claims_to(&runs, census.epoch, peers);
         for run in &runs {
             self.gain(*run, census.epoch);
         }
@@ -262,13 +264,16 @@ impl Space {
             .iter()
             .all(|run| unowned.iter().any(|free| free.meet(*run) == Some(*run)))
         {
-            self.forget_claims_to(&runs, peers);
+            self.forget_claims_to(&runs, census.epoch, peers);
             self.census = Some(census);
         }
     }
 
     /// From now on nothing of this becomes ours by anything that was said before.
-    fn forget_claims_to(&mut self, runs: &[Span], peers: &impl Peers) {
+    fn forget_claims_to(&mut self, runs: &[Span], epoch: u32, peers: &impl Peers) {
+        self.counted.extend(runs.iter().map(|run| (*run, epoch)));
+        let surplus = self.counted.len().saturating_sub(COUNTED);
+        self.counted.drain(..surplus);
         let dead: Vec<ShortId> = self.table.keys().copied().collect();
         let dead: Vec<ShortId> = dead
             .into_iter()
@@ -318,6 +323,15 @@ impl Space {
         self.mine.gifts.retain(|gift| outside(gift.start, gift.len));
         self.changed |= self.mine.gifts.len() != before;
         self.dirty.saved = true;
+    }
+
+    /// What was counted with a higher epoch than this.
+    pub(super) fn counted_above(&self, epoch: u32) -> impl Iterator<Item = Span> {
+        let above = self
+            .counted
+            .iter()
+            .filter(move |(_, counted)| *counted > epoch);
+        above.map(|(run, _)| *run)
     }
 
     /// The dead own nothing that others have.

@@ -388,6 +388,8 @@ impl Space {
                 .chain(&self.mine.gifts)
                 .filter(|gift| gift.epoch > block.epoch);
             above.for_each(|other| span::remove(&mut parts, Span::of(other)));
+            let counted = self.counted_above(block.epoch);
+            counted.for_each(|run| span::remove(&mut parts, run));
             gifts.for_each(|gift| span::remove(&mut parts, Span::new(gift.start, gift.len)));
             left.extend(parts.into_iter().map(|part| Block {
                 start: part.start,

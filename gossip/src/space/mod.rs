@@ -173,6 +173,7 @@ pub struct Saved {
     guard: Guard,
     roll: BTreeSet<ShortId>,
     census: Option<wire::Census>,
+    counted: Vec<(Span, u32)>,
 }
 
 /// What we own, and how far others know.
@@ -260,6 +261,9 @@ pub struct Space {
     roll: BTreeSet<ShortId>,
     /// What we agree that nobody owns, or propose.
     census: Option<wire::Census>,
+    /// What we ever agreed on, or took so, and with which epoch: nothing of it becomes
+    /// ours with a lower one.
+    counted: Vec<(Span, u32)>,
     founding: Option<Attempt>,
     attempts: BTreeMap<ShortId, Attempt>,
     /// Takeovers that the operator wants, by force or not.
@@ -324,6 +328,7 @@ impl Space {
             divisions: BTreeMap::new(),
             roll: BTreeSet::new(),
             census: None,
+            counted: Vec::new(),
             founding: None,
             attempts: BTreeMap::new(),
             ordered: BTreeMap::new(),
@@ -357,6 +362,7 @@ impl Space {
         self.guard = saved.guard;
         self.roll = saved.roll;
         self.census = saved.census;
+        self.counted = saved.counted;
         // What was said of launches before counts for them alone.
         self.guard.acks.clear();
         self.dirty.guard = true;
@@ -382,6 +388,7 @@ impl Space {
             guard: self.guard.clone(),
             roll: self.roll.clone(),
             census: self.census.clone(),
+            counted: self.counted.clone(),
         }
     }
 
@@ -444,6 +451,10 @@ impl Space {
         self.note_absent(peers, now);
         self.divide(peers, now);
         if self.ring.is_some() {
+            // Our own words may have told which ring is ours.
+            for (from, said) in std::mem::take(&mut self.early) {
+                self.hear_space(from, &said);
+            }
             self.learn_of_losses();
             self.reclaim();
             self.recover();

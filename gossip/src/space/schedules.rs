@@ -161,9 +161,9 @@ fn calm_down(world: &mut World, seed: u64) {
 }
 
 /// Schedules in which something once went wrong.
-const REGRESSIONS: [u64; 16] = [
+const REGRESSIONS: [u64; 21] = [
     66, 653, 792, 913, 1201, 1371, 1454, 1974, 2289, 4006, 5413, 6152, 16_815, 28_640, 40_484,
-    43_694,
+    43_694, 55_865, 114_146, 189_295, 251_729, 303_344,
 ];
 
 #[test]

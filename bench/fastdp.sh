@@ -10,10 +10,12 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 rounds=${1:-3}
 seconds=${2:-5}
-wove=target/release/wove
+wove=${WOVE:-target/release/wove}
 scratch=$(mktemp -d)
 pids=()
+names=wove-bench
 mtu=1400
+. bench/hosts.sh
 
 main() {
     trap clean EXIT
@@ -26,52 +28,21 @@ main() {
         in_ns "$host" ethtool -K eth0 tx-udp_tnl-segmentation off tx-udp_tnl-csum-segmentation off >/dev/null
     done
     table "tx-udp_tnl-segmentation off"
+    # As a network card does. A veth joins what it receives only if it is told, and if its other end does not segment.
+    for host in a b; do in_ns "$host" ethtool -K eth0 tso off gro on >/dev/null; done
+    table "the same, tso off, gro on"
     "$wove" status --socket "$scratch/a.sock" -o json | grep -E '"path"|"tx_frames"'
-}
-
-in_ns() {
-    nsenter --net="/run/netns/wove-bench-$1" "${@:2}"
-}
-
-underlay() {
-    for host in a b; do
-        for ns in "$host" "$host-hand" "$host-wove"; do
-            ip netns add "wove-bench-$ns"
-            in_ns "$ns" ip link set lo up
-        done
-    done
-    ip link add name eth0 netns wove-bench-a type veth peer name eth0 netns wove-bench-b
-    address a eth0 192.0.2.1/24
-    address b eth0 192.0.2.2/24
-}
-
-address() {
-    in_ns "$1" ip address add "$3" dev "$2"
-    in_ns "$1" ip link set "$2" up
-}
-
-by_hand() {
-    local host n=1
-    for host in a b; do
-        in_ns "$host" ip link add name hand type bridge
-        in_ns "$host" ip link add name vx type vxlan id 42 dstport 4789 local "192.0.2.$n" remote "192.0.2.$((3 - n))"
-        in_ns "$host" ip link set vx mtu "$mtu" master hand up
-        in_ns "$host" ip link add name port type veth peer name eth0 netns "wove-bench-$host-hand"
-        in_ns "$host" ip link set port mtu "$mtu" master hand up
-        in_ns "$host" ip link set hand up
-        in_ns "$host-hand" ip link set eth0 mtu "$mtu"
-        address "$host-hand" eth0 "10.40.0.$n/24"
-        n=$((n + 1))
-    done
 }
 
 by_wove() {
     local host n=1
     for host in a b; do
-        in_ns "$host" "$wove" launch --no-encryption --password bench-of-the-fast-path --mtu "$mtu" \
+        container "$host-wove"
+        # Not by a function: in the background that would be a shell, and the daemon would outlive it.
+        nsenter --net="/run/netns/$names-$host" "$wove" launch --no-encryption --password bench-of-the-fast-path --mtu "$mtu" \
             --state-dir "$scratch/$host" --socket "$scratch/$host.sock" 192.0.2.1 2>"$scratch/$host.log" &
         pids+=($!)
-        until "$wove" attach --socket "$scratch/$host.sock" --netns "wove-bench-$host-wove" "10.41.0.$n/24" \
+        until "$wove" attach --socket "$scratch/$host.sock" --netns "$names-$host-wove" "10.41.0.$n/24" \
             >/dev/null 2>&1; do sleep 0.2; done
         n=$((n + 1))
     done
@@ -79,7 +50,7 @@ by_wove() {
 }
 
 table() {
-    local sums=(0 0 0) best="" round i gbit
+    local sums=(0 0 0) round i gbit
     for ((round = 0; round < rounds; round++)); do
         i=0
         for way in "a b 192.0.2.2" "a-hand b-hand 10.40.0.2" "a-wove b-wove 10.41.0.2"; do
@@ -89,8 +60,8 @@ table() {
             i=$((i + 1))
         done
     done
-    best=$(awk "BEGIN { printf \"%8.2f %8.2f %8.2f\", ${sums[0]} / $rounds, ${sums[1]} / $rounds, ${sums[2]} / $rounds }")
-    printf '%-34s %s\n' "$1" "$best"
+    printf '%-34s %s\n' "$1" \
+        "$(awk "BEGIN { printf \"%8.2f %8.2f %8.2f\", ${sums[0]} / $rounds, ${sums[1]} / $rounds, ${sums[2]} / $rounds }")"
 }
 
 measure() {
@@ -102,16 +73,12 @@ measure() {
 }
 
 clean() {
-    local pid host ns
+    local pid
     for pid in "${pids[@]}"; do
         kill "$pid" 2>/dev/null || true
         wait "$pid" 2>/dev/null || true
     done
-    for host in a b; do
-        for ns in "$host" "$host-hand" "$host-wove"; do
-            ip netns del "wove-bench-$ns" 2>/dev/null || true
-        done
-    done
+    remove_namespaces
     rm -rf "$scratch"
 }
 

@@ -16,9 +16,11 @@ seconds=${2:-4}
 wove=${WOVE:-target/release/wove}
 ways=${WAYS:-hand wove}
 scratch=$(mktemp -d)
+names=wove-sleeve
 mtu=1400
 pids=()
 declare -A addresses
+. bench/hosts.sh
 
 main() {
     trap clean EXIT
@@ -36,45 +38,8 @@ main() {
     compare "no offloads on the underlay"
 }
 
-in_ns() {
-    nsenter --net="/run/netns/wove-sleeve-$1" "${@:2}"
-}
-
-underlay() {
-    local host
-    for host in a b; do
-        ip netns add "wove-sleeve-$host"
-        in_ns "$host" ip link set lo up
-    done
-    ip link add name eth0 netns wove-sleeve-a type veth peer name eth0 netns wove-sleeve-b
-    address a eth0 192.0.2.1/24
-    address b eth0 192.0.2.2/24
-}
-
-address() {
-    in_ns "$1" ip address add "$3" dev "$2"
-    in_ns "$1" ip link set "$2" up
-}
-
-container() {
-    ip netns add "wove-sleeve-$1"
-    in_ns "$1" ip link set lo up
-}
-
 hand_up() {
-    local host n=1
-    for host in a b; do
-        container "$host-hand"
-        in_ns "$host" ip link add name hand type bridge
-        in_ns "$host" ip link add name vx type vxlan id 42 dstport 4789 local "192.0.2.$n" remote "192.0.2.$((3 - n))"
-        in_ns "$host" ip link set vx mtu "$mtu" master hand up
-        in_ns "$host" ip link add name port type veth peer name eth0 netns "wove-sleeve-$host-hand"
-        in_ns "$host" ip link set port mtu "$mtu" master hand up
-        in_ns "$host" ip link set hand up
-        in_ns "$host-hand" ip link set eth0 mtu "$mtu"
-        address "$host-hand" eth0 "10.40.0.$n/24"
-        n=$((n + 1))
-    done
+    by_hand
     addresses[hand]=10.40.0.2
 }
 
@@ -87,11 +52,11 @@ wove_up() {
         container "$host-wove"
         (umask 077 && echo "$token" >"$scratch/token")
         # Not by a function: in the background that would be a shell, and the pid is read.
-        nsenter --net="/run/netns/wove-sleeve-$host" "$wove" launch --no-fastdp --token-file "$scratch/token" --mtu "$mtu" \
+        nsenter --net="/run/netns/$names-$host" "$wove" launch --no-fastdp --token-file "$scratch/token" --mtu "$mtu" \
             --state-dir "$scratch/$host" --socket "$scratch/$host.sock" 192.0.2.1 2>"$scratch/$host.log" &
         pids+=($!)
         echo "$!" >>"$scratch/wove.pids"
-        until "$wove" attach --socket "$scratch/$host.sock" --netns "wove-sleeve-$host-wove" "10.41.0.$n/24" \
+        until "$wove" attach --socket "$scratch/$host.sock" --netns "$names-$host-wove" "10.41.0.$n/24" \
             >/dev/null 2>&1; do sleep 0.2; done
         n=$((n + 1))
     done
@@ -103,7 +68,7 @@ wove_pids() { cat "$scratch/wove.pids"; }
 
 # A peer without a secret makes one.
 make_token() {
-    nsenter --net=/run/netns/wove-sleeve-a "$wove" launch --no-fastdp --state-dir "$scratch/first" --socket "$scratch/first.sock" \
+    nsenter --net="/run/netns/$names-a" "$wove" launch --no-fastdp --state-dir "$scratch/first" --socket "$scratch/first.sock" \
         2>/dev/null &
     local first=$!
     until "$wove" token --socket "$scratch/first.sock" 2>/dev/null; do sleep 0.1; done
@@ -199,14 +164,12 @@ memory() {
 }
 
 clean() {
-    local pid ns
+    local pid
     for pid in "${pids[@]}"; do
         kill "$pid" 2>/dev/null || true
         wait "$pid" 2>/dev/null || true
     done
-    for ns in $(ip netns list | awk '/^wove-sleeve-/ { print $1 }'); do
-        ip netns del "$ns" 2>/dev/null || true
-    done
+    remove_namespaces
     rm -rf "$scratch"
 }
 

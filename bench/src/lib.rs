@@ -12,17 +12,14 @@ use std::{
 use crypto::{Established, Hello, Identity, Initiator, Responder, Secret};
 use proto::{
     Endpoint, MacAddr, PeerId,
-    datagram::{Datagram, Protection},
+    datagram::Datagram,
     vnet::{PartialChecksum, SegmentKind, Segments, VnetHeader},
 };
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 use wove::engine::{
-    Coalescer, Output, Snapshot, Upcall,
-    coalesce::Joins,
-    layers::Layers,
-    segment::Sum,
-    snapshot::{Incoming, Path, Route, Shared, StationMap},
+    Coalescer, Output, Snapshot, Upcall, coalesce::Joins, layers::Layers, segment::Sum,
+    snapshot::StationMap,
 };
 
 #[expect(
@@ -90,9 +87,11 @@ impl Pair {
         let (a, b) = (Identity::generate(&mut rng), Identity::generate(&mut rng));
         let secret = Secret::generate(&mut rng);
         let (ours, theirs) = handshake(&a, &b, &secret, &mut rng);
+        let see =
+            |local, other, address| Snapshot::of_pair(local, other, address, (DATAGRAM, true));
         Self {
-            near: snapshot(a.id(), ours, FAR_ADDRESS, b.id()),
-            far: snapshot(b.id(), theirs, NEAR_ADDRESS, a.id()),
+            near: see(a.id(), (b.id(), ours.session), FAR_ADDRESS),
+            far: see(b.id(), (a.id(), theirs.session), NEAR_ADDRESS),
         }
         .with_stations(a.id(), b.id())
     }
@@ -113,34 +112,6 @@ impl Default for Pair {
     fn default() -> Self {
         Self::new()
     }
-}
-
-fn snapshot(
-    local: PeerId,
-    established: Established,
-    address: SocketAddr,
-    peer: PeerId,
-) -> Snapshot {
-    let session = Arc::new(established.session);
-    let incoming = Incoming {
-        peer,
-        session: Arc::clone(&session),
-        counters: Arc::default(),
-    };
-    let path = Path {
-        session: Some(Arc::clone(&session)),
-        protection: Protection::Sealed,
-        route: Route::Direct {
-            address: Endpoint::Udp(address),
-            datagram: DATAGRAM,
-        },
-        shares: true,
-        counters: Arc::default(),
-    };
-    let mut snapshot = Snapshot::empty(Arc::new(Shared::new(local, 1)));
-    snapshot.sessions = Arc::new(HashMap::from([(session.local(), incoming)]));
-    snapshot.paths = Arc::new(HashMap::from([(peer, Arc::new(path))]));
-    snapshot
 }
 
 /// An IPv4 frame of `len` bytes from the near to the far station.

@@ -279,6 +279,20 @@ impl From<PageArg> for Page {
 /// Which namespace, which interface, which addresses.
 #[derive(Args, Clone, Debug)]
 pub struct AttachArgs {
+    /// Which interface.
+    #[command(flatten)]
+    pub inside: InsideArgs,
+    /// What it is called.
+    #[command(flatten)]
+    pub naming: NamingArgs,
+    /// How to answer.
+    #[command(flatten)]
+    pub output: OutputArgs,
+}
+
+/// An interface inside a namespace, and addresses of it.
+#[derive(Args, Clone, Debug)]
+pub struct InsideArgs {
     /// Which namespace.
     #[command(flatten)]
     pub place: PlaceArgs,
@@ -288,26 +302,14 @@ pub struct AttachArgs {
     /// 10.32.1.5/24, fd00:32::5/64, net:10.32.7.0/24 or net:default [default: net:default]
     #[arg(value_name = "ADDR", value_parser = parse_address)]
     pub addresses: Vec<Address>,
-    /// What it is called.
-    #[command(flatten)]
-    pub naming: NamingArgs,
-    /// How to answer.
-    #[command(flatten)]
-    pub output: OutputArgs,
 }
 
 /// Which namespace, which interface, which addresses to take.
 #[derive(Args, Clone, Debug)]
 pub struct DetachArgs {
-    /// Which namespace.
+    /// Which interface.
     #[command(flatten)]
-    pub place: PlaceArgs,
-    /// Name of the interface inside, 1 to 15 bytes
-    #[arg(long, value_name = "NAME", default_value = "wove0", value_parser = parse_ifname)]
-    pub ifname: String,
-    /// Addresses with prefix length: 10.32.1.5/24, fd00:32::5/64
-    #[arg(value_name = "ADDR", value_parser = parse_address)]
-    pub addresses: Vec<Address>,
+    pub inside: InsideArgs,
     /// How to answer.
     #[command(flatten)]
     pub output: OutputArgs,

@@ -107,7 +107,7 @@ fn attach(client: &Client, options: AttachArgs) -> Result<(), Failure> {
         dns: options.naming.dns,
         container: None,
     };
-    let netns = match &options.place.container {
+    let netns = match &options.inside.place.container {
         Some(container) => {
             let found = runtime::find(container)?;
             if naming.names.is_empty() && !naming.nameless {
@@ -116,14 +116,14 @@ fn attach(client: &Client, options: AttachArgs) -> Result<(), Failure> {
             naming.container = Some(found.id);
             process_namespace(found.pid)
         }
-        None => namespace(&options.place)?,
+        None => namespace(&options.inside.place)?,
     };
-    let (addresses, subnets) = split_or_default(&options.addresses);
+    let (addresses, subnets) = split_or_default(&options.inside.addresses);
     answer(
         client,
         &Ask::Attach {
             netns,
-            ifname: options.ifname,
+            ifname: options.inside.ifname,
             addresses,
             subnets,
             naming,
@@ -133,16 +133,16 @@ fn attach(client: &Client, options: AttachArgs) -> Result<(), Failure> {
 }
 
 fn detach(client: &Client, options: DetachArgs) -> Result<(), Failure> {
-    let netns = match &options.place.container {
+    let netns = match &options.inside.place.container {
         Some(container) => container_namespace(client, container)?,
-        None => namespace(&options.place)?,
+        None => namespace(&options.inside.place)?,
     };
-    let (addresses, subnets) = split(&options.addresses);
+    let (addresses, subnets) = split(&options.inside.addresses);
     answer(
         client,
         &Ask::Detach {
             netns,
-            ifname: options.ifname,
+            ifname: options.inside.ifname,
             addresses,
             subnets,
         },

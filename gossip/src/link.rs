@@ -170,6 +170,18 @@ impl Link {
         self.sent.clear();
     }
 
+    /// The session goes on over another path, which was just proven both ways:
+    /// what stayed unanswered says nothing of it.
+    pub fn moved(&mut self, now: Instant) {
+        if !self.state.is_usable() {
+            return;
+        }
+        (self.last_pong, self.last_heard) = (now, now);
+        self.sent.clear();
+        self.input(Input::Pong, now);
+        self.next_ping = self.next_ping.min(now);
+    }
+
     /// A pong came. Unknown tokens are ignored.
     pub fn pong(&mut self, token: u8, now: Instant) {
         let Some(at) = self.sent.iter().position(|(sent, _)| *sent == token) else {
@@ -441,6 +453,30 @@ mod tests {
         let start = pair.now;
         pair.run(Duration::from_secs(10));
         assert!(pair.now - start <= Duration::from_millis(2100));
+    }
+
+    #[test]
+    fn a_link_whose_path_is_another_is_not_blamed_for_the_former() {
+        let mut pair = Pair::new(5, 0.0);
+        pair.run(Duration::from_secs(10));
+        pair.loss = [1.0; 2];
+        while pair.ends.iter().all(|end| end.state() == LinkState::Up) {
+            pair.run(Duration::from_millis(50));
+        }
+        let now = pair.now;
+        pair.ends.iter_mut().for_each(|end| end.moved(now));
+        pair.loss = [0.0; 2];
+        pair.run(Duration::from_secs(10));
+        assert!(pair.ends.iter().all(|end| end.state() == LinkState::Up));
+        // It does not bring back what is over, nor vouch for what never began.
+        for (state, input) in [(LinkState::Down, true), (LinkState::Probing, false)] {
+            let mut link = Link::new(true, now);
+            if input {
+                link.bye(now);
+            }
+            link.moved(now);
+            assert_eq!(link.state(), state);
+        }
     }
 
     #[test]

@@ -11,6 +11,7 @@ mod names;
 mod preload;
 mod publish;
 mod receive;
+mod sessions;
 mod space;
 mod spread;
 mod upkeep;
@@ -197,6 +198,8 @@ struct Timers {
     space: Option<Instant>,
     routes: Option<Instant>,
     routes_done: Instant,
+    /// Ways that the last calculation cut.
+    routes_cut: u32,
     /// Sums go to all neighbours, because much came in from one.
     wave: Option<Instant>,
     anti_entropy: Instant,
@@ -253,6 +256,7 @@ impl<A: Authority> Mesh<A> {
             space: None,
             routes: None,
             routes_done: now,
+            routes_cut: 0,
             wave: None,
             anti_entropy: now + config.pace.anti_entropy,
             refresh_rtt: now,

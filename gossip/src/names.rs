@@ -36,7 +36,7 @@ pub fn canonical(text: &str) -> Option<String> {
 /// The names of this peer.
 #[derive(Clone, Debug)]
 pub struct LocalNames {
-    parts: Parts<(Arc<str>, IpAddr)>,
+    parts: Parts<Pair>,
 }
 
 impl LocalNames {
@@ -82,31 +82,28 @@ impl LocalNames {
 
     /// The parts that have changed since they were last taken.
     pub fn take_changed(&mut self) -> Vec<(u16, Names)> {
-        let dirty = self.parts.take_dirty();
-        dirty
-            .into_iter()
-            .filter_map(|part| Some((u16::try_from(part).ok()?, self.part(part))))
-            .collect()
+        self.parts.take_changed(names_of)
     }
 
     /// Everything must be published again.
     pub fn touch_all(&mut self) {
         self.parts.touch_all(0);
     }
+}
 
-    fn part(&self, part: usize) -> Names {
-        let mut names: Vec<Name> = Vec::new();
-        for (name, address) in self.parts.items(part) {
-            match names.last_mut().filter(|last| *last.name == **name) {
-                Some(last) => last.addresses.push(*address),
-                None => names.push(Name {
-                    name: name.to_string(),
-                    addresses: vec![*address],
-                }),
-            }
+/// One part as it now is.
+fn names_of(parts: &Parts<Pair>, part: usize) -> Names {
+    let mut names: Vec<Name> = Vec::new();
+    for (name, address) in parts.items(part) {
+        match names.last_mut().filter(|last| *last.name == **name) {
+            Some(last) => last.addresses.push(*address),
+            None => names.push(Name {
+                name: name.to_string(),
+                addresses: vec![*address],
+            }),
         }
-        Names { names }
     }
+    Names { names }
 }
 
 impl Default for LocalNames {
@@ -158,7 +155,8 @@ struct Part {
     pairs: Pairs,
 }
 
-type Pairs = BTreeSet<(Arc<str>, IpAddr)>;
+type Pair = (Arc<str>, IpAddr);
+type Pairs = BTreeSet<Pair>;
 
 #[derive(Clone, Debug, Default)]
 struct Entry {

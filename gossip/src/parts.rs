@@ -94,6 +94,16 @@ impl<K: Ord + Clone> Parts<K> {
         std::mem::take(&mut self.dirty)
     }
 
+    /// The parts that changed since the last call, each as `render` makes it.
+    pub(crate) fn take_changed<T>(&mut self, render: impl Fn(&Self, usize) -> T) -> Vec<(u16, T)> {
+        let dirty = self.take_dirty();
+        let number = |part| u16::try_from(part).ok();
+        dirty
+            .into_iter()
+            .filter_map(|part| Some((number(part)?, render(self, part))))
+            .collect()
+    }
+
     /// What is in a part; nothing if there is no such part.
     pub(crate) fn items(&self, part: usize) -> impl Iterator<Item = &K> {
         self.parts

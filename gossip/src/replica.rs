@@ -222,12 +222,23 @@ impl Replica {
 
     /// The peers with which an owner has a link that both report.
     pub(crate) fn neighbours(&self, slot: Slot) -> impl Iterator<Item = (Slot, RttCode)> {
-        let own = self.owners[slot.at()].id.short_id();
+        self.claimed(slot)
+            .filter_map(move |(other, rtt)| Some((other, self.confirmed(slot, other, rtt)?)))
+    }
+
+    /// The peers with which an owner reports a link, whether they do or not.
+    pub(crate) fn claimed(&self, slot: Slot) -> impl Iterator<Item = (Slot, RttCode)> {
         self.links(slot).filter_map(move |link| {
             let other = self.slot_of_short(&link.peer)?;
-            let back = self.reported(other, &own)?;
-            (other != slot).then(|| (other, link.rtt.max(back)))
+            (other != slot).then_some((other, link.rtt))
         })
+    }
+
+    /// The round-trip time of a link that `slot` claims to have, if the other end does, too:
+    /// the longer of both.
+    pub(crate) fn confirmed(&self, slot: Slot, other: Slot, rtt: RttCode) -> Option<RttCode> {
+        let back = self.reported(other, &self.owners[slot.at()].id.short_id())?;
+        Some(rtt.max(back))
     }
 
     /// All owners, by id.

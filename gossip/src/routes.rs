@@ -60,6 +60,8 @@ const NO_WAY: Way = Way {
 pub(crate) struct Reach {
     pub(crate) gained: Vec<Slot>,
     pub(crate) lost: Vec<Slot>,
+    /// Ways that were cut, whether others were found or not: what an update costs.
+    pub(crate) cut: usize,
 }
 
 /// A better way to a peer: cost and hops, the peer, and its parent.
@@ -135,9 +137,14 @@ impl Ways {
         let mut before = Vec::new();
         let orphans = self.cut(&changed, replica, &mut before);
         let mut offers = BinaryHeap::new();
+        let cut = orphans.len();
         for orphan in orphans {
-            for (from, rtt) in replica.neighbours(orphan) {
-                self.offer(from, orphan, cost(rtt), &mut offers);
+            for (from, claim) in replica.claimed(orphan) {
+                if self.reaches(from)
+                    && let Some(rtt) = replica.confirmed(orphan, from, claim)
+                {
+                    self.offer(from, orphan, cost(rtt), &mut offers);
+                }
             }
         }
         for (a, b) in changed {
@@ -147,7 +154,10 @@ impl Ways {
             }
         }
         self.settle(offers, replica, &mut before);
-        self.compare(&before)
+        Reach {
+            cut,
+            ..self.compare(&before)
+        }
     }
 
     fn grow(&mut self, end: usize) {
@@ -182,7 +192,8 @@ impl Ways {
         let mut at = 0;
         while let Some(parent) = orphans.get(at).copied() {
             at += 1;
-            for (child, _) in replica.neighbours(parent) {
+            // A link that a way leads over was confirmed, or it is among the changed ones.
+            for (child, _) in replica.claimed(parent) {
                 let way = self.ways[child.at()];
                 if way.cost != FAR && way.parent == parent {
                     self.orphan(child, before);
@@ -208,15 +219,22 @@ impl Ways {
     }
 
     fn offer(&self, from: Slot, to: Slot, price: u32, offers: &mut BinaryHeap<Offer>) {
-        let (above, way) = (&self.ways[from.at()], &self.ways[to.at()]);
-        if above.cost == FAR {
-            return;
-        }
-        let found = above.cost.saturating_add(price).min(FAR - 1);
-        let hops = above.hops.saturating_add(1);
-        if (found, hops) < (way.cost, way.hops) {
+        if self.is_better(from, to, price) {
+            let (found, hops) = self.onward(from, price);
             offers.push(Reverse((found, hops, to, from)));
         }
+    }
+
+    fn is_better(&self, from: Slot, to: Slot, price: u32) -> bool {
+        let way = &self.ways[to.at()];
+        self.reaches(from) && self.onward(from, price) < (way.cost, way.hops)
+    }
+
+    /// Cost and hops of a way that leads over a peer and a link of its.
+    fn onward(&self, from: Slot, price: u32) -> (u32, u16) {
+        let above = &self.ways[from.at()];
+        let cost = above.cost.saturating_add(price).min(FAR - 1);
+        (cost, above.hops.saturating_add(1))
     }
 
     /// Dijkstra's algorithm over the offers and what follows from them.
@@ -243,8 +261,13 @@ impl Ways {
                 hops,
                 touched: true,
             };
-            for (next, rtt) in replica.neighbours(slot) {
-                self.offer(slot, next, cost(rtt), &mut offers);
+            for (next, claim) in replica.claimed(slot) {
+                // Most claims lead nowhere better, whatever the other end says.
+                if self.is_better(slot, next, cost(claim))
+                    && let Some(rtt) = replica.confirmed(slot, next, claim)
+                {
+                    self.offer(slot, next, cost(rtt), &mut offers);
+                }
             }
         }
     }

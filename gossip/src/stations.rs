@@ -183,36 +183,14 @@ impl LocalStations {
 
     /// Whether a part has changed since it was last taken.
     pub fn take_changed(&mut self) -> Vec<(u16, Stations)> {
-        let dirty = self.parts.take_dirty();
-        dirty
-            .into_iter()
-            .filter_map(|part| Some((u16::try_from(part).ok()?, self.part(part))))
-            .collect()
+        let table = &self.table;
+        self.parts
+            .take_changed(|parts, part| stations_of(table, parts, part))
     }
 
     /// Everything must be published again.
     pub fn touch_all(&mut self) {
         self.parts.touch_all(0);
-    }
-
-    /// One part as it now is.
-    pub fn part(&self, part: usize) -> Stations {
-        let items = self
-            .parts
-            .items(part)
-            .filter_map(|mac| Some((*mac, self.table.get(mac)?)));
-        let station = |(mac, entry): (MacAddr, &Entry)| Station {
-            mac,
-            claim: entry.claim,
-            ips: entry
-                .ips
-                .iter()
-                .map(|(ip, entry)| (*ip, entry.claim))
-                .collect(),
-        };
-        Stations {
-            stations: items.map(station).collect(),
-        }
     }
 
     fn lost_just_now(&self, mac: &MacAddr, pinned: bool, now: Instant) -> bool {
@@ -338,6 +316,25 @@ impl LocalStations {
     }
 }
 
+/// One part as it now is.
+fn stations_of(table: &BTreeMap<MacAddr, Entry>, parts: &Parts<MacAddr>, part: usize) -> Stations {
+    let items = parts
+        .items(part)
+        .filter_map(|mac| Some((*mac, table.get(mac)?)));
+    let station = |(mac, entry): (MacAddr, &Entry)| Station {
+        mac,
+        claim: entry.claim,
+        ips: entry
+            .ips
+            .iter()
+            .map(|(ip, entry)| (*ip, entry.claim))
+            .collect(),
+    };
+    Stations {
+        stations: items.map(station).collect(),
+    }
+}
+
 #[cfg(test)]
 #[expect(
     clippy::disallowed_methods,
@@ -381,7 +378,7 @@ mod tests {
         let learnt = stations.learn(mac(1), &[ip(1)], false, &foreign(9, theirs), Instant::now());
         assert_eq!(learnt, Learnt::Changed);
         assert_eq!(
-            stations.part(0).stations,
+            stations.take_changed()[0].1.stations,
             [Station {
                 mac: mac(1),
                 claim: 8,
@@ -444,7 +441,7 @@ mod tests {
         let (mut stations, now) = (local(), Instant::now());
         stations.learn(mac(1), &[ip(1)], true, &Claims::default(), now);
         stations.learn(mac(2), &[ip(1)], true, &Claims::default(), now);
-        let all = stations.part(0).stations;
+        let all = &stations.take_changed()[0].1.stations;
         assert_eq!(all[0].ips, []);
         assert_eq!(all[1].ips, [(ip(1), 2)]);
     }

@@ -50,6 +50,11 @@ const STEADY: Duration = Duration::from_secs(60);
 const REST: Duration = Duration::from_secs(1);
 const REST_ACTIVE: Duration = Duration::from_secs(3);
 const REST_IDLE: Duration = Duration::from_secs(15);
+/// How long frames in clear are still taken under an identifier that was left:
+/// the peer sends under it until it hears of that.
+const LINGER: Duration = Duration::from_secs(2);
+/// Identifiers that linger at once.
+const MOST_LEFT: usize = 4;
 /// An offer that shows no effect is repeated after this long, then ever later.
 const OFFER: Duration = Duration::from_millis(300);
 
@@ -195,6 +200,8 @@ pub struct FastPath {
     /// The peer's offer, and where it came from: the peer may send from another
     /// address than it is reached at.
     theirs: Option<(VxlanOffer, IpAddr)>,
+    /// What was left, and until when it is taken from.
+    left: Vec<(Entry, Instant)>,
     declined: Decline,
     offer_at: Instant,
     offers: u32,
@@ -219,6 +226,7 @@ impl FastPath {
             bar: Bar::Indirect,
             ours: None,
             theirs: None,
+            left: Vec::new(),
             declined: Decline::Other,
             offer_at: now,
             offers: 0,
@@ -232,6 +240,13 @@ impl FastPath {
             rests: 0,
             falls: 0,
         }
+    }
+
+    /// What the kernel has to know, of what was left, too.
+    pub fn entries(&self) -> impl Iterator<Item = Entry> {
+        self.entry()
+            .into_iter()
+            .chain(self.left.iter().map(|(entry, _)| *entry))
     }
 
     /// What the kernel has to know.
@@ -262,6 +277,31 @@ impl FastPath {
     /// Whether something can be sent through the tunnel.
     pub fn can_send(&self) -> bool {
         self.ours.is_some() && self.is_offered()
+    }
+
+    /// The way to the peer is another, or none: what was agreed is over, but what
+    /// the peer has sent by then is still let in. Inside ESP nothing is: its keys
+    /// and policies go.
+    pub fn leave(&mut self, now: Instant) {
+        if let Some(entry) = self.entry()
+            && !entry.wish.esp
+            && entry.source.is_some()
+        {
+            let receiving = Entry {
+                vni: None,
+                up: false,
+                ..entry
+            };
+            self.left.push((receiving, now + LINGER));
+            let surplus = self.left.len().saturating_sub(MOST_LEFT);
+            self.left.drain(..surplus);
+        }
+        self.bar(Bar::Indirect);
+    }
+
+    /// Nothing of what was left is let in any more.
+    pub fn forget_left(&mut self) {
+        self.left.clear();
     }
 
     /// This end does not want the path: what was agreed is over.
@@ -353,6 +393,7 @@ impl FastPath {
 
     /// What is due; `active` says whether frames flow.
     pub fn tick(&mut self, active: bool, now: Instant) -> Chores {
+        self.left.retain(|(_, until)| now < *until);
         if self.is_silent(now) {
             self.step(Input::Silent, now);
         }
@@ -381,6 +422,12 @@ impl FastPath {
                 }
             }
         }
+    }
+
+    /// Whether an answer is late while frames are sent this way: they may be lost.
+    pub fn is_late(&self, now: Instant) -> bool {
+        let late = LATE + self.rtt * 2;
+        self.is_up() && self.unanswered > 0 && now.duration_since(self.unanswered_since) >= late
     }
 
     /// Why frames do not go this way, in words; none while they do. `path` is
@@ -479,8 +526,7 @@ impl FastPath {
 
     fn probe_due(&mut self, active: bool, now: Instant) -> bool {
         let every = if active { ACTIVE_PROBE } else { IDLE_PROBE };
-        let late =
-            self.unanswered > 0 && now.duration_since(self.unanswered_since) >= LATE + self.rtt * 2;
+        let late = self.is_late(now);
         // Frames began to flow: the next probe is due earlier than it was.
         self.probe_at = self.probe_at.min(now + every);
         if !late && now < self.probe_at {

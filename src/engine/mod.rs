@@ -49,10 +49,10 @@ pub use command::{
 pub use counters::DropReason;
 pub use egress::Egress;
 pub use ingress::Ingress;
-pub use output::{Origin, Output, Upcall};
+pub use output::{Effects, Origin, Output, Upcall};
 pub use router::{
-    Config as RouterConfig, EspOrder, EspOutcome, EspStep, Event, FastSetup, Router, SpaceSetup,
-    Transmit, Tunnelled,
+    CAPABILITIES, Config as RouterConfig, EspOrder, EspOutcome, EspStep, Event, FastSetup, Router,
+    SpaceSetup, Transmit, Tunnelled,
 };
 pub use snapshot::Snapshot;
 pub use status::Status;

@@ -33,6 +33,34 @@ pub trait Output {
     fn upcall(&mut self, upcall: Upcall);
 }
 
+/// Keeps all effects, for who looks at them: simulations and tests.
+#[derive(Debug, Default)]
+pub struct Effects {
+    /// Datagrams, each with where it is to go.
+    pub datagrams: Vec<(Endpoint, Vec<u8>)>,
+    /// Frames for the bridge, their checksums complete.
+    pub frames: Vec<Vec<u8>>,
+    /// What the control thread is told.
+    pub upcalls: Vec<Upcall>,
+}
+
+impl Output for Effects {
+    fn datagram(&mut self, to: Endpoint, len: usize, fill: impl FnOnce(&mut [u8]) -> bool) {
+        let mut datagram = vec![0; len];
+        if fill(&mut datagram) {
+            self.datagrams.push((to, datagram));
+        }
+    }
+
+    fn frame(&mut self, frame: &[u8]) {
+        self.frames.push(frame.to_vec());
+    }
+
+    fn upcall(&mut self, upcall: Upcall) {
+        self.upcalls.push(upcall);
+    }
+}
+
 /// Where a datagram came from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Origin {

@@ -81,6 +81,8 @@ pub struct Peer {
     frames_seen: (u64, u64),
     sent_at: Option<Instant>,
     received_at: Option<Instant>,
+    /// The first and the last of frames that came in without a pause.
+    incoming: Option<(Instant, Instant)>,
 }
 
 /// A session with its administration.
@@ -117,6 +119,8 @@ pub struct Direct {
     pub pmtu: Pmtu,
     /// When the first of the probes left that are unanswered.
     pub unanswered_since: Option<Instant>,
+    /// When the last probe left.
+    pub asked_at: Instant,
     /// Whether frames go round it where they can.
     pub suspect: bool,
     /// When to probe next.
@@ -151,6 +155,7 @@ impl Peer {
             frames_seen: (0, 0),
             sent_at: None,
             received_at: None,
+            incoming: None,
         }
     }
 
@@ -259,6 +264,7 @@ impl Peer {
         self.current = None;
         self.direct = None;
         self.fast.bar(Bar::Indirect);
+        self.fast.forget_left();
         self.insists = false;
         self.announced = false;
         self.sessions.drain(..).map(|h| h.session.local()).collect()
@@ -283,6 +289,11 @@ impl Peer {
         let before = std::mem::replace(&mut self.frames_seen, (totals.rx_frames, totals.tx_frames));
         if before.0 != totals.rx_frames {
             self.received_at = Some(now);
+            let first = match self.incoming {
+                Some((first, last)) if now.duration_since(last) < HUSH => first,
+                Some(_) | None => now,
+            };
+            self.incoming = Some((first, now));
         }
         if before.1 != totals.tx_frames {
             self.sent_at = Some(now);
@@ -298,6 +309,20 @@ impl Peer {
     pub fn is_hushed(&self, now: Instant) -> bool {
         let within = |at: Option<Instant>| at.is_some_and(|at| now.duration_since(at) < HUSH);
         within(self.sent_at) && !within(self.received_at)
+    }
+
+    /// Whether frames came in without a pause, and stay away now; once for each time.
+    /// Who only answers has no other sign of a path that broke.
+    pub fn falls_quiet(&mut self, now: Instant) -> bool {
+        let over = |(_, last): &mut (Instant, Instant)| now.duration_since(*last) >= HUSH;
+        let steady = |(first, last): (Instant, Instant)| last.duration_since(first) >= HUSH;
+        self.incoming.take_if(over).is_some_and(steady)
+    }
+
+    /// Whether its path is to be looked at again very soon.
+    pub fn is_urgent(&self, now: Instant) -> bool {
+        let owes = |direct: &Direct| direct.unanswered_since.is_some();
+        self.scout.is_judging() || self.is_active(now) && self.direct.as_ref().is_some_and(owes)
     }
 
     /// Keeps a frame until there is a session. The oldest gives way.
@@ -337,6 +362,7 @@ impl Direct {
             rtt: Duration::ZERO,
             pmtu,
             unanswered_since: None,
+            asked_at: now,
             suspect: false,
             probe_at: now,
             probes: BTreeMap::new(),
@@ -372,7 +398,8 @@ impl Direct {
 
     /// Whether the path is to be asked again whether it works.
     pub fn is_to_be_asked_again(&self, now: Instant) -> bool {
-        self.silence(now) >= ASK_AGAIN.max(self.rtt * 2)
+        let pause = ASK_AGAIN.max(self.rtt * 2);
+        self.silence(now) >= pause && now.duration_since(self.asked_at) >= pause
     }
 
     /// Whether an answer is so late, and later `by` so much, that the path is

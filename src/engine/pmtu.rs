@@ -30,6 +30,8 @@ const LADDER: [usize; 13] = [
 const EXACT: usize = 8;
 /// How long a probe may take at least.
 const PATIENCE: Duration = Duration::from_millis(250);
+/// The same for a probe of the size in use: frames are lost until it is known.
+const PROMPT: Duration = Duration::from_millis(90);
 /// How often the size in use is proven again while frames flow.
 const VERIFY: Duration = Duration::from_secs(1);
 /// How often a larger size is tried.
@@ -96,7 +98,15 @@ impl Pmtu {
         match self.phase {
             Phase::Ladder => self.climb(now, patience),
             Phase::Search { .. } => self.search(now, patience),
-            Phase::Settled => self.verify(now, patience, active),
+            Phase::Settled => self.verify(now, rtt, active),
+        }
+    }
+
+    /// Frames may not arrive: the size in use is proven now, and not when that
+    /// would be due.
+    pub fn doubt(&mut self, now: Instant) {
+        if self.phase == Phase::Settled && self.tries == 0 {
+            self.deadline = now;
         }
     }
 
@@ -152,7 +162,7 @@ impl Pmtu {
         vec![trying]
     }
 
-    fn verify(&mut self, now: Instant, patience: Duration, active: bool) -> Vec<usize> {
+    fn verify(&mut self, now: Instant, rtt: Duration, active: bool) -> Vec<usize> {
         if self.tries >= LOST {
             *self = Self::new(self.limit, now);
             return self.probes(now, Duration::ZERO, active);
@@ -160,14 +170,14 @@ impl Pmtu {
         if now >= self.raise_at && self.proven < self.limit {
             self.raise_at = now + RAISE;
             self.narrow(self.limit, now);
-            return self.search(now, patience);
+            return self.search(now, PATIENCE.max(rtt * 3));
         }
         if !active && self.tries == 0 {
             self.deadline = now + VERIFY;
             return Vec::new();
         }
         self.tries += 1;
-        self.deadline = now + patience;
+        self.deadline = now + PROMPT.max(rtt * 3);
         vec![self.proven]
     }
 
@@ -242,5 +252,19 @@ mod tests {
             settle(&mut pmtu, &mut now, 700, 50);
             assert!(pmtu.datagram() <= 700, "{carries}: {}", pmtu.datagram());
         }
+    }
+
+    #[test]
+    #[expect(clippy::disallowed_methods, reason = "any instant will do as origin")]
+    fn a_size_in_doubt_is_proven_or_lost_within_half_a_second() {
+        let mut now = Instant::now();
+        let mut pmtu = Pmtu::new(1472, now);
+        settle(&mut pmtu, &mut now, 1472, 20);
+        pmtu.doubt(now);
+        settle(&mut pmtu, &mut now, 1472, 1);
+        assert_eq!(pmtu.datagram(), 1472);
+        pmtu.doubt(now);
+        settle(&mut pmtu, &mut now, 1400, 5);
+        assert!(pmtu.datagram() <= 1400, "{}", pmtu.datagram());
     }
 }

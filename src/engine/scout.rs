@@ -52,8 +52,20 @@ pub struct Scout {
 #[derive(Debug)]
 struct Search {
     endpoints: Vec<Endpoint>,
+    /// Whether the peer is to search, too.
+    asks: bool,
     began: Instant,
     rounds: usize,
+}
+
+/// What is to be done in one round of a search.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Round {
+    /// The addresses to probe.
+    pub endpoints: Vec<Endpoint>,
+    /// Whether the peer is asked to do the same. In every round: what asked it
+    /// before may be lost, for the way to it may just be changing.
+    pub asks: bool,
 }
 
 /// The peer was heard from an address that is not its path.
@@ -81,10 +93,12 @@ pub enum Verdict {
 }
 
 impl Scout {
-    /// Begins to probe these addresses; what was sought before is given up.
-    pub fn search(&mut self, endpoints: Vec<Endpoint>, now: Instant) {
+    /// Begins to probe these addresses, and to ask the peer for the same if `asks`;
+    /// what was sought before is given up.
+    pub fn search(&mut self, endpoints: Vec<Endpoint>, asks: bool, now: Instant) {
         self.search = Some(Search {
             endpoints,
+            asks,
             began: now,
             rounds: 0,
         });
@@ -95,20 +109,21 @@ impl Scout {
         self.search = None;
     }
 
-    /// The addresses to probe now.
-    pub fn round(&mut self, now: Instant) -> Vec<Endpoint> {
-        let Some(search) = &mut self.search else {
-            return Vec::new();
-        };
+    /// The round that is due.
+    pub fn round(&mut self, now: Instant) -> Option<Round> {
+        let search = self.search.as_mut()?;
         let Some(after) = ROUNDS.get(search.rounds) else {
             self.search = None;
-            return Vec::new();
+            return None;
         };
         if now < search.began + *after {
-            return Vec::new();
+            return None;
         }
         search.rounds += 1;
-        search.endpoints.clone()
+        Some(Round {
+            endpoints: search.endpoints.clone(),
+            asks: search.asks,
+        })
     }
 
     /// A probe left.
@@ -266,10 +281,10 @@ mod tests {
     #[test]
     fn a_search_has_its_rounds_and_ends() {
         let (mut scout, start) = (Scout::default(), Instant::now());
-        scout.search(vec![at(1), at(2)], start);
+        scout.search(vec![at(1), at(2)], true, start);
         let mut rounds = 0;
         for tick in 0..20 {
-            rounds += usize::from(!scout.round(start + TICK * tick).is_empty());
+            rounds += usize::from(scout.round(start + TICK * tick).is_some());
         }
         assert_eq!(rounds, ROUNDS.len());
     }

@@ -6,7 +6,7 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
-    net::IpAddr,
+    net::{IpAddr, SocketAddr},
     sync::{
         Arc,
         atomic::{AtomicU32, AtomicU64, Ordering},
@@ -181,6 +181,38 @@ impl Snapshot {
             fast: Arc::default(),
             names: Arc::default(),
         }
+    }
+
+    /// The view of a peer that has a session with one other, at `address`, which
+    /// is its neighbour: for tests and benchmarks of the data path.
+    pub fn of_pair(
+        local: PeerId,
+        (peer, session): (PeerId, Session),
+        address: SocketAddr,
+        (datagram, shares): (usize, bool),
+    ) -> Self {
+        let session = Arc::new(session);
+        let incoming = Incoming {
+            peer,
+            session: Arc::clone(&session),
+            counters: Arc::default(),
+        };
+        let index = session.local();
+        let path = Path {
+            session: Some(session),
+            protection: Protection::Sealed,
+            route: Route::Direct {
+                address: Endpoint::Udp(address),
+                datagram,
+            },
+            shares,
+            counters: Arc::default(),
+        };
+        let mut snapshot = Self::empty(Arc::new(Shared::new(local, 1)));
+        snapshot.sessions = Arc::new(HashMap::from([(index, incoming)]));
+        snapshot.paths = Arc::new(HashMap::from([(peer, Arc::new(path))]));
+        snapshot.neighbours = Arc::new(vec![peer]);
+        snapshot
     }
 
     /// The largest content that reaches `path` in one datagram, in bytes.

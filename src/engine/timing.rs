@@ -4,6 +4,8 @@ use std::time::Duration;
 
 /// How often the router looks at its sessions and paths.
 pub const TICK: Duration = Duration::from_millis(100);
+/// How often it looks at a path in doubt: what depends on it stands still.
+pub const URGENT: Duration = Duration::from_millis(25);
 /// Waits between the repetitions of a handshake message, doubling.
 pub const RETRANSMIT: Duration = Duration::from_millis(400);
 /// How long an unanswered handshake is kept up.
@@ -40,7 +42,11 @@ pub const ROUNDS: [Duration; 3] = [
     Duration::from_millis(300),
     Duration::from_millis(900),
 ];
-/// Frames go out and none come in for this long: the path is asked whether it works.
+/// A path that broke is said to the peer at the earliest so long after the last
+/// attempt.
+pub const MEET_AGAIN: Duration = Duration::from_millis(500);
+/// Frames go out and none come in for this long, or they came in without a pause and
+/// stay away for this long: the path is asked whether it works.
 pub const HUSH: Duration = Duration::from_millis(200);
 /// A path that owes an answer for this long is asked again; a multiple of its
 /// round-trip time if that is more.

@@ -1,14 +1,16 @@
 //! What a change of path costs a flow of pings, down and up again: how long it
-//! is without answers, and how many of them are lost.
+//! is without answers, and how many of them are lost. In [`fast`] what can
+//! happen to the fast path.
 //!
 //! `WOVE_TRIALS=20 cargo netns failover:: -- --nocapture` makes README's table.
 
-use std::net::Ipv4Addr;
+mod addresses;
+mod fast;
+
 use std::time::Duration;
 
 use crate::lab::probe::{PingFlow, PingReport, ping_within};
-use crate::lab::{Container, Host, Lab, Nat, ensure, secs};
-use crate::nat::behind;
+use crate::lab::{Container, Host, Lab, ensure, secs};
 use crate::repair::trials;
 
 /// Between two pings.
@@ -18,24 +20,24 @@ const AFTER: Duration = Duration::from_millis(500);
 
 /// One way of changing, over some trials.
 struct Row {
-    what: &'static str,
+    what: String,
     gaps: Vec<Duration>,
     lost: Vec<u64>,
 }
 
 impl Row {
-    fn new(what: &'static str) -> Self {
-        let (gaps, lost) = Default::default();
+    fn new(what: impl Into<String>) -> Self {
+        let (what, gaps, lost) = (what.into(), Vec::new(), Vec::new());
         Self { what, gaps, lost }
     }
 
     fn take(&mut self, report: &PingReport) {
-        let lost = report.lost > 0;
-        let gap = if lost {
-            report.longest_gap
-        } else {
-            Duration::ZERO
-        };
+        // From the first lost ping to the last: who pings may stand still, too, on a
+        // busy machine, and that is nobody's outage.
+        let lasted = |(first, last): &(Duration, Duration)| *last - *first + PACE;
+        let outages = report.outages.iter().map(lasted);
+        let gap = outages.max().unwrap_or_default();
+        ensure(gap < secs(10), format_args!("{}: {gap:?}", self.what));
         self.gaps.push(gap);
         self.lost.push(report.lost);
     }
@@ -84,16 +86,12 @@ fn there_and_back(
     block: impl Fn(&Lab, bool),
     paths: [&str; 2],
 ) {
-    let rows = names.map(Row::new);
-    let [mut down, mut up] = rows;
+    let [mut down, mut up] = names.map(Row::new);
     for _ in 0..trials() {
         // A path that has just come up has not found its MTU yet.
         std::thread::sleep(secs(1));
         down.take(&change(pair, containers, || block(lab, true), paths[1]));
         up.take(&change(pair, containers, || block(lab, false), paths[0]));
-    }
-    for gap in &down.gaps {
-        ensure(*gap < secs(10), format_args!("{}: {gap:?}", down.what));
     }
     for lost in &up.lost {
         ensure(*lost <= 2, format_args!("{}: {lost} lost", up.what));
@@ -111,26 +109,9 @@ fn two(lab: &Lab, options: &[&str]) -> ([Host; 2], [Container; 2]) {
 }
 
 #[test]
-fn the_fast_path_is_dropped() {
-    let lab = Lab::new();
-    let ([a, b], [ca, cb]) = two(&lab, &["--no-encryption"]);
-    a.wait_connection(secs(20), &b, |c| c["path"] == "fastdp");
-    let block = |lab: &Lab, drop: bool| {
-        lab.underlay.rules(|rules| {
-            rules.everywhere(|pair| {
-                pair.udp_blocked = if drop { [6784].into() } else { [].into() };
-            });
-        });
-    };
-    let names = ["UDP 6784 dropped: `fastdp` to `sleeve`", "passes again"];
-    let paths = ["fastdp", "sleeve"];
-    there_and_back(&lab, (&a, &b), (&ca, &cb), names, block, paths);
-}
-
-#[test]
 fn all_udp_is_dropped() {
     let lab = Lab::new();
-    let ([a, b], [ca, cb]) = two(&lab, &[]);
+    let ([a, b], [ca, cb]) = two(&lab, &["--no-fastdp"]);
     let names = ["all UDP dropped: `sleeve` to `tcp`", "passes again"];
     let block = |lab: &Lab, drop: bool| {
         lab.underlay.rules(|rules| {
@@ -144,7 +125,7 @@ fn all_udp_is_dropped() {
 #[test]
 fn the_direct_path_is_cut() {
     let lab = Lab::new();
-    let (hosts, containers) = lab.network(3, &[]);
+    let (hosts, containers) = lab.network(3, &["--no-fastdp"]);
     let (a, c) = (&hosts[0], &hosts[2]);
     let ends = (&containers[0], &containers[2]);
     ping_within(secs(10), &ends.0.netns, ends.1.v4);
@@ -155,60 +136,4 @@ fn the_direct_path_is_cut() {
     let block = |lab: &Lab, drop: bool| if drop { lab.cut(a, c) } else { lab.heal(a, c) };
     let paths = ["sleeve", "relay"];
     there_and_back(&lab, (a, c), ends, names, block, paths);
-}
-
-#[test]
-fn a_host_gets_another_address() {
-    let lab = Lab::new();
-    let ([a, mut b], [ca, cb]) = two(&lab, &[]);
-    let mut row = Row::new("a host gets another address");
-    for trial in 0..trials() {
-        std::thread::sleep(secs(1));
-        let address = Ipv4Addr::new(10, 99, 2, 1 + trial as u8);
-        let flow = PingFlow::start(&ca.netns, cb.v4, PACE);
-        flow.wait_answer(secs(10));
-        b.readdress(address);
-        flow.wait_answer(secs(10));
-        std::thread::sleep(AFTER);
-        flow.wait_answer(secs(10));
-        let report = flow.stop();
-        ensure(report.longest_gap < secs(5), format_args!("{report:?}"));
-        row.take(&report);
-        a.wait_connection(secs(20), &b, |c| c["path"] == "sleeve");
-    }
-    row.print();
-}
-
-#[test]
-fn a_gateway_gets_another_address() {
-    let lab = Lab::new();
-    // What the kernel lets in by a rule of its own, as for the other kinds, it does
-    // not forget with the address.
-    let kinds = [Nat::PortRestricted; 2];
-    let (_hub, mut hosts) = behind(&lab, &kinds);
-    let containers: Vec<_> = hosts.iter().map(|(host, _)| host.container()).collect();
-    let (left, right) = (&containers[0], &containers[1]);
-    hosts[0].0.wait_station(secs(15), right);
-    hosts[1].0.wait_station(secs(15), left);
-    ping_within(secs(15), &left.netns, right.v4);
-    let mut row = Row::new("a NAT gateway gets another address");
-    for trial in 0..trials() {
-        let flow = PingFlow::start(&left.netns, right.v4, PACE);
-        let direct = |hosts: &[(Host, Host)]| {
-            let (a, b) = (&hosts[0].0, &hosts[1].0);
-            a.wait_connection(secs(20), b, |c| c["path"] == "sleeve");
-            b.wait_connection(secs(20), a, |c| c["path"] == "sleeve");
-        };
-        direct(&hosts);
-        // The mappings of the former address go with it.
-        let address = Ipv4Addr::new(10, 99, 2, 1 + trial as u8);
-        hosts[usize::from(trial % 2 == 1)].1.readdress(address);
-        flow.wait_answer(secs(10));
-        std::thread::sleep(secs(2));
-        flow.wait_answer(secs(10));
-        let report = flow.stop();
-        ensure(report.longest_gap < secs(5), format_args!("{report:?}"));
-        row.take(&report);
-    }
-    row.print();
 }

@@ -12,6 +12,7 @@
 
 mod basics;
 mod broadcast;
+mod churn;
 mod esp;
 mod failover;
 mod fastdp;

@@ -4,38 +4,38 @@
 use std::time::Duration;
 
 use crate::lab::probe::{PingFlow, ping_within};
-use crate::lab::{Host, Lab, Nat, ensure, secs};
+use crate::lab::{Gate, Host, Lab, Nat, ensure, secs};
 
 const PACE: Duration = Duration::from_millis(20);
 
-/// A hub that all reach, and hosts behind gateways of these kinds, each with its
-/// gateway.
-pub(crate) fn behind(lab: &Lab, kinds: &[Nat]) -> (Host, Vec<(Host, Host)>) {
+/// A hub that all reach, and hosts behind gateways of these kinds, without the
+/// kernel's fast path: what can be reached is about UDP port 6783.
+pub(crate) fn behind(lab: &Lab, kinds: &[Nat]) -> (Host, Vec<Gate>) {
     let hub = lab.host("hub");
-    hub.launch(&[]);
+    hub.launch(&["--no-fastdp"]);
     let token = hub.token();
-    let hosts: Vec<_> = kinds
+    let gates: Vec<_> = kinds
         .iter()
         .enumerate()
         .map(|(at, nat)| lab.behind(*nat, &format!("n{at}"), at + 1))
         .collect();
-    for (host, _) in &hosts {
-        host.join(&token, &[&hub], &[]);
+    for gate in &gates {
+        gate.inside.join(&token, &[&hub], &["--no-fastdp"]);
     }
-    (hub, hosts)
+    (hub, gates)
 }
 
 #[test]
 fn every_pair_communicates_and_directly_where_it_can() {
     let lab = Lab::new();
     let kinds = [Nat::ALL, Nat::ALL].concat();
-    let (hub, hosts) = behind(&lab, &kinds);
-    hub.wait_peers(secs(30), hosts.len() + 1);
-    let containers: Vec<_> = hosts.iter().map(|(host, _)| host.container()).collect();
+    let (hub, gates) = behind(&lab, &kinds);
+    hub.wait_peers(secs(30), gates.len() + 1);
+    let containers: Vec<_> = gates.iter().map(|gate| gate.inside.container()).collect();
     for left in 0..4 {
         for right in 4..8 {
             let pair = format!("{:?} and {:?}", kinds[left], kinds[right]);
-            let ((a, _), (b, _)) = (&hosts[left], &hosts[right]);
+            let (a, b) = (&gates[left].inside, &gates[right].inside);
             a.wait_station(secs(15), &containers[right]);
             b.wait_station(secs(15), &containers[left]);
             ping_within(secs(10), &containers[left].netns, containers[right].v4);

@@ -1,11 +1,15 @@
 //! Things break while traffic flows, and mend without anybody's help.
 
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
 
 use crate::lab::probe::{PingFlow, ping_within};
-use crate::lab::{Host, Lab, ensure, eventually, secs};
+use crate::lab::{Host, Lab, ensure, eventually, secs, until};
 
 const PACE: Duration = Duration::from_millis(20);
+/// What a host is given on the overlay.
+const EXPOSED_V4: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 201);
+const EXPOSED_V6: Ipv6Addr = Ipv6Addr::new(0xfd77, 0, 0, 0, 0, 0, 0, 0x201);
 
 #[test]
 fn another_relay_takes_over() {
@@ -94,6 +98,76 @@ fn a_damaged_bridge_is_mended() {
     hosts[0].netns.set_down("wove");
     hosts[0].relaunch();
     ping_within(secs(5), &containers[0].netns, containers[1].v4);
+}
+
+#[test]
+fn what_is_damaged_is_put_back_and_what_is_foreign_stays() {
+    let lab = Lab::new();
+    let (hosts, containers) = lab.network(2, &["--no-encryption"]);
+    let (host, netns) = (&hosts[0], &hosts[0].netns);
+    let exposed: [IpAddr; 2] = [EXPOSED_V4.into(), EXPOSED_V6.into()];
+    let cidrs = [format!("{EXPOSED_V4}/24"), format!("{EXPOSED_V6}/64")];
+    host.ok(&["expose", &cidrs[0], &cidrs[1]]);
+    netns.add_bridge("foreign");
+    let works = |what: &str| {
+        let far = &containers[1].netns;
+        for to in exposed.into_iter().chain([containers[0].v4.into()]) {
+            ping_within(secs(5), far, to);
+        }
+        let found = netns.addresses("wove");
+        ensure(
+            exposed.iter().all(|address| found.contains(address)),
+            format_args!("{what}: {found:?}"),
+        );
+        for near in [host, &hosts[1]] {
+            let far = if near.id == host.id { &hosts[1] } else { host };
+            near.wait_connection(secs(20), far, |c| c["path"] == "fastdp");
+        }
+    };
+    works("as launched");
+    let port = || {
+        let mut links = netns.links().into_iter();
+        let port = links.find(|name| name.starts_with("wv-"));
+        port.expect("a container is attached")
+    };
+    let damage: [(&str, &dyn Fn()); 9] = [
+        ("bridge down", &|| netns.set_down("wove")),
+        ("bridge deleted", &|| netns.delete_link("wove")),
+        ("address deleted", &|| {
+            netns.delete_address("wove", exposed[0])
+        }),
+        ("IPv6 address deleted", &|| {
+            netns.delete_address("wove", exposed[1]);
+        }),
+        ("TAP out of the bridge", &|| netns.leave_bridge("wove-tap")),
+        ("TAP down", &|| netns.set_down("wove-tap")),
+        ("port out of the bridge", &|| netns.leave_bridge(&port())),
+        ("port down", &|| netns.set_down(&port())),
+        ("VXLAN device deleted", &|| netns.delete_link("wove-vx")),
+    ];
+    for (what, damage) in damage {
+        let repairs = host.log.count("repaired");
+        damage();
+        until(secs(5), &format!("repaired: {what}"), || {
+            host.log.count("repaired") > repairs
+        });
+        works(what);
+    }
+
+    // While nobody looks.
+    host.kill();
+    netns.delete_address("wove", exposed[0]);
+    netns.delete_programs("wove-vx");
+    netns.leave_bridge(&port());
+    netns.set_down("wove");
+    host.relaunch();
+    works("launched again");
+
+    host.ok(&["reset"]);
+    assert!(host.wait_exit().success());
+    let mut left = netns.links();
+    left.retain(|name| !matches!(name.as_str(), "lo" | "eth0"));
+    assert_eq!(left, ["foreign"]);
 }
 
 pub(crate) fn trials() -> u32 {

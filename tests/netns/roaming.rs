@@ -1,7 +1,7 @@
 //! Addresses that move: a container's to another host, a host's to another
 //! underlay address.
 
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
 
 use crate::lab::probe::{PacketSocket, PingFlow, PingOptions, ping, ping_within};
@@ -91,6 +91,33 @@ fn a_host_changes_its_underlay_address() {
         address.starts_with(&format!("{new}:")) || address.starts_with("[fd99")
     });
     ping_within(secs(5), &containers[0].netns, containers[1].v4);
+}
+
+#[test]
+fn a_host_that_has_ipv6_alone_changes_its_address() {
+    let lab = Lab::new();
+    let [a, mut b] = ["a", "b"].map(|name| lab.host(name));
+    a.leave_v4();
+    b.leave_v4();
+    a.launch(&["--no-fastdp"]);
+    let seed = format!("[{}]", a.v6());
+    b.launch(&["--no-fastdp", "--token", &a.token(), &seed]);
+    let (ca, cb) = (a.container(), b.container());
+    ping_within(secs(10), &cb.netns, ca.v4);
+    let flow = PingFlow::start(&ca.netns, cb.v4, Duration::from_millis(20));
+    flow.wait_answer(secs(5));
+    let before = a.wait_connection(secs(10), &b, |c| c["path"] == "sleeve");
+    let new = Ipv6Addr::new(0xfd99, 0, 0, 0, 0, 0, 0, 0x77);
+    b.readdress_v6(new);
+    let after = a.wait_connection(secs(15), &b, |connection| {
+        let address = connection["address"].as_str().unwrap_or_default();
+        address.starts_with(&format!("[{new}]:"))
+    });
+    flow.wait_answer(secs(10));
+    let report = flow.stop();
+    ensure(report.longest_gap < secs(5), format_args!("{report:?}"));
+    let age = |c: &serde_json::Value| c["key_age_s"].as_u64();
+    ensure(age(&after) >= age(&before), "the same session goes on");
 }
 
 #[test]

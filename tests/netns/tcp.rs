@@ -6,6 +6,12 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use crate::lab::probe::{PingFlow, PingOptions, ping, ping_within};
 use crate::lab::{Host, Lab, PORT, ensure, eventually, secs};
 
+/// Without the kernel's fast path, where it has one: this is about the daemon's own.
+const SLEEVE: &[&str] = &["--no-fastdp"];
+/// Connections at a time that a stranger makes, and how often.
+const CROWD: usize = 300;
+const CROWDS: usize = 10;
+
 fn block_udp(lab: &Lab, pairs: &[(&Host, &Host)], block: bool) {
     lab.underlay.rules(|rules| {
         for (a, b) in pairs {
@@ -17,7 +23,7 @@ fn block_udp(lab: &Lab, pairs: &[(&Host, &Host)], block: bool) {
 #[test]
 fn tcp_carries_while_udp_is_dropped() {
     let lab = Lab::new();
-    let (hosts, containers) = lab.network(2, &[]);
+    let (hosts, containers) = lab.network(2, SLEEVE);
     let (a, b) = (&hosts[0], &hosts[1]);
     ping_within(secs(10), &containers[0].netns, containers[1].v4);
     block_udp(&lab, &[(a, b)], true);
@@ -50,7 +56,7 @@ fn a_host_that_udp_never_reached_joins() {
     let lab = Lab::new();
     lab.underlay
         .rules(|rules| rules.everywhere(|pair| pair.udp_mtu = Some(0)));
-    let (hosts, containers) = lab.network(3, &[]);
+    let (hosts, containers) = lab.network(3, SLEEVE);
     for host in &hosts {
         host.wait_peers(secs(20), 3);
     }
@@ -62,11 +68,11 @@ fn a_host_that_udp_never_reached_joins() {
 fn a_tcp_target_is_dialled_by_tcp_and_left_for_udp() {
     let lab = Lab::new();
     let [a, b] = ["a", "b"].map(|name| lab.host(name));
-    a.launch(&["--port", "443"]);
+    a.launch(&["--no-fastdp", "--port", "443"]);
     let token = a.token();
     let target = format!("tcp://{}:443", a.v4());
     block_udp(&lab, &[(&a, &b)], true);
-    b.launch(&["--token", &token, &target]);
+    b.launch(&["--no-fastdp", "--token", &token, &target]);
     b.wait_connection(secs(10), &a, |c| c["path"] == "tcp");
     assert_eq!(b.targets(), [target]);
     let (ca, cb) = (a.container(), b.container());
@@ -96,9 +102,33 @@ fn tcp_is_dialled_over_ipv6_and_kept_without_discovery() {
 }
 
 #[test]
+fn tcp_carries_over_ipv6_while_udp_is_dropped() {
+    let lab = Lab::new();
+    let [a, b] = ["a", "b"].map(|name| lab.host(name));
+    a.leave_v4();
+    b.leave_v4();
+    a.launch(SLEEVE);
+    let seed = format!("[{}]", a.v6());
+    b.launch(&["--no-fastdp", "--token", &a.token(), &seed]);
+    let (ca, cb) = (a.container(), b.container());
+    ping_within(secs(10), &cb.netns, ca.v4);
+    block_udp(&lab, &[(&a, &b)], true);
+    for (here, there) in [(&a, &b), (&b, &a)] {
+        let connection = here.wait_connection(secs(15), there, |c| c["path"] == "tcp");
+        let address = connection["address"].as_str().unwrap_or_default();
+        ensure(address.starts_with("tcp://["), address);
+    }
+    ping_within(secs(5), &cb.netns, ca.v6);
+    block_udp(&lab, &[(&a, &b)], false);
+    for (here, there) in [(&a, &b), (&b, &a)] {
+        here.wait_connection(secs(15), there, |c| c["path"] == "sleeve");
+    }
+}
+
+#[test]
 fn a_relay_is_better_than_tcp() {
     let lab = Lab::new();
-    let (hosts, containers) = lab.network(3, &[]);
+    let (hosts, containers) = lab.network(3, SLEEVE);
     let (a, c) = (&hosts[0], &hosts[2]);
     ping_within(secs(10), &containers[0].netns, containers[2].v4);
     block_udp(&lab, &[(a, c)], true);
@@ -150,7 +180,7 @@ fn a_taken_port_is_said_and_no_hindrance() {
 #[test]
 fn strangers_on_tcp_disturb_nobody() {
     let lab = Lab::new();
-    let (hosts, containers) = lab.network(2, &[]);
+    let (hosts, containers) = lab.network(2, SLEEVE);
     let (a, b) = (&hosts[0], &hosts[1]);
     block_udp(&lab, &[(a, b)], true);
     a.wait_connection(secs(15), b, |c| c["path"] == "tcp");
@@ -163,7 +193,14 @@ fn strangers_on_tcp_disturb_nobody() {
     let junk = |seed: u8, len: usize| (0..len).map(|n| seed ^ n as u8).collect::<Vec<u8>>();
     let open: Vec<TcpStream> = stranger.netns.run(|| {
         let connect = |_| TcpStream::connect_timeout(&to, secs(5)).ok();
-        let mut open: Vec<TcpStream> = (0..300).filter_map(connect).collect();
+        // Thousands that come and go, some of them in the middle of a datagram.
+        for _ in 1..CROWDS {
+            let crowd: Vec<TcpStream> = (0..CROWD).filter_map(connect).collect();
+            for mut stream in crowd.iter().step_by(3) {
+                let _ = stream.write_all(&[2, 0, 7]);
+            }
+        }
+        let mut open: Vec<TcpStream> = (0..CROWD).filter_map(connect).collect();
         for (seed, stream) in (0_u8..).zip(&mut open) {
             let framed = [&[2, 0][..], &junk(seed, 512)].concat();
             // Those in excess are closed already.
@@ -173,6 +210,10 @@ fn strangers_on_tcp_disturb_nobody() {
         open
     });
     eventually(secs(30), "strangers are shown out", || {
+        // A byte now and then earns nobody more time.
+        for mut stream in &open {
+            let _ = stream.write_all(&[0]);
+        }
         let closed = open.iter().filter(|stream| is_closed(stream)).count();
         if closed == open.len() {
             return Ok(());

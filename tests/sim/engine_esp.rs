@@ -6,7 +6,8 @@
 
 use std::time::Duration;
 
-use wove::engine::status::PathKind;
+use proto::message::CAN_ESP;
+use wove::engine::{CAPABILITIES, status::PathKind};
 
 use crate::engine::{World, secs};
 
@@ -76,6 +77,60 @@ fn without_esp_at_one_end_it_stays_on_sleeve_and_says_why() {
     assert_eq!(path, PathKind::Sleeve);
     assert!(reason.contains("the peer encrypts"), "{reason}");
     assert!(is_fast(&world, 0, 2) && is_fast(&world, 2, 0));
+}
+
+/// A version that has the fast path and no ESP: an offer inside ESP it could not
+/// read, so it has to be told none.
+fn old(world: &mut World, host: usize) {
+    world.nodes[host].esp = false;
+    world.nodes[host].capabilities = CAPABILITIES & !CAN_ESP;
+}
+
+#[test]
+fn a_peer_of_before_esp_is_reached_by_sleeve() {
+    for seed in 0..8 {
+        let mut world = world(seed, 3);
+        old(&mut world, 1);
+        world.launch();
+        for _ in 0..10 {
+            let (path, cipher, reason) = seen(&world, 0, 1);
+            assert_eq!(path, PathKind::Sleeve);
+            assert_ne!(cipher, "none");
+            assert!(reason.contains("the peer's version has no ESP"), "{reason}");
+            assert_eq!(seen(&world, 1, 0).0, PathKind::Sleeve);
+            assert!(is_fast(&world, 0, 2) && is_fast(&world, 2, 0));
+            world.run_for(secs(20));
+        }
+        // Updated, without anything else being launched anew.
+        world.crash(1);
+        world.nodes[1].esp = true;
+        world.nodes[1].capabilities = CAPABILITIES;
+        world.start(1);
+        world.run_for(secs(20));
+        assert_all_fast(&world);
+    }
+}
+
+#[test]
+fn a_peer_of_before_esp_gets_clear_frames_only_where_both_ends_trust() {
+    let trusted = || vec!["192.0.0.0/8".parse().unwrap()];
+    for (trusting, expected) in [
+        (&[0, 1][..], (PathKind::Fastdp, "none")),
+        (&[0], (PathKind::Sleeve, "AES-256-GCM")),
+        (&[1], (PathKind::Sleeve, "AES-256-GCM")),
+    ] {
+        let mut world = world(1, 2);
+        old(&mut world, 1);
+        for host in trusting {
+            world.nodes[*host].trusted = trusted();
+        }
+        world.launch();
+        world.run_for(secs(60));
+        for (from, to) in [(0, 1), (1, 0)] {
+            let (path, cipher, _) = seen(&world, from, to);
+            assert_eq!((path, cipher.as_str()), expected, "{trusting:?}");
+        }
+    }
 }
 
 #[test]

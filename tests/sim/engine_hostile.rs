@@ -10,9 +10,9 @@ use proto::{
     record::{Record, RecordKey, Topic, Version},
 };
 use rand::{Rng, RngCore, seq::IndexedRandom};
-use wove::engine::seal::send_content;
+use wove::engine::{Effects, seal::send_content};
 
-use crate::engine::{World, millis, node::Sink, secs};
+use crate::engine::{World, millis, secs};
 
 #[test]
 fn a_copied_identity_is_told_and_harms_nobody_else() {
@@ -105,7 +105,7 @@ fn say(world: &mut World, from: usize, to: usize, header: &[u8], body: &[u8]) {
     let Some(peer) = &world.nodes[from].running else {
         return;
     };
-    let (snapshot, mut sink) = (peer.snapshot.clone(), Sink::default());
+    let (snapshot, mut sink) = (peer.snapshot.clone(), Effects::default());
     if let Some(path) = snapshot.paths.get(&id) {
         let sealed = (&snapshot, (id, path.as_ref()), Protection::Sealed);
         // A session that just ended cannot be spoken with.
@@ -216,6 +216,41 @@ fn gossip(world: &mut World, noise: Vec<u8>) -> Message {
             token: session,
             padding: proto::message::Padding(300),
         }),
+    }
+}
+
+#[test]
+fn no_member_has_others_send_much_to_whom_it_names() {
+    let mut world = World::new(50);
+    world.peers(4).launch().assert_full_reach();
+    world.astray.clear();
+    let victim = std::net::Ipv4Addr::from(OUTSIDE);
+    let seconds = 10;
+    for turn in 0..seconds * 100 {
+        for to in 0..3 {
+            // Other ports each time, and what is no address of a peer.
+            let named = (0..13).map(|n| SocketAddr::from((victim, 1000 + n + 13 * (turn % 100))));
+            let nowhere = ["0.0.0.0:53", "224.0.0.1:53", "203.0.113.9:0"];
+            let nowhere = nowhere
+                .into_iter()
+                .filter_map(|address| address.parse().ok());
+            let endpoints = named.chain(nowhere).collect();
+            let meet = Message::Path(PathMessage::Meet { endpoints });
+            say(&mut world, 3, to, &content::CONTROL, &meet.encode());
+        }
+        world.run_for(millis(10));
+    }
+    let (mut count, mut bytes) = (0, 0);
+    for (to, datagram) in &world.astray {
+        assert_eq!(to.ip(), victim, "{to} is no place to look for a peer");
+        (count, bytes) = (count + 1, bytes + datagram.len());
+    }
+    // Three peers, three rounds of at most 16 addresses, every 1.5 s.
+    let most = 3 * 3 * 16 * (usize::from(seconds) * 2 / 3 + 1);
+    assert!((1..=most).contains(&count), "{count} datagrams");
+    assert!(bytes <= most * 64, "{bytes} bytes");
+    for (a, b) in [(0, 1), (1, 2), (0, 2)] {
+        world.assert_linked(a, b, true);
     }
 }
 

@@ -145,3 +145,45 @@ fn a_copy_from_elsewhere_does_not_steal_the_path() {
     let longest = stolen.map(|(_, datagram)| datagram.len()).max();
     assert!(longest < Some(150), "frames went to the thief: {longest:?}");
 }
+
+#[test]
+fn a_datagram_that_was_heard_before_tells_nothing_of_where_a_peer_is() {
+    let mut world = settled(7, 2);
+    world.flow(0, 1, millis(10), secs(30));
+    world.flow(1, 0, millis(10), secs(30)).run_for(secs(2));
+    let copies: Rc<RefCell<Vec<Vec<u8>>>> = Rc::default();
+    let kept = Rc::clone(&copies);
+    world.net.rule = Some(Box::new(move |leaving| {
+        if leaving.from == 0 {
+            kept.borrow_mut().push(leaving.datagram.to_vec());
+        }
+        Fate::Pass
+    }));
+    let thief = SocketAddr::from(([203, 0, 113, 9], 6783));
+    let mark = world.mark();
+    world.astray.clear();
+    for _ in 0..50 {
+        world.run_for(millis(100));
+        let to = world.nodes[1].address;
+        for copy in copies.borrow_mut().drain(..) {
+            // Later than any datagram takes: the window has moved over it.
+            world.inject_after(millis(50), to, thief, copy);
+        }
+    }
+    world.run_for(secs(1)).assert_delivered_since(mark);
+    let to_thief = world.astray.iter().filter(|(to, _)| *to == thief);
+    assert_eq!(to_thief.count(), 0, "he is not even asked");
+    world.assert_path(0, 1, PathKind::Sleeve);
+}
+
+#[test]
+fn who_only_answers_notices_that_the_path_broke() {
+    // 0 sends; 1 is to be found after its address changed, and has nothing to say.
+    for moves in 1..6 {
+        let mut world = settled(20 + u64::from(moves), 3);
+        world.flow(0, 1, millis(10), secs(20)).run_for(secs(2));
+        let mark = world.mark();
+        world.roam(1, moves).run_for(secs(4));
+        assert_outage_below(&mut world, mark, secs(1));
+    }
+}

@@ -18,7 +18,7 @@ use proto::{
 };
 use rand::RngCore;
 use wove::engine::{
-    Egress, Event, Ingress, Output, Router, RouterConfig, Snapshot, Transmit, Upcall,
+    CAPABILITIES, Effects, Egress, Event, Ingress, Router, RouterConfig, Snapshot, Transmit, Upcall,
 };
 
 use super::{
@@ -71,31 +71,6 @@ enum Call {
     Resolved { dial: DialId, to: Option<u32> },
 }
 
-/// What the data path asks for while it handles one thing.
-#[derive(Default)]
-struct Sink {
-    datagrams: Vec<(Endpoint, Vec<u8>)>,
-    frames: Vec<Vec<u8>>,
-    upcalls: Vec<Upcall>,
-}
-
-impl Output for Sink {
-    fn datagram(&mut self, to: Endpoint, len: usize, fill: impl FnOnce(&mut [u8]) -> bool) {
-        let mut datagram = vec![0; len];
-        if fill(&mut datagram) {
-            self.datagrams.push((to, datagram));
-        }
-    }
-
-    fn frame(&mut self, frame: &[u8]) {
-        self.frames.push(frame.to_vec());
-    }
-
-    fn upcall(&mut self, upcall: Upcall) {
-        self.upcalls.push(upcall);
-    }
-}
-
 impl Whole {
     /// The launch, as the mesh counts it.
     pub(crate) fn epoch(&self) -> u64 {
@@ -143,6 +118,7 @@ impl Host {
             space: None,
             seed: self.rng.next_u64(),
             version: "0.1.0".to_owned(),
+            capabilities: CAPABILITIES,
         };
         let identity = cast.identity(self.number);
         let router = Router::new(config, identity, vec![cast.secret()], net.instant());
@@ -238,7 +214,7 @@ impl Host {
             self.fold(u64::from_le_bytes(word));
         }
         let Some(whole) = &mut self.whole else { return };
-        let mut sink = Sink::default();
+        let mut sink = Effects::default();
         whole.ingress.handle_datagram(
             &whole.snapshot,
             &mut bytes,
@@ -249,7 +225,7 @@ impl Host {
         self.carry_out(sink, net);
     }
 
-    fn carry_out(&mut self, sink: Sink, net: &mut Net<'_>) {
+    fn carry_out(&mut self, sink: Effects, net: &mut Net<'_>) {
         for (to, datagram) in sink.datagrams {
             self.send_bytes(to, datagram, net);
         }
@@ -296,7 +272,7 @@ impl Host {
         let mut frame = header.emit().to_vec();
         frame.resize(FRAME, what);
         let Some(whole) = &mut self.whole else { return };
-        let mut sink = Sink::default();
+        let mut sink = Effects::default();
         let now = net.instant();
         whole
             .egress

@@ -14,8 +14,10 @@ use crate::{config::Authority, event::Event, replica::Slot, routes::Routes};
 const ROUTES_DELAY: Duration = Duration::from_millis(10);
 /// Calculations are spaced by this per known peer, so that they never take a large share of the time.
 const ROUTES_SPACING: Duration = Duration::from_micros(100);
-/// The longest spacing.
+/// The longest spacing while few ways are cut.
 const ROUTES_SPACING_MAX: Duration = Duration::from_millis(250);
+/// The longest one, in a storm: half a large mesh is gone, and everybody says so.
+const ROUTES_SPACING_STORM: Duration = Duration::from_secs(1);
 /// Published round-trip times are looked at so often.
 const REFRESH_RTT: Duration = Duration::from_secs(5);
 /// Records of somebody to whom no way was ever found are compared for so long:
@@ -95,6 +97,8 @@ impl<A: Authority> Mesh<A> {
 
     pub(super) fn calculate_routes_soon(&mut self, now: Instant) {
         let spacing = (ROUTES_SPACING * self.replica.owner_count() as u32).min(ROUTES_SPACING_MAX);
+        let storm = (ROUTES_SPACING * self.timers.routes_cut).min(ROUTES_SPACING_STORM);
+        let spacing = spacing.max(storm);
         let at = (now + ROUTES_DELAY).max(self.timers.routes_done + spacing);
         self.timers.routes.get_or_insert(at);
     }
@@ -112,6 +116,7 @@ impl<A: Authority> Mesh<A> {
         self.counters.route_runs += 1;
         self.graph = OnceLock::new();
         let reach = self.ways.update(&self.replica);
+        self.timers.routes_cut = u32::try_from(reach.cut).unwrap_or(u32::MAX);
         for slot in reach.gained {
             let peer = self.replica.id(slot);
             self.absent.remove(&peer);

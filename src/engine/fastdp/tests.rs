@@ -212,3 +212,47 @@ fn an_answer_that_nobody_asked_for_proves_nothing() {
     }
     assert!(!story.path.is_up());
 }
+
+#[test]
+fn what_the_peer_sent_before_it_heard_of_the_end_is_let_in() {
+    let mut story = Story::offered();
+    story.run(Duration::from_secs(1), true, true);
+    assert!(story.path.is_up());
+    story.path.leave(story.now);
+    story.path.allow(wish(8), story.now);
+    let entries: Vec<Entry> = story.path.entries().collect();
+    let [current, left] = entries[..] else {
+        panic!("{entries:?}");
+    };
+    assert_eq!((current.wish.index, left.wish.index), (8, 7));
+    assert_eq!(
+        (left.source, left.vni, left.up),
+        (Some(ADDRESS), None, false)
+    );
+    story.run(LINGER, false, true);
+    assert_eq!(story.path.entries().count(), 1);
+
+    // Again and again: a few, and none once the peer is launched anew.
+    for index in 9..20 {
+        assert!(story.path.offered(offer(index), ADDRESS, story.now));
+        story.path.leave(story.now);
+        story.path.allow(wish(index), story.now);
+    }
+    assert_eq!(story.path.entries().count(), 1 + MOST_LEFT);
+    story.path.bar(Bar::Indirect);
+    story.path.forget_left();
+    assert_eq!(story.path.entries().count(), 0);
+}
+
+#[test]
+fn inside_esp_nothing_lingers() {
+    let mut story = Story::new();
+    let esp = Wish {
+        esp: true,
+        ..wish(7)
+    };
+    story.path.allow(esp, story.now);
+    assert!(story.path.offered(offer(9), ADDRESS, story.now));
+    story.path.leave(story.now);
+    assert_eq!(story.path.entries().count(), 0);
+}

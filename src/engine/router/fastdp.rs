@@ -12,7 +12,7 @@ use rand::Rng;
 
 use super::{
     super::{
-        fastdp::{Bar, Probe, Wish},
+        fastdp::{Bar, Entry, Probe, Wish},
         output::{Origin, Output, Upcall},
         peers::Peer,
         seal::send_content,
@@ -90,7 +90,7 @@ impl Router {
         let Some(peer) = self.peers.get(&id) else {
             return;
         };
-        let before = peer.fast.entry();
+        let before: Vec<Entry> = peer.fast.entries().collect();
         let wanted = self.wants_fast(id, peer, now);
         // A fresh identifier for each agreement: no frame of an old one gets in.
         let same = |wish: Wish| wanted == Ok((wish.address, wish.esp));
@@ -103,7 +103,10 @@ impl Router {
         };
         match (wanted, fresh) {
             (Ok((address, esp)), Some(index)) => {
-                peer.fast.bar(Bar::Indirect);
+                peer.fast.leave(now);
+                if esp {
+                    peer.fast.forget_left();
+                }
                 let wish = Wish {
                     index,
                     address,
@@ -112,7 +115,11 @@ impl Router {
                 peer.fast.allow(wish, now);
             }
             (Ok(_), None) => {}
-            (Err(bar), _) => peer.fast.bar(bar),
+            (Err(Bar::Indirect), _) => peer.fast.leave(now),
+            (Err(bar), _) => {
+                peer.fast.bar(bar);
+                peer.fast.forget_left();
+            }
         }
         self.tend_esp(id, now);
         let Some(peer) = self.peers.get_mut(&id) else {
@@ -120,8 +127,16 @@ impl Router {
         };
         let active = peer.is_active(now);
         let chores = peer.fast.tick(active, now);
-        let after = peer.fast.entry();
-        if before.map(|e| e.up) != after.map(|e| e.up) {
+        // What happened to the path may have happened to the next choice, too:
+        // for large frames alone, that would not be seen until they go there.
+        if peer.fast.is_late(now)
+            && let Some(direct) = &mut peer.direct
+        {
+            direct.pmtu.doubt(now);
+        }
+        let after: Vec<Entry> = peer.fast.entries().collect();
+        let up = |all: &[Entry]| all.iter().any(|entry| entry.up);
+        if up(&before) != up(&after) {
             tracing::debug!(peer = %id.short(), up = peer.fast.is_up(), "fast path");
         }
         self.dirty.fast |= before != after;
@@ -165,7 +180,8 @@ impl Router {
     }
 
     fn fresh_vni(&mut self) -> Option<u32> {
-        let used: BTreeSet<u32> = self.peers.values().filter_map(|p| p.fast.index()).collect();
+        let entries = self.peers.values().flat_map(|peer| peer.fast.entries());
+        let used: BTreeSet<u32> = entries.map(|entry| entry.wish.index).collect();
         (0..64)
             .map(|_| self.rng.random_range(VNIS))
             .find(|vni| !used.contains(vni))
@@ -352,8 +368,9 @@ impl Router {
 
     /// What the kernel has to know.
     pub(super) fn fast_table(&self) -> FastTable {
-        let entries = self.peers.iter().filter_map(|(id, peer)| {
-            let entry = peer.fast.entry()?;
+        let all = self.peers.iter();
+        let all = all.flat_map(|(id, peer)| peer.fast.entries().map(move |e| (id, peer, e)));
+        let entries = all.map(|(id, peer, entry)| {
             let fast = FastPeer {
                 peer: *id,
                 address: entry.wish.address,
@@ -363,7 +380,7 @@ impl Router {
                 esp: entry.wish.esp,
                 counters: Arc::clone(&peer.counters),
             };
-            Some((entry.wish.index, fast))
+            (entry.wish.index, fast)
         });
         entries.collect()
     }

@@ -75,7 +75,13 @@ pub struct Config {
     pub seed: u64,
     /// The version of wove.
     pub version: String,
+    /// What the greeting says that this peer understands: [`CAPABILITIES`], or
+    /// fewer of them to be taken for an older version.
+    pub capabilities: u64,
 }
+
+/// All that this version understands.
+pub const CAPABILITIES: u64 = CAN_FASTDP | CAN_ESP | CAN_MEET | CAN_SHARE | KNOWS_NAMES | CAN_SPACE;
 
 /// What the router asks of its shell, besides sending.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -154,10 +160,13 @@ pub struct Router {
     warnings: VecDeque<String>,
     said: BTreeSet<String>,
     notices: TokenBucket,
+    /// Addresses named by others that may yet be probed.
+    named: TokenBucket,
     observed: BTreeMap<SocketAddr, Instant>,
     endpoints: Vec<SocketAddr>,
     rng: ChaCha8Rng,
     tick_at: Instant,
+    urgent_at: Option<Instant>,
     handshakes_done: u64,
     control_rx: u64,
     control_tx: u64,
@@ -176,6 +185,9 @@ struct Dirty {
 
 /// Warnings kept for the status.
 const MAX_WARNINGS: usize = 32;
+/// Addresses a second, and at once, that are probed because others named them.
+const NAMED_RATE: u64 = 256;
+const NAMED_BURST: u64 = 1024;
 /// Distinct warnings remembered, so that each is said once.
 const MAX_SAID: usize = 1024;
 
@@ -189,7 +201,7 @@ impl Router {
         // The nickname travels by gossip: whoever knocks could read it here.
         let mut hello = Hello::new(config.epoch, instance, "");
         hello.encrypt = config.encrypt;
-        hello.capabilities = CAN_FASTDP | CAN_ESP | CAN_MEET | CAN_SHARE | KNOWS_NAMES | CAN_SPACE;
+        hello.capabilities = config.capabilities;
         let peer = gossip::LocalPeer {
             id: local,
             keys: identity.public(),
@@ -242,10 +254,12 @@ impl Router {
             warnings: VecDeque::new(),
             said: BTreeSet::new(),
             notices: TokenBucket::new(100, 100),
+            named: TokenBucket::new(NAMED_RATE, NAMED_BURST),
             observed: BTreeMap::new(),
             endpoints: Vec::new(),
             rng,
             tick_at: now + TICK,
+            urgent_at: None,
             handshakes_done: 0,
             control_rx: 0,
             control_tx: 0,
@@ -296,6 +310,9 @@ impl Router {
         if now >= self.tick_at {
             self.tick_at = now + TICK;
             self.tick(now);
+        }
+        if self.urgent_at.is_some_and(|at| now >= at) {
+            self.tend_urgent(now);
         }
         self.drain(now);
     }
@@ -397,7 +414,8 @@ impl Router {
     /// When [`Router::handle_timeout`] is to be called, and what for.
     pub fn poll_timeout(&self) -> Option<(Instant, &'static str)> {
         let tick = Some((self.tick_at, "tick"));
-        [tick, self.mesh.poll_timeout()]
+        let urgent = self.urgent_at.map(|at| (at, "a path in doubt"));
+        [tick, urgent, self.mesh.poll_timeout()]
             .into_iter()
             .flatten()
             .min_by_key(|(at, _)| *at)
@@ -438,7 +456,9 @@ impl Router {
     /// The addresses a peer says it can be dialled at; none without discovery.
     fn addresses_of(&self, id: PeerId) -> Vec<SocketAddr> {
         let node = self.mesh.node(&id).filter(|_| self.config.mesh.discovery);
-        node.map(|node| node.endpoints.clone()).unwrap_or_default()
+        let mut addresses = node.map(|node| node.endpoints.clone()).unwrap_or_default();
+        addresses.retain(roaming::is_worth_a_probe);
+        addresses
     }
 
     /// Says something to a person, once.

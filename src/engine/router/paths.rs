@@ -17,11 +17,10 @@ use rand::Rng;
 
 use super::{
     super::{
-        fastdp::Bar,
         handshakes::Purpose,
         output::Origin,
         peers::{Direct, Peer},
-        timing::{DIRECT_RETRY, HUSH, IDLE, PROBE},
+        timing::{DIRECT_RETRY, HUSH, IDLE, MEET_AGAIN, PROBE, URGENT},
     },
     OBSERVED_AGE, Router,
 };
@@ -130,14 +129,35 @@ impl Router {
         if size > 0 {
             direct.pmtu.sent(token, size);
         }
-        if address == direct.address && size <= direct.pmtu.datagram() {
+        let asks = address == direct.address && size <= direct.pmtu.datagram();
+        if asks {
             direct.unanswered_since.get_or_insert(now);
+            direct.asked_at = now;
         }
         let message = PathMessage::Probe {
             token,
             padding: padding(token, size),
         };
         self.send_path_message(id, None, Some(address), &message);
+        if asks {
+            self.hasten(now);
+        }
+    }
+
+    /// A path is in doubt: it is looked at before the next tick.
+    pub(super) fn hasten(&mut self, now: Instant) {
+        self.urgent_at.get_or_insert(now + URGENT);
+    }
+
+    /// Looks at the peers whose paths are in doubt; called each [`URGENT`] while
+    /// there are any.
+    pub(super) fn tend_urgent(&mut self, now: Instant) {
+        let urgent = |(id, peer): (&PeerId, &Peer)| peer.is_urgent(now).then_some(*id);
+        let urgent: Vec<PeerId> = self.peers.iter().filter_map(urgent).collect();
+        self.urgent_at = (!urgent.is_empty()).then_some(now + URGENT);
+        for id in urgent {
+            self.tend(id, now);
+        }
     }
 
     pub(super) fn handle_ack(
@@ -203,7 +223,7 @@ impl Router {
         };
         peer.announced = false;
         peer.scout.moved();
-        peer.fast.bar(Bar::Indirect);
+        peer.fast.leave(now);
         peer.direct_retry_at = now + DIRECT_RETRY;
         self.dirty.paths = true;
         self.hang_up(lost.address);
@@ -242,13 +262,25 @@ impl Peer {
             .is_some_and(|h| h.rekey.due(now, h.session.sent()));
         chores.rekey = rekey && (self.link || active);
         let (link, wanted) = (self.link, active && self.current.is_some());
-        let hushed = self.is_hushed(now) && !self.fast.is_up();
+        let fast = self.fast.is_up();
+        let sign = match (self.falls_quiet(now), self.is_hushed(now)) {
+            (true, _) if !fast => Sign::Quiet,
+            (false, true) if !fast => Sign::Hushed,
+            (true, _) | (false, _) => Sign::None,
+        };
         let ready = self.current.is_some();
-        if let Some(direct) = self.direct.as_mut().filter(|_| ready) {
-            direct.chores(link, active, now, &mut chores);
-            if link || active {
-                direct.watch(hushed, now, &mut chores);
+        match self.direct.as_mut().filter(|_| ready) {
+            Some(direct) => {
+                direct.chores(link, active, now, &mut chores);
+                if link || active {
+                    direct.watch(sign, now, &mut chores);
+                }
             }
+            // The next hop may not know where this host is now.
+            None => chores.warm = sign == Sign::Quiet,
+        }
+        if chores.suspect {
+            self.hurry_meeting(now);
         }
         let better = match &self.direct {
             Some(direct) => {
@@ -266,6 +298,24 @@ impl Peer {
         }
         chores
     }
+
+    /// The path has just become suspect, and the peer may have no sign of it: the
+    /// pause after the last attempt is cut short.
+    fn hurry_meeting(&mut self, now: Instant) {
+        let earliest = self.direct_retry_at.checked_sub(DIRECT_RETRY - MEET_AGAIN);
+        let earliest = earliest.map_or(now, |at| at.max(now));
+        self.direct_retry_at = self.direct_retry_at.min(earliest);
+    }
+}
+
+/// What frames tell of a path without any probe.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Sign {
+    None,
+    /// They go out and none come in. It is so of many that need no answer, too.
+    Hushed,
+    /// They came in steadily, and stay away.
+    Quiet,
 }
 
 impl Direct {
@@ -292,15 +342,17 @@ impl Direct {
 impl Direct {
     /// Sees at once that a path breaks while it is used. A datagram that got
     /// lost is no reason to leave it: it is asked several times.
-    fn watch(&mut self, hushed: bool, now: Instant, chores: &mut Chores) {
+    fn watch(&mut self, sign: Sign, now: Instant, chores: &mut Chores) {
         let silent = now.duration_since(self.answered_at) >= HUSH;
-        let ask = match self.unanswered_since {
-            None => hushed && silent,
-            Some(_) => self.is_to_be_asked_again(now),
+        let ask = match (self.unanswered_since, sign) {
+            (None, Sign::None) => false,
+            (None, Sign::Hushed) => silent,
+            (_, Sign::Quiet) => true,
+            (Some(_), Sign::None | Sign::Hushed) => self.is_to_be_asked_again(now),
         };
         if ask {
             chores.probes.push((self.address, 0));
-            chores.warm = self.unanswered_since.is_some();
+            chores.warm = self.unanswered_since.is_some() || sign == Sign::Quiet;
         }
         if !self.suspect && self.is_late(now, Duration::ZERO) {
             (self.suspect, chores.suspect) = (true, true);

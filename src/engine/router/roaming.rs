@@ -3,7 +3,7 @@
 //! followed, all with the sessions there are.
 
 use std::{
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     time::{Duration, Instant},
 };
 
@@ -50,11 +50,15 @@ impl Router {
         if sought.is_empty() && !asked {
             return;
         }
-        if asked {
-            let endpoints = self.announced_endpoints();
-            self.send_path_message(id, None, None, &PathMessage::Meet { endpoints });
+        if let Some(peer) = self.peers.get_mut(&id) {
+            peer.scout.search(sought, asked, now);
+            self.scout(id, now);
         }
-        self.search(id, sought, now);
+    }
+
+    fn ask_to_meet(&mut self, id: PeerId) {
+        let endpoints = self.announced_endpoints();
+        self.send_path_message(id, None, None, &PathMessage::Meet { endpoints });
     }
 
     /// The peer seeks a direct path right now.
@@ -63,12 +67,6 @@ impl Router {
         let Some(peer) = self.peers.get_mut(&id).filter(|_| discovery) else {
             return;
         };
-        if peer.scout.met_until.is_some_and(|until| now < until) {
-            return;
-        }
-        peer.scout.met_until = Some(now + DIRECT_RETRY / 2);
-        // Each end has its rounds: one search at a time is enough.
-        peer.direct_retry_at = now + DIRECT_RETRY;
         // It does not ask while its own way works, and this end may have nothing to
         // send that would show it.
         let doubted = peer.direct.as_mut().filter(|d| !d.suspect);
@@ -81,14 +79,22 @@ impl Router {
             self.send_probe(id, here, 0, now);
         }
         let sought = self.udp_ways(id, endpoints);
-        self.search(id, sought, now);
-    }
-
-    fn search(&mut self, id: PeerId, sought: Vec<Endpoint>, now: Instant) {
-        if let Some(peer) = self.peers.get_mut(&id) {
-            peer.scout.search(sought, now);
-            self.scout(id, now);
+        let Some(peer) = self.peers.get_mut(&id) else {
+            return;
+        };
+        if peer.scout.met_until.is_some_and(|until| now < until) {
+            return;
         }
+        // Whoever is named is probed, and need not be a peer at all: no member, nor
+        // many together, may have this one send much to others.
+        if !self.named.take(now, sought.len() as u64) {
+            return;
+        }
+        peer.scout.met_until = Some(now + DIRECT_RETRY / 2);
+        // Each end has its rounds: one search at a time is enough.
+        peer.direct_retry_at = now + DIRECT_RETRY;
+        peer.scout.search(sought, false, now);
+        self.scout(id, now);
     }
 
     /// Where the peer may be reached by UDP: as it says itself, by gossip and
@@ -99,7 +105,8 @@ impl Router {
         let mut ways: Vec<Endpoint> = Vec::new();
         for address in last.iter().chain(said).chain(&known) {
             let way = Endpoint::Udp(*address);
-            if !ways.contains(&way) && !self.endpoints.contains(address) {
+            let ours = self.endpoints.contains(address);
+            if !ways.contains(&way) && !ours && is_worth_a_probe(address) {
                 ways.push(way);
             }
         }
@@ -113,8 +120,13 @@ impl Router {
             return;
         };
         peer.scout.forget(now);
-        for endpoint in peer.scout.round(now) {
-            self.send_scout(id, endpoint, now);
+        if let Some(round) = peer.scout.round(now) {
+            if round.asks {
+                self.ask_to_meet(id);
+            }
+            for endpoint in round.endpoints {
+                self.send_scout(id, endpoint, now);
+            }
         }
         self.follow(id, now);
         self.leave_udp(id, now);
@@ -152,6 +164,7 @@ impl Router {
         if let Some(here) = here {
             self.send_probe(id, here, 0, now);
         }
+        self.hasten(now);
     }
 
     /// A probe was answered from where it had been sent.
@@ -193,6 +206,7 @@ impl Router {
         };
         let Some(direct) = &peer.direct else { return };
         let (here, rtt) = (direct.address, direct.rtt);
+        let ask_again = direct.is_to_be_asked_again(now);
         let to = match peer.scout.judge(direct.answered_at, now) {
             Verdict::Moved(to) => Some(to),
             Verdict::Both(to) => (id < local && (here.is_tcp() || !to.is_tcp())).then_some(to),
@@ -201,7 +215,7 @@ impl Router {
         match to {
             Some(to) => self.go_over(id, to, rtt, now),
             // Asked again, for one datagram may get lost.
-            None if peer.scout.is_judging() => self.send_probe(id, here, 0, now),
+            None if ask_again && peer.scout.is_judging() => self.send_probe(id, here, 0, now),
             None => {}
         }
     }
@@ -279,10 +293,13 @@ impl Router {
         }
     }
 
-    /// The path may have broken. If this host's own address changed, as others see
-    /// it, the neighbour that the way round leads over is to know by then.
+    /// The path may have broken, be it direct or through relays. If this host's own
+    /// address changed, as others see it, the neighbour that frames go through then
+    /// is to know by then.
     pub(super) fn warm_detour(&mut self, id: PeerId, now: Instant) {
-        let Some(hop) = self.mesh.routes().detour(&id) else {
+        let routes = self.mesh.routes();
+        let relay = routes.next_hop(&id).filter(|hop| hop.next != id);
+        let Some(hop) = relay.or_else(|| routes.detour(&id)) else {
             return;
         };
         let next = self.peers.get(&hop.next);
@@ -331,6 +348,17 @@ impl Router {
             self.events.push_back(Event::HangUp(address));
         }
     }
+}
+
+/// Whether a peer can be at an address: others are named by mistake or in malice.
+pub(super) fn is_worth_a_probe(address: &SocketAddr) -> bool {
+    let nowhere = match address.ip().to_canonical() {
+        IpAddr::V4(ip) => {
+            ip.octets()[0] == 0 || ip.is_loopback() || ip.is_multicast() || ip.is_broadcast()
+        }
+        IpAddr::V6(ip) => ip.is_unspecified() || ip.is_loopback() || ip.is_multicast(),
+    };
+    address.port() != 0 && !nowhere
 }
 
 fn leads_to(peer: &Peer, endpoint: Endpoint) -> bool {

@@ -9,44 +9,23 @@ use std::{collections::HashMap, sync::Arc, time::Instant};
 
 use crypto::{Established, Hello, Identity, Initiator, Responder, Secret};
 use proto::{
-    Endpoint, MacAddr, PeerId,
-    datagram::{Datagram, Handshake, Protection},
+    Endpoint, MacAddr,
+    datagram::{Datagram, Handshake},
     vnet::VnetHeader,
 };
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 
 use crate::engine::{
-    DropReason, Egress, Ingress, Output, Snapshot, Upcall,
+    DropReason, Effects, Egress, Ingress, Snapshot,
     offload_testing::{Shape, reference, super_frame},
-    snapshot::{Incoming, Path, Route, Shared, StationMap},
+    snapshot::StationMap,
 };
 
 const NEAR: &str = "192.0.2.1:6783";
 const FAR: &str = "192.0.2.2:6783";
 /// The station of all frames here.
 const MAC: MacAddr = MacAddr([2; 6]);
-
-#[derive(Default)]
-struct Sink {
-    datagrams: Vec<Vec<u8>>,
-    frames: Vec<Vec<u8>>,
-}
-
-impl Output for Sink {
-    fn datagram(&mut self, _: Endpoint, len: usize, fill: impl FnOnce(&mut [u8]) -> bool) {
-        let mut datagram = vec![0; len];
-        if fill(&mut datagram) {
-            self.datagrams.push(datagram);
-        }
-    }
-
-    fn frame(&mut self, frame: &[u8]) {
-        self.frames.push(frame.to_vec());
-    }
-
-    fn upcall(&mut self, _: Upcall) {}
-}
 
 /// Two peers with a session.
 struct Pair {
@@ -75,7 +54,9 @@ impl Pair {
             ips: HashMap::new(),
         });
         let see = |local, established: Established, address: &str, peer| {
-            let mut snapshot = snapshot(local, established, address, peer, (datagram, shares));
+            let session = (peer, established.session);
+            let address = address.parse().unwrap();
+            let mut snapshot = Snapshot::of_pair(local, session, address, (datagram, shares));
             snapshot.stations = Arc::clone(&stations);
             snapshot
         };
@@ -87,14 +68,14 @@ impl Pair {
 
     /// What comes out at the far end, and in how many datagrams.
     fn carry(&self, egress: &mut Egress, loads: &[(VnetHeader, Vec<u8>)]) -> (Vec<Vec<u8>>, usize) {
-        let (mut sent, mut got) = (Sink::default(), Sink::default());
+        let (mut sent, mut got) = (Effects::default(), Effects::default());
         let (mut ingress, now) = (Ingress::new(), Instant::now());
         for (header, frame) in loads {
             egress.handle_offloaded(&self.near, header, &mut frame.clone(), now, &mut sent);
         }
         egress.flush(&self.near, &mut sent);
         let count = sent.datagrams.len();
-        for mut datagram in sent.datagrams {
+        for (_, mut datagram) in sent.datagrams {
             let from = Endpoint::Udp(NEAR.parse().unwrap());
             ingress.handle_datagram(&self.far, &mut datagram, from, now, &mut got);
         }
@@ -104,36 +85,6 @@ impl Pair {
     fn drops(&self, reason: DropReason) -> u64 {
         self.near.shared.counters.drops(reason)
     }
-}
-
-fn snapshot(
-    local: PeerId,
-    established: Established,
-    address: &str,
-    peer: PeerId,
-    (datagram, shares): (usize, bool),
-) -> Snapshot {
-    let session = Arc::new(established.session);
-    let incoming = Incoming {
-        peer,
-        session: Arc::clone(&session),
-        counters: Arc::default(),
-    };
-    let path = Path {
-        session: Some(Arc::clone(&session)),
-        protection: Protection::Sealed,
-        route: Route::Direct {
-            address: Endpoint::Udp(address.parse().unwrap()),
-            datagram,
-        },
-        shares,
-        counters: Arc::default(),
-    };
-    let mut snapshot = Snapshot::empty(Arc::new(Shared::new(local, 1)));
-    snapshot.sessions = Arc::new(HashMap::from([(session.local(), incoming)]));
-    snapshot.paths = Arc::new(HashMap::from([(peer, Arc::new(path))]));
-    snapshot.neighbours = Arc::new(vec![peer]);
-    snapshot
 }
 
 fn handshake(bytes: &[u8]) -> Handshake<'_> {

@@ -7,6 +7,7 @@ use std::{
     collections::BTreeSet,
     net::IpAddr,
     sync::Arc,
+    thread::{self, JoinHandle},
     time::{Duration, Instant},
 };
 
@@ -20,6 +21,7 @@ use crate::{
         fastdp::FastDp,
         host::{Tunnel, TunnelConfig},
         tunnel::TunnelSocket,
+        xfrm,
     },
 };
 
@@ -43,6 +45,9 @@ pub(super) struct Fast {
     state: State,
     /// Its encryption, or why there is none.
     esp: Result<Box<KernelEsp>, String>,
+    /// Whether the kernel has ESP by now is being asked: it may look for modules
+    /// to load, which takes seconds on a busy host, so nobody waits for it.
+    esp_asked: Option<JoinHandle<Option<String>>>,
     esp_at: Instant,
     count_at: Instant,
     awake_at: Instant,
@@ -80,6 +85,7 @@ impl Fast {
             config,
             state,
             esp: Err("kernel's ESP is not set up".to_owned()),
+            esp_asked: None,
             esp_at: now,
             count_at: now,
             awake_at: now + AWAKE,
@@ -131,13 +137,17 @@ impl Daemon {
 
     async fn try_fast(&mut self, kernel: Option<FastDp>) -> Result<Ready> {
         let config = &self.fast.config;
+        let is_first = kernel.is_none();
         let mut kernel = match kernel {
-            Some(kernel) => kernel,
+            Some(mut kernel) => {
+                kernel.hold(true);
+                kernel
+            }
             None => FastDp::load(self.config.host).context("the kernel refuses BPF")?,
         };
         let made = self.host.make_tunnel(config).await;
         let tunnel = made.context("the kernel refuses VXLAN")?;
-        if self.fast.esp.is_err() {
+        if is_first && self.fast.esp.is_err() {
             self.fast.esp = KernelEsp::raise(config, self.config.host).map(Box::new);
             self.fast.esp_at = Instant::now() + CHECK;
         }
@@ -147,6 +157,7 @@ impl Daemon {
         self.host.raise_tunnel(config).await?;
         let socket = TunnelSocket::open(tunnel.device)
             .context("no packet socket: wove needs CAP_NET_RAW")?;
+        kernel.hold(false);
         kernel.apply(&self.router.snapshot());
         Ok(Ready {
             kernel,
@@ -216,13 +227,7 @@ impl Daemon {
             return;
         }
         let Ok(kernel) = &mut self.fast.esp else {
-            self.fast.esp_at = now + ESP_RETRY;
-            self.fast.esp = KernelEsp::raise(&self.fast.config, self.config.host).map(Box::new);
-            if self.fast.esp.is_ok() {
-                self.apply_fast();
-                self.tell_fast();
-            }
-            return;
+            return self.retry_esp(now);
         };
         self.fast.esp_at = now + CHECK;
         let Checked { repairs, outcomes } = match kernel.check() {
@@ -234,6 +239,26 @@ impl Daemon {
         }
         for (index, outcome) in outcomes {
             self.router.handle_esp(index, outcome, now);
+        }
+    }
+
+    /// Asks now and then whether there is ESP, and sets it up if there is.
+    fn retry_esp(&mut self, now: Instant) {
+        let Some(asked) = self.fast.esp_asked.take_if(|asked| asked.is_finished()) else {
+            if self.fast.esp_asked.is_none() {
+                self.fast.esp_asked = Some(thread::spawn(xfrm::fault));
+            }
+            return;
+        };
+        self.fast.esp_at = now + ESP_RETRY;
+        // The fault is known already, and that nothing was left is, too.
+        if !matches!(asked.join(), Ok(None)) {
+            return;
+        }
+        self.fast.esp = KernelEsp::raise(&self.fast.config, self.config.host).map(Box::new);
+        if self.fast.esp.is_ok() {
+            self.apply_fast();
+            self.tell_fast();
         }
     }
 

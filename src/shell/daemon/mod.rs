@@ -51,7 +51,9 @@ use super::{
     udp::{SendBatch, UdpSocket},
     web,
 };
-use crate::engine::{Attachment, Event, Origin, Router, RouterConfig, SpaceSetup, Upcall};
+use crate::engine::{
+    Attachment, CAPABILITIES, Event, Origin, Router, RouterConfig, SpaceSetup, Upcall,
+};
 use fast::Fast;
 use gossip::space::{Init, SpaceConfig};
 use names::{Names, VIGIL};
@@ -402,9 +404,10 @@ impl Daemon {
 
     /// The kernel reports a change of links or addresses.
     async fn care_for_host(&mut self) {
+        // First what loses frames until it is mended.
+        self.check_fast().await;
         self.update_endpoints().await;
         self.look_for_vanished();
-        self.check_fast().await;
         if !std::mem::replace(&mut self.repairing, true) {
             self.repair();
         }
@@ -548,6 +551,7 @@ fn router_config(
             .try_next_u64()
             .context("the kernel gives no randomness")?,
         version: env!("CARGO_PKG_VERSION").to_owned(),
+        capabilities: CAPABILITIES,
     })
 }
 

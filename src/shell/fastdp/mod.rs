@@ -45,6 +45,9 @@ const DROPS: [DropReason; 3] = [
 /// Ahead of all others on devices that are ours alone.
 const PRIORITY: u16 = 1;
 
+/// Changes what is there, and adds nothing.
+const BPF_EXIST: u64 = 2;
+
 /// Counters of one peer in the kernel: frames and bytes received, sent.
 type Tally = [u64; 4];
 
@@ -121,6 +124,16 @@ impl FastDp {
             self.links.push(program.take_link(link)?);
         }
         Ok(())
+    }
+
+    /// Leaves all frames to userspace, or no longer. While the devices are made
+    /// anew, which takes its time on a busy kernel, they would go nowhere.
+    pub(super) fn hold(&mut self, on: bool) {
+        for (index, value) in self.table.peers() {
+            let value = if on { table::not_up(*value) } else { *value };
+            // A peer that the kernel did not take has no frames by it.
+            let _ = self.peers.insert(index, value, BPF_EXIST);
+        }
     }
 
     /// Brings the maps in step with a snapshot. What the kernel does not take

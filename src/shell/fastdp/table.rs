@@ -84,6 +84,11 @@ impl Table {
         changes
     }
 
+    /// The peers' entries, by index.
+    pub(super) fn peers(&self) -> &BTreeMap<u32, [u32; 14]> {
+        &self.peers
+    }
+
     /// The stations of this host.
     pub(super) fn locals(&self) -> &BTreeSet<MacAddr> {
         &self.locals
@@ -121,7 +126,9 @@ impl Table {
         fast: &FastTable,
         changes: &mut Vec<Change>,
     ) {
-        let index_of: HashMap<PeerId, u32> = fast.iter().map(|(i, p)| (p.peer, *i)).collect();
+        // A peer may have several by which frames are only taken.
+        let sending = fast.iter().filter(|(_, peer)| peer.vni.is_some());
+        let index_of: HashMap<PeerId, u32> = sending.map(|(i, p)| (p.peer, *i)).collect();
         let (mut stations, mut locals) = (HashMap::new(), BTreeSet::new());
         // With nobody to reach this way there is nothing to know.
         if !fast.is_empty() {
@@ -154,6 +161,12 @@ impl Table {
         );
         (self.stations, self.locals) = (stations, locals);
     }
+}
+
+/// The same entry of a peer that no frames are sent to.
+pub(super) fn not_up(mut value: [u32; 14]) -> [u32; 14] {
+    value[0] &= !UP;
+    value
 }
 
 /// `struct peer` of the programs.
@@ -255,6 +268,17 @@ mod tests {
                 "NoPeer(7)".to_owned()
             ]
         );
+        // What lingers takes frames, and stations stay behind what sends.
+        let mut two = snapshot(&[(8, true), (9, false)], &macs);
+        let lingers = |(index, peer): (&u32, &FastPeer)| {
+            let vni = peer.vni.filter(|_| *index != 9);
+            let peer = peer.clone();
+            (*index, FastPeer { vni, ..peer })
+        };
+        two.fast = Arc::new(two.fast.iter().map(lingers).collect());
+        assert_eq!(kinds(&table.update(&two, None)), ["peer 9 0"]);
+        let gone = table.update(&snapshot(&[(8, true)], &macs), None);
+        assert_eq!(kinds(&gone), ["NoPeer(9)"]);
         let gone = table.update(&snapshot(&[], &macs), None);
         assert_eq!(gone.last(), Some(&Change::NoPeer(8)));
         assert_eq!(gone.len(), 3);

@@ -33,7 +33,7 @@ impl Daemon {
     /// Sends SIGTERM and waits for the end.
     pub(super) fn terminate(mut self) -> ExitStatus {
         kill(self.pid(), Signal::SIGTERM).expect("the child is not reaped yet");
-        eventually(secs(15), "the daemon obeys SIGTERM", || {
+        eventually(secs(60), "the daemon obeys SIGTERM", || {
             self.exited().ok_or_else(|| "it runs".to_owned())
         })
     }

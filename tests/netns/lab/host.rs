@@ -117,6 +117,28 @@ impl Host {
         self.netns.delete_address(&plug.ifname, IpAddr::V4(old));
     }
 
+    /// Moves its first underlay address of IPv6 to another.
+    pub(crate) fn readdress_v6(&mut self, to: Ipv6Addr) {
+        let plug = &mut self.plugs[0];
+        let old = std::mem::replace(&mut plug.v6, to);
+        self.netns.add_address(&plug.ifname, IpAddr::V6(to), 64);
+        self.netns.delete_address(&plug.ifname, IpAddr::V6(old));
+    }
+
+    /// Takes its underlay addresses of IPv4 away; `v4` names one that is no more.
+    pub(crate) fn leave_v4(&self) {
+        for plug in &self.plugs {
+            self.netns.delete_address(&plug.ifname, IpAddr::V4(plug.v4));
+        }
+    }
+
+    /// Takes its underlay addresses of IPv6 away; `v6` names one that is no more.
+    pub(crate) fn leave_v6(&self) {
+        for plug in &self.plugs {
+            self.netns.delete_address(&plug.ifname, IpAddr::V6(plug.v6));
+        }
+    }
+
     /// Launches a daemon and waits until it is ready.
     pub(crate) fn launch(&self, arguments: &[&str]) {
         self.start(arguments);
@@ -149,7 +171,7 @@ impl Host {
     /// Waits until the daemon carries frames.
     pub(crate) fn wait_ready(&self) {
         let what = format!("{} is ready", self.name);
-        eventually(secs(15), &what, || {
+        eventually(secs(60), &what, || {
             if let Some(status) = self.exited() {
                 // More patience would not help.
                 panic!("{what}: it ended, {status}\n{}", super::log::tails());
@@ -195,7 +217,7 @@ impl Host {
     /// Waits for the daemon to end by itself.
     pub(crate) fn wait_exit(&self) -> ExitStatus {
         let what = format!("the daemon of {} ends", self.name);
-        eventually(secs(15), &what, || {
+        eventually(secs(60), &what, || {
             self.exited().ok_or_else(|| "it runs".to_owned())
         })
     }

@@ -18,10 +18,10 @@ use std::thread;
 
 pub(crate) use host::{Container, Host, PORT, STATE};
 pub(crate) use log::Log;
-pub(crate) use nat::Nat;
+pub(crate) use nat::{Gate, Nat};
 pub(crate) use netns::Netns;
-use underlay::{HostId, PairRule, Underlay};
-pub(crate) use underlay::{MAX_MTU, Watch, checksum, facts, udp_payload};
+use underlay::{HostId, Underlay};
+pub(crate) use underlay::{MAX_MTU, PairRule, Watch, checksum, facts, udp_payload};
 pub(crate) use wait::{ensure, eventually, secs, until};
 
 /// Two cores: one laboratory at a time.
@@ -71,11 +71,10 @@ impl Lab {
     }
 
     /// A host behind a gateway of its own, on a segment that only they have.
-    pub(crate) fn behind(&self, nat: Nat, name: &str, segment: usize) -> (Host, Host) {
+    pub(crate) fn behind(&self, nat: Nat, name: &str, segment: usize) -> Gate {
         let gateway = self.host_on(&format!("{name}-gate"), &[0, segment]);
         let inside = self.host_on(name, &[segment]);
-        nat::put_behind(&inside, &gateway, segment, nat);
-        (inside, gateway)
+        Gate::new(gateway, inside, segment, nat)
     }
 
     /// Hosts `h1` to `hN` that run daemons in one network, each with a

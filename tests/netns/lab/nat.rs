@@ -3,10 +3,12 @@
 //! A host behind one has a segment of its own, and the gateway for its way out.
 //! Must not know daemons.
 
-use std::io::Write;
+use std::io::{self, Read, Write};
 use std::net::Ipv4Addr;
 use std::process::{Command, Stdio};
 use std::sync::Once;
+
+use socket2::{Domain, Protocol, Socket, Type};
 
 use super::host::{Host, PORT};
 use super::netns::Netns;
@@ -43,34 +45,39 @@ impl Nat {
         )
     }
 
-    fn rules(self, inside: Ipv4Addr) -> String {
-        let (set, learn, enter, leave) = match self {
-            Self::FullCone => (
-                "",
-                "",
-                format!("iifname \"eth0\" udp dport {PORT} dnat to {inside};"),
-                "",
-            ),
+    /// Of a gateway that shows port [`PORT`] of `inside` as its own port `outside`.
+    fn rules(self, inside: Ipv4Addr, outside: u16) -> String {
+        let (set, learn) = match self {
             Self::Restricted => (
                 "set met { type ipv4_addr; flags dynamic,timeout; timeout 2m; }",
                 "oifname \"eth0\" meta l4proto udp update @met { ip daddr };",
-                format!("iifname \"eth0\" ip saddr @met udp dport {PORT} dnat to {inside};"),
-                "",
             ),
-            Self::PortRestricted => ("", "", String::new(), ""),
-            Self::Symmetric => (
-                "",
-                "",
-                String::new(),
-                "oifname \"eth0\" meta l4proto udp masquerade to :20000-60000 fully-random;",
-            ),
+            Self::FullCone | Self::PortRestricted | Self::Symmetric => ("", ""),
+        };
+        // What is for an address that the gateway had before is not for it.
+        let door = format!("fib daddr type local udp dport {outside} dnat to {inside}:{PORT};");
+        let enter = match self {
+            Self::FullCone => format!("iifname \"eth0\" {door}"),
+            Self::Restricted => format!("iifname \"eth0\" ip saddr @met {door}"),
+            Self::PortRestricted | Self::Symmetric => String::new(),
+        };
+        let leave = match self {
+            Self::Symmetric => {
+                "oifname \"eth0\" meta l4proto udp masquerade to :20000-60000 fully-random;".into()
+            }
+            Self::FullCone | Self::Restricted | Self::PortRestricted => {
+                format!("oifname \"eth0\" udp sport {PORT} masquerade to :{outside};")
+            }
         };
         // What comes in unasked is dropped before it is tracked: an entry of its
         // own would take the port that an answer is to come to.
         format!(
-            "table ip gate {{
+            "table ip gate
+            delete table ip gate
+            table ip gate {{
                 {set}
-                chain forward {{ type filter hook forward priority 0; {learn} }}
+                chain forward {{ type filter hook forward priority 0;
+                    iifname \"eth0\" oifname \"eth0\" drop; {learn} }}
                 chain input {{ type filter hook input priority 0; iifname \"eth0\" drop; }}
                 chain enter {{ type nat hook prerouting priority dstnat; {enter} }}
                 chain leave {{ type nat hook postrouting priority srcnat; {leave}
@@ -80,13 +87,93 @@ impl Nat {
     }
 }
 
-/// Puts `inside`, which has the segment `segment` to itself and `gateway`, behind
-/// that gateway, whose `eth0` is outside.
-pub(crate) fn put_behind(inside: &Host, gateway: &Host, segment: usize, nat: Nat) {
-    let door = gateway.v4_on(segment);
-    gateway.netns.sysctl("net/ipv4/ip_forward", "1");
-    inside.netns.add_default_route(door);
-    nft(&gateway.netns, &nat.rules(inside.v4()));
+/// A gateway with the host behind it.
+pub(crate) struct Gate {
+    /// The gateway; its `eth0` is outside.
+    pub(crate) gateway: Host,
+    /// The host, which has no other way out.
+    pub(crate) inside: Host,
+    nat: Nat,
+    segment: usize,
+    outside: u16,
+}
+
+impl Gate {
+    /// Puts `inside`, which has the segment `segment` to itself and `gateway`,
+    /// behind that gateway.
+    pub(super) fn new(gateway: Host, inside: Host, segment: usize, nat: Nat) -> Self {
+        gateway.netns.sysctl("net/ipv4/ip_forward", "1");
+        let gate = Self {
+            gateway,
+            inside,
+            nat,
+            segment,
+            outside: PORT,
+        };
+        gate.inside.netns.add_default_route(gate.door());
+        gate.set_rules();
+        gate
+    }
+
+    /// The gateway gets another address outside. What it had translated to the
+    /// former goes with it, by a port of its own or by a rule: else packets would
+    /// leave under an address that is no more.
+    pub(crate) fn readdress(&mut self, to: Ipv4Addr) {
+        self.gateway.readdress(to);
+        forget_connections(&self.gateway.netns);
+    }
+
+    /// The gateway stands still for a moment, knows nothing of what it let through
+    /// before, and shows another port outside.
+    pub(crate) fn reboot(&mut self) {
+        self.outside += 1;
+        self.set_rules();
+        forget_connections(&self.gateway.netns);
+    }
+
+    /// The host gets another address inside. The gateway shows that as another
+    /// port; what it translates for the former stays as it is.
+    pub(crate) fn readdress_inside(&mut self, to: Ipv4Addr) {
+        self.inside.readdress(to);
+        self.outside += 1;
+        self.set_rules();
+    }
+
+    fn door(&self) -> Ipv4Addr {
+        self.gateway.v4_on(self.segment)
+    }
+
+    fn set_rules(&self) {
+        let rules = self.nat.rules(self.inside.v4(), self.outside);
+        nft(&self.gateway.netns, &rules);
+    }
+}
+
+/// Forgets all connections that are tracked: `IPCTNL_MSG_CT_DELETE` without a
+/// description of which.
+fn forget_connections(netns: &Netns) {
+    const NETFILTER: i32 = 12;
+    // Length, type, flags (request, acknowledge), sequence, port; family, version, resource.
+    let request: Vec<u8> = [
+        &20_u32.to_ne_bytes()[..],
+        &0x0102_u16.to_ne_bytes(),
+        &5_u16.to_ne_bytes(),
+        &1_u32.to_ne_bytes(),
+        &0_u32.to_ne_bytes(),
+        &[0, 0, 0, 0],
+    ]
+    .concat();
+    let ask = || -> io::Result<i32> {
+        let domain = Domain::from(libc::AF_NETLINK);
+        let mut socket = Socket::new(domain, Type::RAW, Some(Protocol::from(NETFILTER)))?;
+        socket.send(&request)?;
+        let mut answer = [0; 256];
+        let len = socket.read(&mut answer)?;
+        let code = answer[..len].get(16..20).and_then(|c| c.try_into().ok());
+        Ok(code.map_or(-1, i32::from_ne_bytes))
+    };
+    let answer = netns.run(ask);
+    assert!(matches!(answer, Ok(0)), "connections stay: {answer:?}");
 }
 
 fn nft(netns: &Netns, rules: &str) {

@@ -48,6 +48,11 @@ impl Netns {
         self.change(name, |link| link.down());
     }
 
+    /// Takes an interface out of its bridge.
+    pub(crate) fn leave_bridge(&self, name: &str) {
+        self.change(name, |link| link.nocontroller());
+    }
+
     /// Sets the MTU, in bytes of the IP packet.
     pub(crate) fn set_mtu(&self, name: &str, mtu: u32) {
         self.change(name, |link| link.mtu(mtu));

@@ -5,9 +5,9 @@ use std::{net::SocketAddr, sync::Arc, time::Instant};
 use crypto::{Identity, Secret};
 use gossip::Target;
 use ipnet::IpNet;
-use proto::{Endpoint, PeerId};
+use proto::PeerId;
 use wove::engine::{
-    Egress, Event, FastSetup, Ingress, Output, Router, RouterConfig, Snapshot, Upcall,
+    CAPABILITIES, Egress, Event, FastSetup, Ingress, Router, RouterConfig, Snapshot,
 };
 
 use super::{frames::Container, kernel::Kernel};
@@ -32,6 +32,8 @@ pub struct Node {
     pub fastdp: bool,
     pub esp: bool,
     pub kernel: Kernel,
+    /// What its version understands.
+    pub capabilities: u64,
     /// Where its operator lets frames travel in clear.
     pub trusted: Vec<IpNet>,
     pub mesh: gossip::Config,
@@ -58,31 +60,6 @@ pub struct Running {
     pub snapshot: Arc<Snapshot>,
 }
 
-/// What the data path asks for while it handles one thing.
-#[derive(Default)]
-pub struct Sink {
-    pub datagrams: Vec<(Endpoint, Vec<u8>)>,
-    pub frames: Vec<Vec<u8>>,
-    pub upcalls: Vec<Upcall>,
-}
-
-impl Output for Sink {
-    fn datagram(&mut self, to: Endpoint, len: usize, fill: impl FnOnce(&mut [u8]) -> bool) {
-        let mut datagram = vec![0; len];
-        if fill(&mut datagram) {
-            self.datagrams.push((to, datagram));
-        }
-    }
-
-    fn frame(&mut self, frame: &[u8]) {
-        self.frames.push(frame.to_vec());
-    }
-
-    fn upcall(&mut self, upcall: Upcall) {
-        self.upcalls.push(upcall);
-    }
-}
-
 impl Node {
     pub fn new(number: usize, identity: [u8; Identity::LEN], secrets: Vec<Secret>) -> Self {
         Self {
@@ -98,6 +75,7 @@ impl Node {
             fastdp: false,
             esp: false,
             kernel: Kernel::default(),
+            capabilities: CAPABILITIES,
             trusted: Vec::new(),
             mesh: gossip::Config::default(),
             epoch: 0,
@@ -129,6 +107,7 @@ impl Node {
             space: None,
             seed,
             version: "test".to_owned(),
+            capabilities: self.capabilities,
         };
         let identity = Identity::from_bytes(&self.identity);
         let router = Router::new(config, identity, self.secrets.clone(), now);

@@ -16,13 +16,13 @@ use gossip::DialId;
 use proto::Endpoint;
 use rand::{RngCore, SeedableRng};
 use rand_chacha::ChaCha8Rng;
-use wove::engine::{Event, Router, Tunnelled, Upcall};
+use wove::engine::{Effects, Event, Router, Tunnelled, Upcall};
 
 use super::{
     frames,
     kernel::Cover,
     ledger::{Audience, Ledger},
-    node::{Node, PORT, Sink, host_of},
+    node::{Node, PORT, host_of},
     underlay::Underlay,
     watch::Watch,
 };
@@ -243,7 +243,7 @@ impl World {
         let Some(peer) = &mut self.nodes[host].running else {
             return;
         };
-        let mut sink = Sink::default();
+        let mut sink = Effects::default();
         peer.ingress
             .handle_datagram(&peer.snapshot, &mut datagram, source, now, &mut sink);
         self.carry_out(host, sink);
@@ -290,14 +290,14 @@ impl World {
         let Some(peer) = &mut self.nodes[host].running else {
             return;
         };
-        let mut sink = Sink::default();
+        let mut sink = Effects::default();
         peer.egress
             .handle_frame(&peer.snapshot, &mut frame, now, &mut sink);
         self.carry_out(host, sink);
     }
 
     /// Does what the data path of a host asked for.
-    pub fn carry_out(&mut self, host: usize, sink: Sink) {
+    pub fn carry_out(&mut self, host: usize, sink: Effects) {
         for (to, datagram) in sink.datagrams {
             self.transmit(host, to, datagram);
         }
@@ -501,7 +501,7 @@ impl World {
             self.foreign += 1;
             return;
         }
-        let mut sink = Sink::default();
+        let mut sink = Effects::default();
         peer.ingress
             .handle_tunnelled(&peer.snapshot, &mut datagram, index, now, &mut sink);
         self.carry_out(host, sink);

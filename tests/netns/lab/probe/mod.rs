@@ -8,6 +8,7 @@ mod dns;
 mod flood;
 mod packet;
 mod ping;
+mod stream;
 mod tcp;
 
 pub(crate) use canary::Canaries;
@@ -15,4 +16,5 @@ pub(crate) use dns::{Ask, INSIDE, ask_at, data, resolve};
 pub(crate) use flood::{Receivers, send_broadcasts, send_multicasts};
 pub(crate) use packet::PacketSocket;
 pub(crate) use ping::{PingFlow, PingOptions, PingReport, ping, ping_within};
+pub(crate) use stream::Stream;
 pub(crate) use tcp::Transfer;

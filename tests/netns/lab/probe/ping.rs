@@ -3,11 +3,13 @@
 
 use std::io::{self, Read};
 use std::net::{IpAddr, SocketAddr};
+use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
+use nix::poll::{PollFd, PollFlags, poll};
 use socket2::{Domain, Protocol, Socket, Type};
 
 use super::super::netns::Netns;
@@ -266,10 +268,13 @@ impl Runner {
     }
 
     fn receive(&self, wait: Duration) {
-        // Zero would mean for ever; and a stop must be noticed.
-        let wait = wait.clamp(Duration::from_millis(1), Duration::from_millis(20));
-        let timeout = self.socket.set_read_timeout(Some(wait));
-        timeout.expect("a time-out within limits");
+        // Not a time-out of the socket: that is rounded up to the kernel's ticks,
+        // and the pace would be lost with the answers. A stop must be noticed.
+        let wait = wait.min(Duration::from_millis(20)).as_millis() as u16;
+        let mut ready = [PollFd::new(self.socket.as_fd(), PollFlags::POLLIN)];
+        if !poll(&mut ready, wait).is_ok_and(|ready| ready > 0) {
+            return;
+        }
         let mut buffer = [0; 1 << 16];
         let Ok(length) = (&self.socket).read(&mut buffer) else {
             return;

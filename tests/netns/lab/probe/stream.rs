@@ -1,0 +1,137 @@
+//! Numbered datagrams at a steady pace from one namespace to another, each of
+//! which is looked for at the other end. Must not know daemons.
+
+use std::io::{self, Read};
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use socket2::{Domain, Socket, Type};
+
+use super::super::netns::Netns;
+use super::super::wait::until;
+
+const PORT: u16 = 7778;
+/// Bytes of datagrams that may wait to be read.
+const BUFFER: usize = 4 << 20;
+/// What is late by this much is lost.
+const LATE: Duration = Duration::from_secs(2);
+
+/// A stream that runs until it is stopped.
+pub(crate) struct Stream {
+    shared: Arc<Shared>,
+    sender: JoinHandle<Vec<Duration>>,
+    receiver: JoinHandle<Vec<u64>>,
+}
+
+#[derive(Default)]
+struct Shared {
+    sent_all: AtomicBool,
+    heard_all: AtomicBool,
+    received: AtomicU64,
+}
+
+/// What became of a stream.
+#[derive(Debug)]
+pub(crate) struct StreamReport {
+    /// Datagrams sent.
+    pub(crate) sent: u64,
+    /// Datagrams that never arrived.
+    pub(crate) lost: u64,
+    /// Copies beyond the first.
+    pub(crate) again: u64,
+    /// When those lost were sent, from the start.
+    pub(crate) when: Vec<Duration>,
+}
+
+impl Stream {
+    /// Starts to send from one namespace to an address of another, one datagram
+    /// each `interval` or fewer.
+    pub(crate) fn start(from: &Netns, to: (&Netns, Ipv4Addr), interval: Duration) -> Self {
+        let address = SocketAddr::from(SocketAddrV4::new(to.1, PORT));
+        let receiver = to.0.run(|| receiver(address)).expect("a socket");
+        let sender = from.run(|| Socket::new(Domain::IPV4, Type::DGRAM, None));
+        let sender = sender.expect("a socket");
+        let shared = Arc::<Shared>::default();
+        let (one, other) = (shared.clone(), shared.clone());
+        Self {
+            shared,
+            sender: thread::spawn(move || send(&sender, address, interval, &one)),
+            receiver: thread::spawn(move || receive(&receiver, &other)),
+        }
+    }
+
+    /// Waits until another datagram has arrived.
+    pub(crate) fn wait_arrival(&self, limit: Duration) {
+        let read = || self.shared.received.load(Ordering::Relaxed);
+        let before = read();
+        until(limit, "a datagram of the stream arrives", || {
+            read() > before
+        });
+    }
+
+    /// Stops, waits for what is on its way, and reports.
+    pub(crate) fn stop(self) -> StreamReport {
+        self.shared.sent_all.store(true, Ordering::Relaxed);
+        let sent = self.sender.join().expect("a sender does not panic");
+        thread::sleep(LATE);
+        self.shared.heard_all.store(true, Ordering::Relaxed);
+        let heard = self.receiver.join().expect("a receiver does not panic");
+        let arrived = |number: usize| heard.get(number).is_some_and(|times| *times > 0);
+        let lost = (0..sent.len()).filter(|number| !arrived(*number));
+        let when: Vec<_> = lost.map(|number| sent[number]).collect();
+        StreamReport {
+            sent: sent.len() as u64,
+            lost: when.len() as u64,
+            again: heard.iter().map(|times| times.saturating_sub(1)).sum(),
+            when,
+        }
+    }
+}
+
+fn receiver(address: SocketAddr) -> io::Result<Socket> {
+    let socket = Socket::new(Domain::IPV4, Type::DGRAM, None)?;
+    // What waits for a turn of this process on a busy machine is not lost.
+    socket.set_recv_buffer_size(BUFFER)?;
+    socket.set_read_timeout(Some(Duration::from_millis(50)))?;
+    socket.bind(&address.into())?;
+    Ok(socket)
+}
+
+/// When each was sent.
+fn send(socket: &Socket, to: SocketAddr, interval: Duration, shared: &Shared) -> Vec<Duration> {
+    let started = Instant::now();
+    let mut sent = Vec::new();
+    while !shared.sent_all.load(Ordering::Relaxed) {
+        let now = started.elapsed();
+        let number = (sent.len() as u64).to_be_bytes();
+        sent.push(now);
+        // What cannot be sent does not arrive, and counts.
+        let _ = socket.send_to(&number, &to.into());
+        thread::sleep((now + interval).saturating_sub(started.elapsed()));
+    }
+    sent
+}
+
+/// How often each arrived.
+fn receive(mut socket: &Socket, shared: &Shared) -> Vec<u64> {
+    let mut heard = Vec::new();
+    let mut buffer = [0; 64];
+    while !shared.heard_all.load(Ordering::Relaxed) {
+        let Ok(8) = socket.read(&mut buffer) else {
+            continue;
+        };
+        let number = u64::from_be_bytes(buffer[..8].try_into().expect("eight bytes"));
+        let Ok(number) = usize::try_from(number) else {
+            continue;
+        };
+        if number >= heard.len() {
+            heard.resize(number + 1, 0);
+        }
+        heard[number] += 1;
+        shared.received.fetch_add(1, Ordering::Relaxed);
+    }
+    heard
+}

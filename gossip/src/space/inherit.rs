@@ -363,6 +363,13 @@ impl Space {
             // What was given to it and not taken up.
             let gifts = self.table.values().flat_map(|entry| &entry.space.gifts);
             let gifts = gifts.chain(&self.mine.gifts).filter(|gift| gift.to == ward);
+            // Of what all agreed on, the living may still tell that it is on its way.
+            let counted = |gift: &&Gift| {
+                let span = Span::new(gift.start, gift.len);
+                let mut runs = self.counted_above(gift.epoch);
+                runs.any(|run| run.meet(span).is_some())
+            };
+            let gifts = gifts.filter(|gift| !counted(gift));
             blocks.extend(gifts.map(|gift| Block {
                 start: gift.start,
                 len: gift.len,
@@ -388,8 +395,6 @@ impl Space {
                 .chain(&self.mine.gifts)
                 .filter(|gift| gift.epoch > block.epoch);
             above.for_each(|other| span::remove(&mut parts, Span::of(other)));
-            let counted = self.counted_above(block.epoch);
-            counted.for_each(|run| span::remove(&mut parts, run));
             gifts.for_each(|gift| span::remove(&mut parts, Span::new(gift.start, gift.len)));
             left.extend(parts.into_iter().map(|part| Block {
                 start: part.start,

@@ -261,8 +261,8 @@ pub struct Space {
     roll: BTreeSet<ShortId>,
     /// What we agree that nobody owns, or propose.
     census: Option<wire::Census>,
-    /// What we ever agreed on, or took so, and with which epoch: nothing of it becomes
-    /// ours with a lower one.
+    /// What we ever agreed on, or took so, and with which epoch: no gift to the dead brings
+    /// it to us with a lower one.
     counted: Vec<(Span, u32)>,
     founding: Option<Attempt>,
     attempts: BTreeMap<ShortId, Attempt>,

@@ -391,3 +391,36 @@ fn a_census_waits_for_all_who_live() {
     );
     world.check_calm();
 }
+
+/// An owner whose state is deleted is another peer from then on, and what it was is gone.
+#[test]
+fn an_owner_that_forgets_its_state_is_followed_at_once() {
+    let mut world = World::new(4, 24, Init::Consensus(1));
+    world.kill(3);
+    world.part = vec![0, 1, 2, 3];
+    for wish in 1..4 {
+        ask(&mut world, 0, wish);
+    }
+    talk(&mut world, 5);
+    world.part.fill(0);
+    talk(&mut world, 10);
+    world.destroy(0);
+    world.launch(3, 0);
+    // Its containers run on.
+    let used: Vec<u32> = (1..4).collect();
+    if let Some(space) = &mut world.nodes[3].space {
+        used.iter().for_each(|at| space.hold(*at));
+    }
+    talk(&mut world, 8);
+    world.order(1, id(0), false);
+    world.order(2, id(0), false);
+    talk(&mut world, 2);
+    println!("{}", world.story());
+    ask(&mut world, 1, 10);
+    ask(&mut world, 2, 11);
+    ask(&mut world, 3, 12);
+    talk(&mut world, 40);
+    assert_eq!(world.refused, 0, "{}", world.story());
+    assert_eq!(world.given, 6, "{}", world.story());
+    world.check_calm();
+}

@@ -293,13 +293,13 @@ impl Stage {
             Underlay::Loss1 => 1,
             Underlay::Loss5 => 5,
         };
-        // On the way out, where a super-frame would be lost as one: so it is cut before.
+        // What arrives is lost; a super-frame would be as one, so it is cut before it leaves.
         self.run(host, &format!("ip link set {name} gso_max_segs 1"))?;
         let rules = self.write(
             &format!("{host:?}-{name}.nft"),
             &format!(
-                "table netdev loss {{ chain in {{ type filter hook ingress device {name} priority 0; \
-                 numgen random mod 100 < {percent} drop; }} }}\n"
+                "table netdev loss {{\n chain in {{\n  type filter hook ingress device {name} priority 0;\n  \
+                 numgen random mod 100 < {percent} drop\n }}\n}}\n"
             ),
         )?;
         self.run(host, &format!("nft -f {}", rules.display()))?;

@@ -65,6 +65,7 @@ macro_rules! situation {
             ways: &$mesh.ways,
             absent: &$mesh.absent,
             links: &$links,
+            own: $mesh.own_link_count(),
             now: $now,
         }
     };

@@ -9,7 +9,7 @@
 //! | module | what it holds |
 //! |---|---|
 //! | [`mesh`] | [`Mesh`]: composes all of the below |
-//! | [`replica`], `order`, `index`, [`limits`], [`budget`] | the signed records of everybody, and what a record and an owner may hold |
+//! | [`replica`], `order`, [`limits`], [`budget`] | the signed records of everybody, and what a record and an owner may hold |
 //! | [`reconcile`] | finding and mending differences between two replicas |
 //! | [`sums`] | what stands for many records, and which a neighbour can read |
 //! | `news` | what was heard of late, for neighbours that get no pushes |
@@ -28,7 +28,6 @@ pub mod config;
 pub mod dialer;
 pub mod event;
 mod hash;
-mod index;
 pub mod limits;
 pub mod link;
 pub mod local;

@@ -10,6 +10,7 @@
 
 use std::{mem, sync::Arc};
 
+use hashbrown::HashTable;
 use proto::{
     PeerId, PublicKeys, ShortId,
     record::{Body, LinkTo, Node, Record, RecordKey, RttCode, Topic},
@@ -18,7 +19,6 @@ use proto::{
 use crate::{
     budget::{Allowance, Budget},
     hash::{position, scatter},
-    index::Index,
     limits::{self, Refusal},
     order::Order,
     sums::{Scope, Sum, Sums, bucket, bucket_range},
@@ -63,7 +63,7 @@ pub struct Replica {
     owners: Vec<Owner>,
     free: Vec<Slot>,
     /// Finds the slot of an id by its first half.
-    index: Index,
+    index: HashTable<u32>,
     /// Nobody can choose ids that collide in the index without knowing it.
     salt: u64,
     order: Order,
@@ -93,12 +93,12 @@ impl Replica {
         Self {
             owners: Vec::new(),
             free: Vec::new(),
-            index: Index::new(),
+            index: HashTable::new(),
             salt,
             order: Order::new(),
             sums: Sums::new(),
             count: 0,
-            owner_limit: owner_limit.min(Index::LIMIT),
+            owner_limit,
         }
     }
 
@@ -182,16 +182,18 @@ impl Replica {
 
     /// The slot of an owner.
     pub fn slot(&self, id: &PeerId) -> Option<Slot> {
-        self.index.find(self.scattered(&id.short_id()), |slot| {
-            self.owners[slot.at()].id == *id
-        })
+        let found = self.index.find(self.scattered(&id.short_id()), |slot| {
+            self.owners[*slot as usize].id == *id
+        });
+        found.copied().map(Slot)
     }
 
     /// The slot of an owner whose id starts so; the first known, if several do.
     pub(crate) fn slot_of_short(&self, short: &ShortId) -> Option<Slot> {
-        self.index.find(self.scattered(short), |slot| {
-            self.owners[slot.at()].id.short_id() == *short
-        })
+        let found = self.index.find(self.scattered(short), |slot| {
+            self.owners[*slot as usize].id.short_id() == *short
+        });
+        found.copied().map(Slot)
     }
 
     /// Who has a slot.
@@ -321,15 +323,16 @@ impl Replica {
 
     /// Forgets an owner and its records.
     pub fn remove_owner(&mut self, slot: Slot) {
-        let (salt, owners) = (self.salt, &self.owners);
-        let hash = |slot: Slot| scatter(salt, &owners[slot.at()].id.short_id());
-        self.index.remove(slot, hash);
         let owner = mem::take(&mut self.owners[slot.at()]);
         for record in owner.records() {
             self.count -= 1;
             if !owner.hidden {
                 self.sums.toggle(record, false);
             }
+        }
+        let hash = self.scattered(&owner.id.short_id());
+        if let Ok(entry) = self.index.find_entry(hash, |found| *found == slot.0) {
+            entry.remove();
         }
         self.order.remove(&owner.id, slot);
         self.free.push(slot);
@@ -356,8 +359,8 @@ impl Replica {
         self.owners[slot.at()].id = id;
         let (salt, owners) = (self.salt, &self.owners);
         self.order.insert(&id, slot, |slot| owners[slot.at()].id);
-        let hash = |slot: Slot| scatter(salt, &owners[slot.at()].id.short_id());
-        self.index.insert(slot, hash);
+        let hash = |slot: &u32| scatter(salt, &owners[*slot as usize].id.short_id());
+        self.index.insert_unique(hash(&slot.0), slot.0, hash);
         slot
     }
 

@@ -55,6 +55,25 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(300);
 /// Why a world is not quiet.
 pub(crate) type Unrest = String;
 
+/// Sessions between pairs, one for each.
+#[derive(Default)]
+struct Edges {
+    all: Vec<(u32, u32)>,
+    /// The lesser end first.
+    pairs: BTreeSet<(u32, u32)>,
+}
+
+impl Edges {
+    /// Adds one that `dialler` began, unless there is one.
+    fn add(&mut self, dialler: u32, other: u32) -> bool {
+        let is_new = self.pairs.insert((dialler.min(other), dialler.max(other)));
+        if is_new {
+            self.all.push((dialler, other));
+        }
+        is_new
+    }
+}
+
 impl Host {
     /// Hands the mesh some records, by one of its neighbours.
     fn hand(&mut self, records: &[Arc<Record>], net: &mut Net<'_>) {
@@ -184,38 +203,39 @@ impl World {
     }
 
     /// A random graph in which every peer has the links that the mesh seeks:
-    /// everybody in a small mesh, else the union of random rings.
-    fn edges(&mut self) -> BTreeSet<(u32, u32)> {
+    /// everybody in a small mesh, else the union of random rings, on which everybody
+    /// dialled the next. Who dialled comes first.
+    fn edges(&mut self) -> Vec<(u32, u32)> {
         let peers = self.setup.peers;
         let wan = &self.shared.wan;
         let connects = |a: u32, b: u32| a != b && wan.connects(a, b);
-        let ordered = |a: u32, b: u32| (a.min(b), a.max(b));
+        let mut edges = Edges::default();
         if peers as usize <= self.config.full_mesh_up_to {
             let pairs = (0..peers).flat_map(|a| (0..a).map(move |b| (b, a)));
-            return pairs.filter(|(a, b)| connects(*a, *b)).collect();
+            pairs
+                .filter(|(a, b)| connects(*a, *b))
+                .for_each(|(a, b)| _ = edges.add(a, b));
+            return edges.all;
         }
-        let mut edges = BTreeSet::new();
         let mut ring: Vec<u32> = (0..peers).collect();
         for _ in 0..self.config.degree_of(peers as usize).div_ceil(2) {
             ring.shuffle(&mut self.rng);
             let pairs = ring.iter().zip(ring.iter().cycle().skip(1));
-            edges.extend(
-                pairs
-                    .filter(|(a, b)| connects(**a, **b))
-                    .map(|(a, b)| ordered(*a, *b)),
-            );
+            pairs
+                .filter(|(a, b)| connects(**a, **b))
+                .for_each(|(a, b)| _ = edges.add(*a, *b));
         }
         self.complete(&mut edges);
-        edges
+        edges.all
     }
 
     /// Adds links of peers that have too few, because not all of their neighbours
     /// on the rings can be reached.
-    fn complete(&mut self, edges: &mut BTreeSet<(u32, u32)>) {
+    fn complete(&mut self, edges: &mut Edges) {
         let peers = self.setup.peers;
         let wanted = self.config.degree_of(peers as usize);
         let mut counts = vec![0; peers as usize];
-        for (a, b) in &*edges {
+        for (a, b) in &edges.all {
             counts[*a as usize] += 1;
             counts[*b as usize] += 1;
         }
@@ -226,7 +246,7 @@ impl World {
                     break;
                 }
                 let suits = a != b && counts[b as usize] < wanted;
-                if suits && self.shared.wan.connects(a, b) && edges.insert((a.min(b), a.max(b))) {
+                if suits && self.shared.wan.connects(a, b) && edges.add(a, b) {
                     counts[a as usize] += 1;
                     counts[b as usize] += 1;
                 }

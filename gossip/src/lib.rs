@@ -35,6 +35,7 @@ pub mod local;
 pub mod mesh;
 pub mod names;
 pub mod neighbours;
+mod networks;
 mod news;
 mod order;
 mod outbox;

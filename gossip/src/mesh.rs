@@ -69,6 +69,7 @@ macro_rules! situation {
             ways: &$mesh.ways,
             absent: &$mesh.absent,
             links: &$links,
+            own: $mesh.own_link_count(),
             now: $now,
         }
     };

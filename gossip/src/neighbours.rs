@@ -4,7 +4,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::{IpAddr, SocketAddr},
+    net::SocketAddr,
     time::{Duration, Instant},
 };
 
@@ -16,6 +16,7 @@ use crate::{
     backoff::Backoff,
     config::Config,
     event::DialId,
+    networks::Crowds,
     replica::{Replica, Slot},
     routes::Ways,
 };
@@ -51,6 +52,8 @@ pub(crate) struct Situation<'a> {
     pub(crate) absent: &'a Absent,
     /// Address of each neighbour, and of those being probed.
     pub(crate) links: &'a BTreeMap<PeerId, SocketAddr>,
+    /// How many of them this peer dialled.
+    pub(crate) own: usize,
     /// The time.
     pub(crate) now: Instant,
 }
@@ -336,15 +339,15 @@ impl Neighbours {
         let in_flight = self.attempts.values().filter(hopeful).count();
         let (degree, links) = (situation.degree(), situation.links.len());
         // Every change of links goes to everybody, so a link less is borne.
-        if links >= degree - degree / 4 {
+        let enough = links >= degree - degree / 4;
+        let own = own_links(degree).saturating_sub(situation.own);
+        if enough && own == 0 {
             return Vec::new();
         }
-        let missing = degree.saturating_sub(links + in_flight);
+        let wanted = if enough { own } else { degree - links };
+        let missing = wanted.saturating_sub(in_flight);
         self.review_soon(situation.now + AGAIN);
-        let mut networks: BTreeMap<Network, usize> = BTreeMap::new();
-        for address in situation.links.values() {
-            *networks.entry(network(address)).or_default() += 1;
-        }
+        let mut crowds = Crowds::of(situation.links.values());
         let mut chosen: Vec<Candidate> = Vec::new();
         for _ in 0..missing {
             let free = |peer: &PeerId| {
@@ -356,21 +359,13 @@ impl Neighbours {
                         .get(peer)
                         .is_none_or(|a| a.dial.is_none() && a.retry_at <= situation.now)
             };
-            let crowd = |node: &Node| {
-                let first = node.endpoints.first();
-                first
-                    .and_then(|address| networks.get(&network(address)))
-                    .copied()
-                    .unwrap_or(0)
-            };
             let draws = (0..DRAWS).filter_map(|_| situation.sample(rng));
             let drawn = draws.filter(|(peer, _)| free(peer));
-            let Some((peer, node)) = drawn.min_by_key(|(_, node)| crowd(node)) else {
+            let drawn = drawn.min_by_key(|(_, node)| crowds.around(&node.endpoints));
+            let Some((peer, node)) = drawn else {
                 continue;
             };
-            if let Some(address) = node.endpoints.first() {
-                *networks.entry(network(address)).or_default() += 1;
-            }
+            crowds.add(&node.endpoints);
             chosen.push(candidate(peer, node));
         }
         chosen
@@ -416,6 +411,12 @@ impl Neighbours {
     }
 }
 
+/// So many links are of a peer's own choice, and not given up for those of others:
+/// whoever is dialled by many of one mind still hears somebody else.
+pub(crate) fn own_links(degree: usize) -> usize {
+    (degree / 3).max(1)
+}
+
 fn candidate(peer: PeerId, node: &Node) -> Candidate {
     Candidate {
         peer,
@@ -429,22 +430,6 @@ fn longest_pause(situation: &Situation<'_>) -> Duration {
         config.backoff_small.min(config.backoff_max)
     } else {
         config.backoff_max
-    }
-}
-
-/// A /16 of IPv4 or a /32 of IPv6: roughly one operator's network.
-type Network = [u8; 5];
-
-fn network(address: &SocketAddr) -> Network {
-    match address.ip().to_canonical() {
-        IpAddr::V4(ip) => [4, ip.octets()[0], ip.octets()[1], 0, 0],
-        IpAddr::V6(ip) => [
-            6,
-            ip.octets()[0],
-            ip.octets()[1],
-            ip.octets()[2],
-            ip.octets()[3],
-        ],
     }
 }
 
@@ -500,6 +485,7 @@ mod tests {
             ways: &ways,
             absent: &Absent::default(),
             links: &links,
+            own: 0,
             now,
         };
         let mut neighbours = Neighbours::new(now);
@@ -521,7 +507,82 @@ mod tests {
     fn in_a_large_mesh_a_few_are_dialled_spread_over_networks() {
         let chosen = choose(80);
         assert_eq!(chosen.len(), Config::default().degree - 1);
-        let networks: BTreeSet<_> = chosen.iter().map(|c| network(&c.addresses[0])).collect();
+        let second = |c: &Candidate| match c.addresses[0].ip() {
+            std::net::IpAddr::V4(ip) => ip.octets()[1],
+            std::net::IpAddr::V6(_) => 0,
+        };
+        let networks: BTreeSet<_> = chosen.iter().map(second).collect();
         assert!(networks.len() >= 4, "{networks:?}");
+    }
+
+    /// A mesh of eighty, of whom all from `honest` on are one attacker's: they are in
+    /// one network, and each claims another beside it. Gives whom of them a peer
+    /// chooses that has these links, over some histories.
+    fn chosen_of(
+        attackers: std::ops::Range<usize>,
+        links: &[usize],
+        own: usize,
+    ) -> Vec<[usize; 2]> {
+        let real = |n: usize| SocketAddr::from(([66, 6, 0, n as u8], 1));
+        let (mut replica, ways) = world(80);
+        for n in attackers.clone() {
+            let mut record = (*crate::replica::tests::record(n as u8, Topic::Node, 2, 0)).clone();
+            let Some(Body::Node(node)) = record.content() else {
+                panic!("it is a node");
+            };
+            let mut node = node.clone();
+            node.endpoints = vec![SocketAddr::from(([n as u8, n as u8, 0, 1], 1)), real(n)];
+            record.body = Body::Node(node).encode();
+            replica.merge(&Arc::new(record), |_, _| true);
+        }
+        let address = |n: usize| match attackers.contains(&n) {
+            true => real(n),
+            false => SocketAddr::from(([10, n as u8 % 8, 0, n as u8], 1)),
+        };
+        let links: BTreeMap<_, _> = links.iter().map(|n| (id(*n), address(*n))).collect();
+        let (config, now) = (Config::default(), Instant::now());
+        let situation = Situation {
+            local: id(0),
+            config: &config,
+            replica: &replica,
+            ways: &ways,
+            absent: &Absent::default(),
+            links: &links,
+            own,
+            now,
+        };
+        let history = |seed| {
+            let mut neighbours = Neighbours::new(now);
+            let chosen = neighbours.review(&situation, &mut ChaCha8Rng::seed_from_u64(seed));
+            let theirs = chosen
+                .iter()
+                .filter(|c| attackers.clone().any(|n| id(n) == c.peer));
+            [theirs.count(), chosen.len()]
+        };
+        (0..50).map(history).collect()
+    }
+
+    #[test]
+    fn many_of_one_network_are_not_chosen_whatever_they_claim_beside_it() {
+        // Nearly a third, and then three quarters of all.
+        for (attackers, most) in [(56..80, 2), (20..80, 10)] {
+            let histories = chosen_of(attackers, &[1, 2], 2);
+            let theirs: usize = histories.iter().map(|[theirs, _]| theirs).sum();
+            let all: usize = histories.iter().map(|[_, all]| all).sum();
+            assert!(all >= 150, "{all}");
+            // One of them is as good as anybody; a second is not.
+            assert!(theirs <= 50 + 50 * most / 10, "{theirs} of {all}");
+        }
+    }
+
+    #[test]
+    fn whoever_is_dialled_by_many_still_chooses_some_itself() {
+        let inbound: Vec<usize> = (56..68).collect();
+        for [theirs, all] in chosen_of(56..80, &inbound, 0) {
+            assert_eq!((theirs, all), (0, own_links(Config::default().degree)));
+        }
+        for [_, all] in chosen_of(56..80, &inbound, 2) {
+            assert_eq!(all, 0, "it has its own, and enough");
+        }
     }
 }

@@ -13,13 +13,15 @@ use proto::{
 };
 use rand::Rng;
 
-use super::{Mesh, situation, turn};
+use super::{Mesh, Session, situation, turn};
 use crate::{
     config::Authority,
     dialer::GOOD_LINK,
     event::{DownReason, Event},
     limits::LINK_PARTS,
     link::{Link, LinkState},
+    neighbours::own_links,
+    networks::Crowds,
     outbox::Outbox,
     reconcile::Given,
 };
@@ -293,11 +295,16 @@ impl<A: Authority> Mesh<A> {
         let settled = |link: &Link| {
             link.state() == LinkState::Up && now.saturating_duration_since(link.since()) >= SETTLED
         };
+        let keep_own = self.own_link_count() <= own_links(self.degree());
         let spare = self.sessions.iter().filter(|(peer, session)| {
             let settled = session.link.as_ref().is_some_and(settled);
-            settled && !session.needy && !self.dialer.leads_to(peer)
+            let own = session.info.outbound && keep_own;
+            settled && !own && !session.needy && !self.dialer.leads_to(peer)
         });
-        let spare: Vec<PeerId> = spare.map(|(peer, _)| *peer).collect();
+        let spare: Vec<_> = spare
+            .map(|(peer, session)| (*peer, session.info.address))
+            .collect();
+        let spare = Crowds::of(self.link_addresses().values()).fullest(&spare);
         let at = self.random_index(spare.len());
         if let Some(peer) = spare.get(at) {
             self.out.push_back((
@@ -309,6 +316,12 @@ impl<A: Authority> Mesh<A> {
             self.end_link(*peer, DownReason::Pruned, now);
             self.timers.links = Some(now + self.config.links_delay);
         }
+    }
+
+    /// Links that this peer dialled, those being probed included.
+    pub(super) fn own_link_count(&self) -> usize {
+        let own = |session: &&Session| session.link.is_some() && session.info.outbound;
+        self.sessions.values().filter(own).count()
     }
 
     /// Whether so few links are usable that another loss may cut us off.

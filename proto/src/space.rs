@@ -109,6 +109,13 @@ pub struct Space {
     pub range6: Option<Range6>,
 }
 
+impl Space {
+    /// Whether a peer is a guard, or a former one.
+    pub fn is_guard(&self, peer: ShortId) -> bool {
+        self.guards.contains(&peer) || self.former.contains(&peer)
+    }
+}
+
 /// A part of the range.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Block {

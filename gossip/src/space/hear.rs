@@ -7,7 +7,7 @@ use proto::{
     space::{self as wire, Guard},
 };
 
-use super::{Entry, Estate, Space};
+use super::{Entry, Space};
 
 impl Space {
     /// What a peer says of its space; `from` may be ourselves, when others bring
@@ -43,43 +43,41 @@ impl Space {
             return;
         }
         self.foreign.remove(&from);
-        let newer = self
-            .table
-            .get(&from)
-            .is_none_or(|entry| (entry.space.life, entry.space.serial) < (said.life, said.serial));
-        if newer {
-            let before = self.table.get(&from);
-            let began =
-                before.and_then(|entry| entry.began.filter(|_| entry.space.life == said.life));
-            let heir = before.filter(|entry| {
-                let life = entry.space.life;
-                life < said.life && self.may_inherit(from, life)
-            });
-            let estate = match heir {
-                Some(entry) => Some(Estate {
-                    life: entry.space.life,
-                    guards: entry.space.guards.clone(),
-                    former: entry.space.former.clone(),
-                    blocks: entry.space.blocks.clone(),
-                    bids: entry.bids.clone(),
-                }),
-                None => before.and_then(|entry| entry.estate.clone()),
-            };
-            let entry = Entry {
-                space: said.clone(),
-                began,
-                inherited: true,
-                estate,
-                bids: before
-                    .filter(|entry| entry.space.life == said.life)
-                    .map(|entry| entry.bids.clone())
-                    .unwrap_or_default(),
-            };
-            self.table.insert(from, entry);
-            self.note_ward(from);
+        let known = self.table.get(&from).map(|entry| &entry.space);
+        let known = known.map(|space| (space.life, space.serial));
+        if known.is_none_or(|known| known < (said.life, said.serial)) {
+            self.note_words(from, said);
+        } else if known.is_some_and(|(life, _)| life > said.life) && said.is_guard(self.me) {
+            // It does not know yet that another life began: whoever it takes for a guard
+            // tells it.
+            self.wards.insert(from);
         }
         for taken in &said.taken {
             self.hear_of_takeover(from, taken);
+        }
+    }
+
+    /// Later words of a peer than we know.
+    fn note_words(&mut self, from: ShortId, said: &wire::Space) {
+        let estate = self.estate_of(from, said.life);
+        let before = self.table.remove(&from);
+        let before = before.filter(|entry| entry.space.life == said.life);
+        let is_new_life = before.is_none();
+        let (began, bids) = match before {
+            Some(entry) => (entry.began, entry.bids),
+            None => (None, Vec::new()),
+        };
+        let entry = Entry {
+            space: said.clone(),
+            began,
+            inherited: true,
+            estate,
+            bids,
+        };
+        self.table.insert(from, entry);
+        self.note_ward(from);
+        if is_new_life {
+            self.recall_takeovers_of(from);
         }
     }
 

@@ -7,7 +7,7 @@ use proto::{
 };
 
 use super::{
-    Entry, Space,
+    Entry, Estate, Space,
     give::GIFT_STEP,
     span::{self, Span},
     vote::takeover_of,
@@ -19,12 +19,13 @@ impl Entry {
         self.space.blocks.iter().filter(|block| !block.held)
     }
 
-    pub(super) fn is_guard(&self, peer: ShortId) -> bool {
-        self.space.guards.contains(&peer) || self.space.former.contains(&peer)
-    }
-
     /// A verdict was carried out: another life begins.
     pub(super) fn bury(&mut self, began: Option<Began>, life: u32) {
+        if let Some(began) = began.filter(|began| !began.gone) {
+            // The owner takes back what those who decided did not know of.
+            let gifts = &mut self.space.gifts;
+            gifts.retain(|gift| gift.since <= began.serial);
+        }
         self.space.life = life;
         self.inherited = began.is_none();
         self.began = began;
@@ -47,7 +48,7 @@ impl Space {
         let ours = self
             .table
             .get(&ward)
-            .is_some_and(|entry| entry.is_guard(self.me));
+            .is_some_and(|entry| entry.space.is_guard(self.me));
         if ours {
             self.wards.insert(ward);
         } else {
@@ -73,6 +74,24 @@ impl Space {
         if same && !entry.inherited {
             entry.strip(taken.gone);
             self.dirty.saved = true;
+        }
+    }
+
+    /// Heirs told of takeovers of a peer before we heard of it in that life.
+    pub(super) fn recall_takeovers_of(&mut self, peer: ShortId) {
+        let others = self
+            .table
+            .iter()
+            .map(|(heir, entry)| (*heir, &entry.space.taken));
+        let all = others.chain([(self.me, &self.mine.taken)]);
+        let mut told: Vec<(ShortId, Taken)> = all
+            .flat_map(|(heir, taken)| taken.iter().map(move |taken| (heir, taken)))
+            .filter(|(_, taken)| taken.peer == peer)
+            .map(|(heir, taken)| (heir, taken.clone()))
+            .collect();
+        told.sort_by_key(|(_, taken)| taken.life);
+        for (heir, taken) in told {
+            self.hear_of_takeover(heir, &taken);
         }
     }
 
@@ -256,7 +275,10 @@ impl Space {
             let Some(entry) = self.table.get(ward) else {
                 continue;
             };
-            let acks = self.heard.iter().filter(|(peer, _)| entry.is_guard(**peer));
+            let acks = self
+                .heard
+                .iter()
+                .filter(|(peer, _)| entry.space.is_guard(**peer));
             let acks = acks.flat_map(|(_, guard)| &guard.acks);
             let latest = acks
                 .filter(|ack| ack.ward == *ward && ack.life > entry.space.life)
@@ -264,6 +286,15 @@ impl Space {
             ahead.extend(latest.copied());
         }
         for ack in ahead {
+            // A guard may have heard of a life without hearing how it began, and of this
+            // one not how it ended: the ward itself still tells.
+            let estate = self.estate_of(ack.ward, ack.life);
+            if let Some(entry) = self.table.get_mut(&ack.ward)
+                && !(ack.began.is_some() && entry.space.life + 1 == ack.life)
+            {
+                entry.estate = estate;
+                entry.bids.clear();
+            }
             self.bury(ack.ward, ack.life, ack.began);
         }
     }
@@ -274,6 +305,22 @@ impl Space {
         let mut of = votes.filter(|vote| vote.ward == ward && vote.life == life);
         of.any(|vote| {
             matches!(vote.accepted, Some((_, Verdict::Inherits { heir, .. })) if heir == self.me)
+        })
+    }
+
+    /// What we may be the heir of once a peer is known to be in another life.
+    pub(super) fn estate_of(&self, ward: ShortId, life: u32) -> Option<Estate> {
+        let entry = self.table.get(&ward)?;
+        let before = entry.space.life;
+        if before >= life || !self.may_inherit(ward, before) {
+            return entry.estate.clone();
+        }
+        Some(Estate {
+            life: before,
+            guards: entry.space.guards.clone(),
+            former: entry.space.former.clone(),
+            blocks: entry.space.blocks.clone(),
+            bids: entry.bids.clone(),
         })
     }
 

@@ -343,8 +343,16 @@ impl Space {
             .iter()
             .find(|ack| ack.ward == ward && ack.life == entry.space.life);
         let known = said.map_or(entry.space.serial, |ack| ack.serial);
+        // What we accepted once may be decided: a later ballot must say the same, and would
+        // be refused for ever by guards that see the peer again.
+        let mut votes = self.guard.votes.iter();
+        let accepted = votes.any(|vote| {
+            let life = (vote.ward, vote.life) == (ward, entry.space.life);
+            life && vote.accepted.is_some_and(|(_, held)| held == *verdict)
+        });
         known <= *serial
             && match cause {
+                _ if accepted => true,
                 Cause::Silent => self.is_long_absent(ward, now) && self.sees_most(ward, peers),
                 Cause::Gone => self.is_gone(ward) && !peers.reaches(ward),
                 Cause::Forced => true,

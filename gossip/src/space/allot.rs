@@ -104,7 +104,11 @@ impl Space {
 
     /// Serves wishes in turn, as far as space is there; else sees to more.
     pub(super) fn serve(&mut self, peers: &impl Peers, now: Instant) {
-        let claimed = self.claimed();
+        // Looked for only if somebody wants something: it is about all peers.
+        let claimed = match self.requests.is_empty() {
+            true => BTreeSet::new(),
+            false => self.claimed(),
+        };
         for _ in 0..self.requests.len() {
             let Some(request) = self.requests.pop_front() else {
                 break;

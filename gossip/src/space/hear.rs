@@ -53,6 +53,7 @@ impl Space {
             self.wards.insert(from);
         }
         for taken in &said.taken {
+            self.life_told |= taken.peer == self.me;
             self.hear_of_takeover(from, taken);
         }
     }
@@ -108,7 +109,12 @@ impl Space {
     pub fn hear_guard(&mut self, from: ShortId, said: &Guard) {
         self.stale = true;
         if from != self.me {
-            self.heard.insert(from, said.clone());
+            let mut ours = said.acks.iter().filter(|ack| ack.ward == self.me);
+            self.life_told |= ours.any(|ack| ack.life > self.mine.life);
+            let before = self.heard.insert(from, said.clone());
+            if before.map(|before| before.gone).unwrap_or_default() != said.gone {
+                self.note_gone();
+            }
             return;
         }
         for vote in &said.votes {
@@ -150,7 +156,10 @@ impl Space {
 
     /// A peer is forgotten by the mesh. Whom we guard we keep in mind.
     pub fn forget(&mut self, peer: ShortId) {
-        self.heard.remove(&peer);
+        let heard = self.heard.remove(&peer);
+        if heard.is_some_and(|heard| !heard.gone.is_empty()) {
+            self.note_gone();
+        }
         self.early.remove(&peer);
         self.divisions.remove(&peer);
         if !self.wards.contains(&peer) {

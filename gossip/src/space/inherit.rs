@@ -97,6 +97,9 @@ impl Space {
 
     /// Others tell that we lost something, or that a vote about us is over.
     pub(super) fn learn_of_losses(&mut self) {
+        if !std::mem::take(&mut self.life_told) {
+            return;
+        }
         let me = self.me;
         let life = self.mine.life;
         let from_guards = self.heard.values().flat_map(|guard| &guard.acks);
@@ -275,11 +278,9 @@ impl Space {
             let Some(entry) = self.table.get(ward) else {
                 continue;
             };
-            let acks = self
-                .heard
-                .iter()
-                .filter(|(peer, _)| entry.space.is_guard(**peer));
-            let acks = acks.flat_map(|(_, guard)| &guard.acks);
+            let guards = entry.space.guards.iter().chain(&entry.space.former);
+            let acks = guards.filter_map(|peer| self.heard.get(peer));
+            let acks = acks.flat_map(|guard| &guard.acks);
             let latest = acks
                 .filter(|ack| ack.ward == *ward && ack.life > entry.space.life)
                 .max_by_key(|ack| ack.life);

@@ -255,6 +255,8 @@ pub struct Space {
     wards: BTreeSet<ShortId>,
     heard: BTreeMap<ShortId, Guard>,
     guard: Guard,
+    /// Who is gone by an operator's word, ours or another's.
+    gone: BTreeSet<ShortId>,
     division: Option<wire::Division>,
     divisions: BTreeMap<ShortId, wire::Division>,
     /// Everybody we ever met or heard of.
@@ -268,6 +270,8 @@ pub struct Space {
     attempts: BTreeMap<ShortId, Attempt>,
     /// Takeovers that the operator wants, by force or not.
     ordered: BTreeMap<ShortId, bool>,
+    /// Somebody told of a later life of ours.
+    life_told: bool,
     /// Since when there is a vote about us.
     accused: Option<Instant>,
     /// Since when owners and guards cannot be reached.
@@ -324,6 +328,7 @@ impl Space {
             wards: BTreeSet::new(),
             heard: BTreeMap::new(),
             guard: Guard::default(),
+            gone: BTreeSet::new(),
             division: None,
             divisions: BTreeMap::new(),
             roll: BTreeSet::new(),
@@ -332,6 +337,7 @@ impl Space {
             founding: None,
             attempts: BTreeMap::new(),
             ordered: BTreeMap::new(),
+            life_told: true,
             accused: None,
             absent: BTreeMap::new(),
             used: BTreeSet::new(),
@@ -365,6 +371,7 @@ impl Space {
         self.counted = saved.counted;
         // What was said of launches before counts for them alone.
         self.guard.acks.clear();
+        self.note_gone();
         self.dirty.guard = true;
     }
 
@@ -489,19 +496,6 @@ impl Space {
             || (!self.recovered && !self.mine.blocks.is_empty())
             || self.leaving
             || self.stale
-    }
-
-    /// Notes who cannot be reached of those that matter.
-    fn note_absent(&mut self, peers: &impl Peers, now: Instant) {
-        let guards = self.mine.guards.iter().chain(&self.mine.former);
-        let matter: BTreeSet<ShortId> = self.wards.iter().chain(guards).copied().collect();
-        self.absent
-            .retain(|peer, _| matter.contains(peer) && !peers.reaches(*peer));
-        for peer in matter {
-            if !peers.reaches(peer) {
-                self.absent.entry(peer).or_insert(now);
-            }
-        }
     }
 
     /// Gives changes of ours their serial.

@@ -1,10 +1,13 @@
 //! How far others know what we own: guards chosen, restarts, what may be used.
 
-use std::time::{Duration, Instant};
+use std::{
+    collections::BTreeSet,
+    time::{Duration, Instant},
+};
 
 use proto::{
     ShortId,
-    space::{self as wire, Block, Guard},
+    space::{self as wire, Block},
 };
 
 use super::{
@@ -41,6 +44,19 @@ fn known_serial(
 }
 
 impl Space {
+    /// Notes who cannot be reached of those that matter.
+    pub(super) fn note_absent(&mut self, peers: &impl Peers, now: Instant) {
+        let guards = self.mine.guards.iter().chain(&self.mine.former);
+        let matter: BTreeSet<ShortId> = self.wards.iter().chain(guards).copied().collect();
+        self.absent
+            .retain(|peer, _| matter.contains(peer) && !peers.reaches(*peer));
+        for peer in matter {
+            if !peers.reaches(peer) {
+                self.absent.entry(peer).or_insert(now);
+            }
+        }
+    }
+
     /// What a guard says of an owner.
     pub(super) fn ack_of(&self, guard: ShortId, ward: ShortId) -> Option<&wire::Ack> {
         let said = if guard == self.me {
@@ -53,8 +69,13 @@ impl Space {
 
     /// Whether an operator said that a peer is gone, and it is.
     pub(super) fn is_gone(&self, peer: ShortId) -> bool {
-        let said = |guard: &Guard| guard.gone.contains(&peer);
-        said(&self.guard) || self.heard.values().any(said)
+        self.gone.contains(&peer)
+    }
+
+    /// Looks again who is gone, because somebody says something else.
+    pub(super) fn note_gone(&mut self) {
+        let said = self.heard.values().chain([&self.guard]);
+        self.gone = said.flat_map(|guard| &guard.gone).copied().collect();
     }
 
     /// How far enough guards know what an owner said in its present life.

@@ -67,6 +67,7 @@ impl Space {
                 self.guard.gone.remove(0);
             }
             self.guard.gone.push(peer);
+            self.note_gone();
             (self.dirty.guard, self.dirty.saved) = (true, true);
         }
         self.ordered.insert(peer, force && peers.reaches(peer));
@@ -94,11 +95,14 @@ impl Space {
         if !self.mine.guards.is_empty() {
             wards.push(self.me);
         }
-        let orphans = self.table.iter().filter(|(ward, entry)| {
-            let sets = (&*entry.space.guards, &*entry.space.former);
-            !self.wards.contains(ward) && self.has_vote(sets) && !self.is_gone(**ward)
-        });
-        wards.extend(orphans.map(|(ward, _)| *ward));
+        if !self.gone.is_empty() {
+            // Where guards are gone, the others vote, too.
+            let orphans = self.table.iter().filter(|(ward, entry)| {
+                let sets = (&*entry.space.guards, &*entry.space.former);
+                !self.wards.contains(ward) && !self.is_gone(**ward) && self.has_vote(sets)
+            });
+            wards.extend(orphans.map(|(ward, _)| *ward));
+        }
         for ward in wards {
             self.vote_on(ward, peers, now);
         }
@@ -142,6 +146,7 @@ impl Space {
         let before = self.guard.gone.len();
         self.guard.gone.retain(|peer| !peers.reaches(*peer));
         if self.guard.gone.len() != before {
+            self.note_gone();
             (self.dirty.guard, self.dirty.saved) = (true, true);
         }
     }
@@ -173,10 +178,9 @@ impl Space {
 
     /// Guards vote; everybody does where some of them are gone.
     fn has_vote(&self, sets: (&[ShortId], &[ShortId])) -> bool {
-        let (mut guards, mut former) = (sets.0.iter(), sets.1.iter());
-        let is_guard = sets.0.contains(&self.me) || sets.1.contains(&self.me);
-        let some_gone =
-            guards.any(|peer| self.is_gone(*peer)) || former.any(|peer| self.is_gone(*peer));
+        let is_in = |peer: &ShortId| sets.0.contains(peer) || sets.1.contains(peer);
+        let is_guard = is_in(&self.me);
+        let some_gone = self.gone.iter().any(is_in);
         is_guard || (some_gone && self.roll.len() <= wire::ROLL)
     }
 

@@ -13,6 +13,7 @@ use crate::{
     config::{Authority, SessionInfo},
     event::{DownReason, Event},
     mesh::receive::CHECK_BURST,
+    neighbours::own_links,
     outbox::Outbox,
     reconcile::Given,
 };
@@ -70,7 +71,8 @@ impl<A: Authority> Mesh<A> {
         }
         // Somebody who was cut off when we sought it may have been back for long.
         let missed = sought && !self.routes().reaches(&peer);
-        let room = match (self.is_small(), missed) {
+        let own = sought && self.own_link_count() < own_links(self.degree());
+        let room = match (self.is_small(), missed || own) {
             (true, _) => self.config.full_mesh_up_to,
             (false, true) => 2 * self.degree(),
             (false, false) => self.degree(),

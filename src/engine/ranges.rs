@@ -33,6 +33,16 @@ pub struct Wanted {
     pub nets: Vec<IpNet>,
 }
 
+impl std::fmt::Display for Wanted {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        for (at, net) in self.nets.iter().enumerate() {
+            let before = if at == 0 { "" } else { " and " };
+            write!(f, "{before}{net}")?;
+        }
+        Ok(())
+    }
+}
+
 impl Wanted {
     /// Whether an address was given, or could have been, for this wish.
     pub fn fits(&self, address: &IpNet) -> bool {

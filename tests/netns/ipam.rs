@@ -289,6 +289,11 @@ fn what_cannot_be_is_said_and_nothing_is_lost() {
     assert_eq!(given.len(), 6);
     let text = refused(&a, &["attach", "--netns", &containers[6].path()]);
     ensure(text.contains("no address is free"), &text);
+    // Nothing is said of a family that was not asked for.
+    let v6 = "net:fd77:6f76:6500::/64";
+    let text = refused(&a, &["attach", "--netns", &containers[6].path(), v6]);
+    let names_it = text.contains("fd77:6f76:6500::/64: no address is free");
+    ensure(names_it && !text.contains("10.40."), &text);
     a.detach(&containers[2]);
     attach(&a, &containers[6], &[]);
     // A container that ends gives its address back.

@@ -53,13 +53,12 @@ fn hosts_are_reset_in_turn_and_the_rest_goes_on() {
     let lab = Lab::new();
     let range = &["--ipalloc-range", "10.40.0.0/24"][..];
     let [a, b, c] = one_owner(&lab, range);
-    for (host, other, number) in [(&a, &b, 1), (&b, &a, 2), (&c, &b, 3)] {
+    for (host, others, number) in [(&a, [&b, &c], 1), (&b, [&a, &c], 2), (&c, [&a, &b], 3)] {
         reset(host);
-        if number == 1 {
-            // It owned nearly all.
-            wait_all_owned(&b, 256);
-            wait_all_owned(&c, 256);
+        for other in others {
+            wait_all_owned(other, 256);
         }
+        let [other, _] = others;
         join(host, range, other);
         host.wait_peers(secs(20), 3);
         let container = Container::new(number);

@@ -122,7 +122,7 @@ impl Space {
                     result,
                 });
             } else if request.hopeless {
-                let result = Err(self.why_none(&request, peers));
+                let result = Err(self.why_none(peers));
                 self.outcomes.push_back(Outcome {
                     id: request.id,
                     result,
@@ -216,22 +216,17 @@ impl Space {
         self.stale = true;
     }
 
-    fn why_none(&self, request: &Request, peers: &impl Peers) -> String {
-        let (first, last) = (request.span.start, request.span.end - 1);
-        let cut_off = self.owners_out_of_reach(peers);
-        let more = match cut_off {
+    fn why_none(&self, peers: &impl Peers) -> String {
+        let more = match self.owners_out_of_reach(peers) {
             0 => {
                 "detach what is not needed, or launch all peers anew with a larger --ipalloc-range"
                     .to_owned()
             }
+            1 => "an owner cannot be reached: if it is gone for good, `wove rmpeer` brings its space back".to_owned(),
             n => format!(
                 "{n} owners cannot be reached: if they are gone for good, `wove rmpeer` brings their space back"
             ),
         };
-        format!(
-            "no address is free between {} and {}: {more}; see `wove status ipam`",
-            self.address(first),
-            self.address(last)
-        )
+        format!("no address is free: {more}; see `wove status ipam`")
     }
 }

@@ -40,12 +40,8 @@ impl Space {
     /// Takes up what others gave us, and forgets gifts of ours that were taken up.
     pub(super) fn take_up_gifts(&mut self) {
         let me = self.me;
-        let offered: Vec<(ShortId, Gift)> = self
-            .table
-            .iter()
-            .flat_map(|(from, entry)| entry.space.gifts.iter().map(|gift| (*from, *gift)))
-            .filter(|(_, gift)| gift.to == me)
-            .collect();
+        let offered = self.offered();
+        let offered: Vec<(ShortId, Gift)> = offered.map(|(from, gift)| (from, *gift)).collect();
         let key = |from: ShortId, gift: &Gift| (from, gift.start, gift.epoch);
         let still: Vec<_> = offered
             .iter()
@@ -369,9 +365,35 @@ impl Space {
         self.stale = true;
     }
 
-    /// Whether all was given back.
+    /// Whether all was given back, and that was said.
     pub fn has_left(&self) -> bool {
-        self.mine.blocks.is_empty() && self.mine.gifts.is_empty()
+        self.has_given_all() && (self.ring.is_none() || self.guard.gone.contains(&self.me))
+    }
+
+    fn has_given_all(&self) -> bool {
+        let awaited = self.offered().any(|(from, gift)| {
+            let key = (from, gift.start, gift.epoch);
+            !self.mine.received.contains(&key) && !self.is_gone(from)
+        });
+        self.mine.blocks.is_empty() && self.mine.gifts.is_empty() && !awaited
+    }
+
+    /// What others gave us.
+    fn offered(&self) -> impl Iterator<Item = (ShortId, &Gift)> {
+        let all = self.table.iter();
+        let all = all.flat_map(|(from, entry)| entry.space.gifts.iter().map(|gift| (*from, gift)));
+        all.filter(|(_, gift)| gift.to == self.me)
+    }
+
+    /// Who has given everything back says that it is gone for good: nobody is to wait for
+    /// it as a guard.
+    pub(super) fn say_farewell(&mut self) {
+        if !self.leaving || self.guard.gone.contains(&self.me) || !self.has_given_all() {
+            return;
+        }
+        self.guard.gone.truncate(wire::GONE - 1);
+        self.guard.gone.push(self.me);
+        (self.dirty.guard, self.dirty.saved) = (true, true);
     }
 
     /// Whether anybody could take what this peer gives back.

@@ -53,7 +53,8 @@
 //!    they vote together ([`vote`]); what the dead had is counted ([`census`]). Whoever
 //!    knows of a gift or a verdict by which it gained is among them, and does not agree.
 //!    A peer that none of the living ever met is not among them: what the dead gave to
-//!    it is lost to it, if the operator's word comes before it does.
+//!    it is lost to it, if the operator's word comes before it does. Who gave all back
+//!    and left is gone, too, by its own word.
 //! 7. *Restart.* A peer uses nothing until half of its guards have answered its new
 //!    launch. A guard that knows of another life says so, and one that knows a later
 //!    record makes it wait until it has that back. So what was decided about it is known
@@ -371,6 +372,8 @@ impl Space {
         self.counted = saved.counted;
         // What was said of launches before counts for them alone.
         self.guard.acks.clear();
+        // Whoever ended before its farewell was carried out is back.
+        self.guard.gone.retain(|peer| *peer != self.me);
         self.note_gone();
         self.dirty.guard = true;
     }
@@ -475,6 +478,7 @@ impl Space {
             self.vote(peers, now);
             self.keep_in_mind(peers);
             self.count(peers);
+            self.say_farewell();
         }
         self.call();
         self.number();

@@ -108,8 +108,13 @@ fn schedule(seed: u64) -> World {
                     world.order(at, victim, true);
                 }
             }
+            99 if step > 60 && step % 3 == 0 => {
+                world.log.push(format!("{at} is reset"));
+                world.leave(at);
+            }
             _ => {}
         }
+        world.let_go();
         world.check();
     }
     world
@@ -156,6 +161,7 @@ fn calm_down(world: &mut World, seed: u64) {
         for at in 0..count {
             world.run(at);
         }
+        world.let_go();
         world.check();
     }
 }

@@ -243,6 +243,38 @@ fn who_leaves_gives_everything_back() {
 }
 
 #[test]
+fn all_are_reset_in_turn() {
+    let mut world = World::new(6, 24, Init::Consensus(1));
+    (3..6).for_each(|later| world.kill(later));
+    world.part = (0..6).collect();
+    ask(&mut world, 0, 1);
+    talk(&mut world, 3);
+    world.part.fill(0);
+    talk(&mut world, 10);
+    for at in 0..3 {
+        world.leave(at);
+        for _ in 0..20 {
+            talk(&mut world, 1);
+            world.let_go();
+        }
+        assert!(world.nodes[at].destroyed, "{}", world.story());
+        let all: u32 = (0..6).map(|at| owned(&world, at)).sum();
+        assert_eq!(all, 256, "{}", world.story());
+        // Its next self wants one, and gives it back at once.
+        world.launch(at + 3, 0);
+        talk(&mut world, 4);
+        ask(&mut world, at + 3, 10 + at as u64);
+        talk(&mut world, 10);
+        let node = &mut world.nodes[at + 3];
+        assert_eq!(node.containers.len(), 1);
+        for gone in std::mem::take(&mut node.containers) {
+            node.space.iter_mut().for_each(|space| space.release(gone));
+        }
+    }
+    assert_eq!(world.refused, 0, "{}", world.story());
+}
+
+#[test]
 fn the_fullest_record_fits() {
     let peer = id(1);
     let mut space = wire::Space {

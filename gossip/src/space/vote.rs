@@ -144,7 +144,9 @@ impl Space {
         }
         // Who is back is not gone.
         let before = self.guard.gone.len();
-        self.guard.gone.retain(|peer| !peers.reaches(*peer));
+        let me = self.me;
+        let is_gone = |peer: &ShortId| *peer == me || !peers.reaches(*peer);
+        self.guard.gone.retain(is_gone);
         if self.guard.gone.len() != before {
             self.note_gone();
             (self.dirty.guard, self.dirty.saved) = (true, true);

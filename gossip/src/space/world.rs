@@ -475,4 +475,25 @@ impl World {
         }
         self.run(at);
     }
+
+    /// A host is reset: it gives everything back.
+    pub(super) fn leave(&mut self, at: usize) {
+        let node = &mut self.nodes[at];
+        if let Some(space) = node.space.as_mut().filter(|space| space.ring.is_some()) {
+            node.containers.clear();
+            space.leave();
+        }
+        self.run(at);
+    }
+
+    /// Who has given everything back ends for good.
+    pub(super) fn let_go(&mut self) {
+        for at in 0..self.nodes.len() {
+            let others = (0..self.nodes.len()).any(|other| self.connected(at, other));
+            let space = self.nodes[at].space.as_ref();
+            if others && space.is_some_and(|space| space.leaving && space.has_left()) {
+                self.destroy(at);
+            }
+        }
+    }
 }

@@ -27,6 +27,8 @@ const PATIENCE: Duration = Duration::from_secs(25);
 const TAKEOVER: Duration = Duration::from_secs(8);
 /// How long leaving for good may take.
 const LEAVE: Duration = Duration::from_secs(10);
+/// How long the others have to hear that all was given back.
+const FAREWELL: Duration = Duration::from_millis(300);
 
 /// Everybody who waits for the address space.
 #[derive(Default)]
@@ -36,6 +38,8 @@ pub(super) struct Waiting {
     takeovers: Vec<Takeover>,
     primes: Vec<(Instant, oneshot::Sender<Answer>)>,
     leaving: Option<(Instant, oneshot::Sender<Answer>)>,
+    /// All was given back.
+    left: bool,
     /// Why addresses of the ranges are not given out here.
     overlap: Option<String>,
 }
@@ -385,7 +389,13 @@ impl Daemon {
         };
         let at = match result {
             Ok(at) => at,
-            Err(why) => return self.give_up(place, &why),
+            Err(why) => {
+                let order = &self.waiting.orders[place];
+                let wish = order.wanted.iter().find(|(wish, _)| *wish == id);
+                let nets = wish.map(|(_, wanted)| wanted.to_string());
+                let why = format!("{}: {why}", nets.unwrap_or_default());
+                return self.give_up(place, &why);
+            }
         };
         let ranges = self.router.ranges();
         let order = &mut self.waiting.orders[place];
@@ -542,11 +552,18 @@ impl Daemon {
                 self.waiting.takeovers.push(takeover);
             }
         }
-        let left = self.router.has_left_space();
         if let Some((until, reply)) = self.waiting.leaving.take() {
-            if left || until <= now {
+            if until <= now {
                 self.ending = Some((Ending::Reset, Some(reply)));
             } else {
+                // The farewell goes out before the daemon ends.
+                let left = self.router.has_left_space() && !self.waiting.left;
+                self.waiting.left |= left;
+                let until = if left {
+                    until.min(now + FAREWELL)
+                } else {
+                    until
+                };
                 self.waiting.leaving = Some((until, reply));
             }
         }

@@ -486,12 +486,15 @@ impl World {
         self.run(at);
     }
 
-    /// Who has given everything back ends for good.
+    /// Who has given everything back ends for good, and so does the last one.
     pub(super) fn let_go(&mut self) {
         for at in 0..self.nodes.len() {
-            let others = (0..self.nodes.len()).any(|other| self.connected(at, other));
+            let mut others = (0..self.nodes.len()).filter(|other| *other != at);
+            let is_last = others.clone().all(|other| self.nodes[other].destroyed);
+            let is_met = others.any(|other| self.connected(at, other));
             let space = self.nodes[at].space.as_ref();
-            if others && space.is_some_and(|space| space.leaving && space.has_left()) {
+            let leaving = space.filter(|space| space.leaving);
+            if leaving.is_some_and(|space| is_last || (is_met && space.has_left())) {
                 self.destroy(at);
             }
         }

@@ -114,7 +114,7 @@ fn schedule(seed: u64) -> World {
             }
             _ => {}
         }
-        world.let_go();
+        world.let_go(false);
         world.check();
     }
     world
@@ -161,7 +161,7 @@ fn calm_down(world: &mut World, seed: u64) {
         for at in 0..count {
             world.run(at);
         }
-        world.let_go();
+        world.let_go(true);
         world.check();
     }
 }

@@ -255,7 +255,7 @@ fn all_are_reset_in_turn() {
         world.leave(at);
         for _ in 0..20 {
             talk(&mut world, 1);
-            world.let_go();
+            world.let_go(true);
         }
         assert!(world.nodes[at].destroyed, "{}", world.story());
         let all: u32 = (0..6).map(|at| owned(&world, at)).sum();

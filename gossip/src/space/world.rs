@@ -486,8 +486,9 @@ impl World {
         self.run(at);
     }
 
-    /// Who has given everything back ends for good, and so does the last one.
-    pub(super) fn let_go(&mut self) {
+    /// Who has given everything back ends for good, and so does the last one; its farewell
+    /// is heard or not.
+    pub(super) fn let_go(&mut self, heard: bool) {
         for at in 0..self.nodes.len() {
             let mut others = (0..self.nodes.len()).filter(|other| *other != at);
             let is_last = others.clone().all(|other| self.nodes[other].destroyed);
@@ -495,6 +496,9 @@ impl World {
             let space = self.nodes[at].space.as_ref();
             let leaving = space.filter(|space| space.leaving);
             if leaving.is_some_and(|space| is_last || (is_met && space.has_left())) {
+                for other in 0..self.nodes.len() {
+                    self.tell(at, other, || !heard);
+                }
                 self.destroy(at);
             }
         }

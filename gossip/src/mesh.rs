@@ -57,6 +57,7 @@ use crate::{
     target::Target,
     topology::Graph,
 };
+use upkeep::Timers;
 
 /// What the choice of neighbours depends on. A macro, so that the borrow checker
 /// sees that the neighbours and the random generator are not borrowed.
@@ -190,26 +191,6 @@ enum Dialling {
     Peer(PeerId),
 }
 
-#[derive(Clone, Copy, Debug)]
-struct Timers {
-    flush: Option<Instant>,
-    links: Option<Instant>,
-    /// When new links were published last.
-    links_done: Option<Instant>,
-    stations: Option<Instant>,
-    names: Option<Instant>,
-    space: Option<Instant>,
-    routes: Option<Instant>,
-    routes_done: Instant,
-    /// Ways that the last calculation cut.
-    routes_cut: u32,
-    /// Sums go to all neighbours, because much came in from one.
-    wave: Option<Instant>,
-    anti_entropy: Instant,
-    refresh_rtt: Instant,
-    upkeep: Instant,
-}
-
 /// A known peer, for people.
 #[derive(Clone, Debug)]
 pub struct PeerView<'a> {
@@ -250,21 +231,7 @@ impl<A: Authority> Mesh<A> {
         now: Instant,
     ) -> Self {
         publish::clip(&mut local);
-        let timers = Timers {
-            flush: None,
-            links: None,
-            links_done: None,
-            stations: None,
-            names: None,
-            space: None,
-            routes: None,
-            routes_done: now,
-            routes_cut: 0,
-            wave: None,
-            anti_entropy: now + config.pace.anti_entropy,
-            refresh_rtt: now,
-            upkeep: now,
-        };
+        let timers = Timers::new(&config, now);
         let mut rng = ChaCha8Rng::seed_from_u64(seed);
         let replica = Replica::new(config.owner_limit, rng.next_u64());
         // The slot is that of the first record, our own, published below.
@@ -322,7 +289,7 @@ impl<A: Authority> Mesh<A> {
     pub fn handle_message(&mut self, from: PeerId, message: GossipMessage, now: Instant) {
         self.wake(now);
         self.receive(from, message, now);
-        self.space_soon(now);
+        self.look_at_session(&from);
         self.tell_changes();
     }
 

@@ -75,7 +75,8 @@ pub struct Backlog {
     next: RecordKey,
     first: u64,
     last: u64,
-    held: BTreeSet<RecordKey>,
+    /// In order.
+    held: Vec<RecordKey>,
     /// Where the run of records began whose sum was not told yet, and how many there are.
     run: (u64, u32),
 }
@@ -103,7 +104,7 @@ impl Backlog {
                 ));
                 self.run = (position, 0);
             }
-            if !self.held.contains(&record.key) && !accept(record) {
+            if self.held.binary_search(&record.key).is_err() && !accept(record) {
                 self.next = record.key;
                 return false;
             }
@@ -199,32 +200,36 @@ pub fn compare(
     if first > last {
         return difference;
     }
-    let mut theirs = BTreeMap::new();
-    for held in held.iter().take(4 * LIST) {
-        if (first..=last).contains(&position(&held.key)) {
-            theirs.insert(held.key, held);
-        }
-    }
-    let mut known = BTreeSet::new();
-    for (key, held) in &theirs {
-        match replica.get(key) {
-            None => difference.want.push(*key),
+    let listed = held.iter().take(4 * LIST);
+    let mut theirs: Vec<&Held> = listed
+        .filter(|held| (first..=last).contains(&position(&held.key)))
+        .collect();
+    // Of two with one key the later counts.
+    theirs.reverse();
+    theirs.sort_by_key(|held| held.key);
+    theirs.dedup_by_key(|held| held.key);
+    let mut known = Vec::new();
+    for held in theirs {
+        let key = held.key;
+        match replica.get(&key) {
+            None => difference.want.push(key),
             Some(ours) if ours.version < held.version => {
-                difference.want.push(*key);
-                known.insert(*key);
+                difference.want.push(key);
+                known.push(key);
             }
             Some(ours) if ours.version > held.version => {}
             // One version, two bodies: the ranks decide, so both sides need both.
-            Some(ours) if digest(ours) != held.digest => difference.want.push(*key),
-            Some(_) => drop(known.insert(*key)),
+            Some(ours) if digest(ours) != held.digest => difference.want.push(key),
+            Some(_) => known.push(key),
         }
     }
     let mut keys = replica.range(first, last, scope).map(|record| record.key);
-    difference.push = keys.find(|key| !known.contains(key)).map(|next| Backlog {
+    let lacked = keys.find(|key| known.binary_search(key).is_err());
+    difference.push = lacked.map(|next| Backlog {
         next,
         first,
         last,
-        held: known.clone(),
+        held: known,
         run: (first, 0),
     });
     difference

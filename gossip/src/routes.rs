@@ -3,13 +3,13 @@
 //! lets a peer follow ten thousand others that come and go (after Ramalingam
 //! and Reps, "On the computational complexity of dynamic graph problems").
 
-use std::{cmp::Reverse, collections::BinaryHeap, mem};
+use std::{cmp::Reverse, collections::BinaryHeap, mem, ops::Range};
 
-use proto::PeerId;
+use proto::{PeerId, record::RttCode};
 
 use crate::{
     replica::{Replica, Slot},
-    topology::cost,
+    topology::{HOP_PENALTY_US, cost},
 };
 
 /// The way to a peer.
@@ -46,6 +46,8 @@ struct Way {
 }
 
 const FAR: u32 = u32::MAX;
+/// No link costs less, in microseconds.
+const CHEAPEST: u32 = HOP_PENALTY_US;
 const NOBODY: Slot = Slot(u32::MAX);
 const NO_WAY: Way = Way {
     cost: FAR,
@@ -62,6 +64,48 @@ pub(crate) struct Reach {
     pub(crate) lost: Vec<Slot>,
     /// Ways that were cut, whether others were found or not: what an update costs.
     pub(crate) cut: usize,
+}
+
+/// Those who lose their way in an update, and the links that they claim: read
+/// once, for to find whom a link leads to is most of the work.
+#[derive(Debug, Default)]
+struct Orphans {
+    slots: Vec<Slot>,
+    claims: Vec<(Slot, RttCode)>,
+    /// Where the claims of each end.
+    ends: Vec<usize>,
+    /// By slot: the place among the orphans.
+    places: Vec<u32>,
+}
+
+impl Orphans {
+    /// Reads the claims of the next one; says where they are.
+    fn read(&mut self, slot: Slot, replica: &Replica) -> Range<usize> {
+        let start = self.claims.len();
+        self.claims.extend(replica.claimed(slot));
+        self.ends.push(self.claims.len());
+        start..self.claims.len()
+    }
+
+    /// All are known: from now on they can be found.
+    fn index(&mut self, slot_end: usize) {
+        if !self.slots.is_empty() {
+            self.places = vec![u32::MAX; slot_end];
+        }
+        for (place, slot) in (0..).zip(&self.slots) {
+            self.places[slot.at()] = place;
+        }
+    }
+
+    fn place(&self, slot: Slot) -> Option<usize> {
+        let place = *self.places.get(slot.at())?;
+        (place != u32::MAX).then_some(place as usize)
+    }
+
+    fn claims(&self, place: usize) -> &[(Slot, RttCode)] {
+        let start = place.checked_sub(1).map_or(0, |before| self.ends[before]);
+        &self.claims[start..self.ends[place]]
+    }
 }
 
 /// A better way to a peer: cost and hops, the peer, and its parent.
@@ -89,7 +133,7 @@ impl Ways {
             ways.offer(local, next, cost(rtt), &mut offers);
         }
         let mut before = Vec::new();
-        ways.settle(offers, replica, &mut before);
+        ways.settle(offers, replica, &Orphans::default(), &mut before);
         ways.compare(&before);
         ways
     }
@@ -137,25 +181,19 @@ impl Ways {
         let mut before = Vec::new();
         let orphans = self.cut(&changed, replica, &mut before);
         let mut offers = BinaryHeap::new();
-        let cut = orphans.len();
-        for orphan in orphans {
-            for (from, claim) in replica.claimed(orphan) {
-                if self.reaches(from)
-                    && let Some(rtt) = replica.confirmed(orphan, from, claim)
-                {
-                    self.offer(from, orphan, cost(rtt), &mut offers);
-                }
-            }
+        for place in 0..orphans.slots.len() {
+            self.adopt(place, &orphans, replica, &mut offers);
         }
         for (a, b) in changed {
-            if let Some(rtt) = replica.link(a, b) {
+            let matters = self.is_better(a, b, CHEAPEST) || self.is_better(b, a, CHEAPEST);
+            if let Some(rtt) = matters.then(|| replica.link(a, b)).flatten() {
                 self.offer(a, b, cost(rtt), &mut offers);
                 self.offer(b, a, cost(rtt), &mut offers);
             }
         }
-        self.settle(offers, replica, &mut before);
+        self.settle(offers, replica, &orphans, &mut before);
         Reach {
-            cut,
+            cut: orphans.slots.len(),
             ..self.compare(&before)
         }
     }
@@ -173,8 +211,8 @@ impl Ways {
         changed: &[(Slot, Slot)],
         replica: &Replica,
         before: &mut Vec<(Slot, Way)>,
-    ) -> Vec<Slot> {
-        let mut orphans = Vec::new();
+    ) -> Orphans {
+        let mut orphans = Orphans::default();
         for (a, b) in changed {
             for (parent, child) in [(*a, *b), (*b, *a)] {
                 let way = self.ways[child.at()];
@@ -185,23 +223,56 @@ impl Ways {
                 let found = replica.link(parent, child).map(cost);
                 if found.is_none_or(|cost| above.saturating_add(cost) > way.cost) {
                     self.orphan(child, before);
-                    orphans.push(child);
+                    orphans.slots.push(child);
                 }
             }
         }
         let mut at = 0;
-        while let Some(parent) = orphans.get(at).copied() {
+        while let Some(parent) = orphans.slots.get(at).copied() {
             at += 1;
             // A link that a way leads over was confirmed, or it is among the changed ones.
-            for (child, _) in replica.claimed(parent) {
+            for claim in orphans.read(parent, replica) {
+                let (child, _) = orphans.claims[claim];
                 let way = self.ways[child.at()];
                 if way.cost != FAR && way.parent == parent {
                     self.orphan(child, before);
-                    orphans.push(child);
+                    orphans.slots.push(child);
                 }
             }
         }
+        orphans.index(replica.slot_end());
         orphans
+    }
+
+    /// Finds the best way to somebody who lost its own, over those who kept theirs.
+    fn adopt(
+        &self,
+        place: usize,
+        orphans: &Orphans,
+        replica: &Replica,
+        offers: &mut BinaryHeap<Offer>,
+    ) {
+        let orphan = orphans.slots[place];
+        let kept = orphans.claims(place).iter();
+        let kept = kept.filter(|(from, _)| self.reaches(*from));
+        // What the other end says can only make a link dearer.
+        let mut hopes: Vec<_> = kept
+            .map(|(from, claim)| (self.onward(*from, cost(*claim)), *from, *claim))
+            .collect();
+        hopes.sort_unstable();
+        let mut best = None;
+        for (least, from, claim) in hopes {
+            if best.is_some_and(|best| best <= (least, from)) {
+                break;
+            }
+            if let Some(rtt) = replica.confirmed(orphan, from, claim) {
+                let found = (self.onward(from, cost(rtt)), from);
+                best = Some(best.map_or(found, |best| found.min(best)));
+            }
+        }
+        if let Some(((found, hops), from)) = best {
+            offers.push(Reverse((found, hops, orphan, from)));
+        }
     }
 
     fn orphan(&mut self, slot: Slot, before: &mut Vec<(Slot, Way)>) {
@@ -242,6 +313,7 @@ impl Ways {
         &mut self,
         mut offers: BinaryHeap<Offer>,
         replica: &Replica,
+        orphans: &Orphans,
         before: &mut Vec<(Slot, Way)>,
     ) {
         while let Some(Reverse((found, hops, slot, parent))) = offers.pop() {
@@ -261,13 +333,17 @@ impl Ways {
                 hops,
                 touched: true,
             };
-            for (next, claim) in replica.claimed(slot) {
+            let mut pass_on = |(next, claim): (Slot, RttCode)| {
                 // Most claims lead nowhere better, whatever the other end says.
                 if self.is_better(slot, next, cost(claim))
                     && let Some(rtt) = replica.confirmed(slot, next, claim)
                 {
                     self.offer(slot, next, cost(rtt), &mut offers);
                 }
+            };
+            match orphans.place(slot) {
+                Some(place) => orphans.claims(place).iter().copied().for_each(&mut pass_on),
+                None => replica.claimed(slot).for_each(&mut pass_on),
             }
         }
     }

@@ -23,6 +23,7 @@ impl PeerId {
     }
 
     /// The first eight bytes.
+    #[inline]
     pub fn short_id(&self) -> ShortId {
         let mut short = [0; 8];
         short.copy_from_slice(&self.0[..8]);

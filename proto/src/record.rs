@@ -109,6 +109,7 @@ impl Record {
     }
 
     /// How many bytes the record takes on the wire, without encoding it.
+    #[inline]
     pub fn encoded_len(&self) -> usize {
         let topic = match self.key.topic {
             Topic::Node | Topic::Space | Topic::Guard | Topic::Division => 1,
@@ -134,18 +135,21 @@ impl Record {
     }
 
     /// What the record says; none if it cannot be read.
+    #[inline]
     pub fn content(&self) -> Option<&Body> {
         let read = || Body::decode(&self.body).ok().map(Box::new);
         self.memo.content.get_or_init(read).as_deref()
     }
 
     /// The hash of the record, made by `hash` at the first call.
+    #[inline]
     pub fn hash_with(&self, hash: impl FnOnce(&Self) -> u64) -> u64 {
         *self.memo.hash.get_or_init(|| hash(self))
     }
 
     /// Whether the signature is good, found out by `verify` at the first call.
     /// Owner, keys and bytes of a record do not change, so neither does this.
+    #[inline]
     pub fn genuine_with(&self, verify: impl FnOnce(&Self) -> bool) -> bool {
         *self.memo.genuine.get_or_init(|| verify(self))
     }

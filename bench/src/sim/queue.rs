@@ -1,6 +1,10 @@
-//! What is going to happen at the hosts of one shard, in the order in which it
-//! does: by time, then by who caused it, then by the causes' own count. That
+//! What is going to happen at the hosts of one shard, in the order in which each
+//! sees it: by time, then by who caused it, then by the causes' own count. That
 //! order does not depend on how many threads there are.
+//!
+//! Within a window the hosts come one after the other: nothing that a host sends
+//! arrives before the next, so none sees of another how far it is, and each finds
+//! its memory in the cache from its second event on.
 //!
 //! Events of one window are only put in order when the window begins; until
 //! then they lie in a heap (in the ordinary sense) of their window. That is
@@ -45,8 +49,8 @@ pub(crate) enum What {
 }
 
 impl Event {
-    fn key(&self) -> (Time, u32, u64) {
-        (self.at, self.from, self.sequence)
+    fn key(&self) -> (u32, Time, u32, u64) {
+        (self.to, self.at, self.from, self.sequence)
     }
 }
 
@@ -151,7 +155,7 @@ mod tests {
     }
 
     #[test]
-    fn events_come_by_time_then_cause_then_count() {
+    fn events_of_a_host_come_by_time_then_cause_then_count() {
         let mut queue = Queue::new();
         for (at, from, sequence) in [(9, 2, 1), (3, 5, 2), (5_000, 1, 1), (3, 5, 1), (3, 4, 9)] {
             queue.push(timer(at, from, sequence));

@@ -296,8 +296,8 @@ impl World {
         traces.fold(self.now.0, |hash, trace| scatter(hash ^ trace))
     }
 
-    /// Events so far.
-    pub(crate) fn steps(&self) -> u64 {
-        self.shards.iter().map(|shard| shard.steps).sum()
+    /// The virtual time in milliseconds, for what is to be new in each scenario.
+    pub(crate) fn serial(&self) -> u32 {
+        (self.now.0 / 1_000_000) as u32
     }
 }

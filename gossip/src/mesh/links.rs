@@ -105,6 +105,7 @@ impl<A: Authority> Mesh<A> {
             && session.link.is_none()
         {
             session.link = Some(Link::new(self.local.id < peer, now));
+            self.look_at_session(&peer);
             self.run_links(now);
         }
     }
@@ -151,11 +152,13 @@ impl<A: Authority> Mesh<A> {
         if self.fed_by.is_none() {
             self.fed_by = Some((peer, now + GREETED));
         }
-        session.summary_at = Some(if self.absent.len() > self.ways.reached() {
+        let at = if self.absent.len() > self.ways.reached() {
             now + RECOGNISED
         } else {
             now + TURN * turn.min(32)
-        });
+        };
+        session.summary_at = Some(at);
+        self.timers.session_due(at, "summary");
         self.flush_soon(now);
     }
 
@@ -165,6 +168,7 @@ impl<A: Authority> Mesh<A> {
         if let Some(session) = self.sessions.get_mut(peer).filter(|s| s.greeted) {
             let at = session.summary_at.map_or(now, |at| at.min(now));
             session.summary_at = Some(at);
+            self.timers.session_due(at, "summary");
         }
     }
 
@@ -245,6 +249,9 @@ impl<A: Authority> Mesh<A> {
 
     /// Pings what is due and ends what is silent.
     pub(super) fn run_links(&mut self, now: Instant) {
+        if !self.timers.is_session_due(now) {
+            return;
+        }
         let exposed = now >= self.exposed_since + EXPOSED && self.is_exposed();
         let needy = !self.config.discovery || (self.rejections >= REJECTIONS && exposed);
         let (mut pings, mut silent) = (Vec::new(), Vec::new());

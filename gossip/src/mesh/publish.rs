@@ -239,8 +239,11 @@ impl<A: Authority> Mesh<A> {
             Some(Body::Links(before)) => before.links.as_slice(),
             _ => &[],
         };
-        let gone = before.iter().filter(|link| !links.links.contains(link));
-        let come = links.links.iter().filter(|link| !before.contains(link));
+        // Links are in order in every record that is taken.
+        let lacks = |links: &[LinkTo], link: &LinkTo| links.binary_search(link).is_err();
+        let after = links.links.as_slice();
+        let gone = before.iter().filter(|link| lacks(after, link));
+        let come = after.iter().filter(|link| lacks(before, link));
         for link in gone.chain(come) {
             if let Some(other) = self.replica.slot_of_short(&link.peer) {
                 self.ways.touch(slot, other);

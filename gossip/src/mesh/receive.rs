@@ -260,7 +260,8 @@ impl<A: Authority> Mesh<A> {
         let wanted = self.wants.ask(vec![key], from, now);
         if let Some(session) = self.sessions.get_mut(&from).filter(|s| s.link.is_some()) {
             session.outbox.want(wanted);
-            session.summary_at.get_or_insert(now + ORPHANED);
+            let at = *session.summary_at.get_or_insert(now + ORPHANED);
+            self.timers.session_due(at, "summary");
             self.flush_soon(now);
         }
     }

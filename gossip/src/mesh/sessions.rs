@@ -100,6 +100,8 @@ impl<A: Authority> Mesh<A> {
             return;
         };
         link.moved(now);
+        let due = link.deadline(&self.config);
+        self.timers.session_due(due, "ping");
         if before != handicap {
             let at = now + self.config.links_delay;
             self.timers.links = Some(self.timers.links.map_or(at, |links| links.min(at)));

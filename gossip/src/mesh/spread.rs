@@ -247,7 +247,8 @@ impl<A: Authority> Mesh<A> {
             session.differed = None;
         } else if session.differed.replace(both) == Some(both) && leads {
             // Neither has changed for a beat, and still they differ.
-            session.summary_at.get_or_insert(now);
+            let at = *session.summary_at.get_or_insert(now);
+            self.timers.session_due(at, "summary");
         }
     }
 
@@ -265,8 +266,24 @@ impl<A: Authority> Mesh<A> {
             let at = self.random_index(linked.len());
             if let Some(session) = linked.get(at).and_then(|peer| self.sessions.get_mut(peer)) {
                 session.summary_at = Some(now);
+                self.timers.session_due(now, "summary");
             }
         }
+        if self.timers.is_session_due(now) {
+            self.start_comparisons(now);
+        }
+        for (peer, key) in self.wants.overdue(now) {
+            if let Some(session) = self.sessions.get_mut(&peer) {
+                session.outbox.want([key]);
+                self.timers
+                    .flush
+                    .get_or_insert(now + self.config.push_delay);
+            }
+        }
+    }
+
+    /// Begins the comparisons that are due.
+    fn start_comparisons(&mut self, now: Instant) {
         let mut any = false;
         for session in self
             .sessions
@@ -283,14 +300,6 @@ impl<A: Authority> Mesh<A> {
         if any {
             self.flush_soon(now);
         }
-        for (peer, key) in self.wants.overdue(now) {
-            if let Some(session) = self.sessions.get_mut(&peer) {
-                session.outbox.want([key]);
-                self.timers
-                    .flush
-                    .get_or_insert(now + self.config.push_delay);
-            }
-        }
     }
 
     /// Much has come from one neighbour: the others may lack it, or have more.
@@ -299,7 +308,8 @@ impl<A: Authority> Mesh<A> {
         for peer in linked {
             let at = now + self.jittered(WAVE / 2);
             if let Some(session) = self.sessions.get_mut(&peer) {
-                session.summary_at.get_or_insert(at);
+                let at = *session.summary_at.get_or_insert(at);
+                self.timers.session_due(at, "summary");
             }
         }
     }
@@ -309,7 +319,8 @@ impl<A: Authority> Mesh<A> {
         let busy = |(feeder, until): (PeerId, Instant)| feeder != peer && now < until;
         if self.fed_by.is_some_and(busy) {
             if let Some(session) = self.sessions.get_mut(&peer) {
-                session.summary_at.get_or_insert(now + FED * 2);
+                let at = *session.summary_at.get_or_insert(now + FED * 2);
+                self.timers.session_due(at, "summary");
             }
             return false;
         }

@@ -7,8 +7,13 @@ use std::{
 
 use proto::PeerId;
 
-use super::{Mesh, turn};
-use crate::{config::Authority, event::Event, replica::Slot, routes::Routes};
+use super::{Mesh, Session, turn};
+use crate::{
+    config::{Authority, Config},
+    event::Event,
+    replica::Slot,
+    routes::Routes,
+};
 
 /// Changes of links wait so long for others before routes are calculated.
 const ROUTES_DELAY: Duration = Duration::from_millis(10);
@@ -25,6 +30,68 @@ const REFRESH_RTT: Duration = Duration::from_secs(5);
 const FOUND: Duration = Duration::from_secs(10);
 /// Ages are looked at so often, or oftener if they are short.
 const UPKEEP: Duration = Duration::from_secs(10);
+
+/// When things are due.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Timers {
+    pub(super) flush: Option<Instant>,
+    pub(super) links: Option<Instant>,
+    /// When new links were published last.
+    pub(super) links_done: Option<Instant>,
+    pub(super) stations: Option<Instant>,
+    pub(super) names: Option<Instant>,
+    pub(super) space: Option<Instant>,
+    pub(super) routes: Option<Instant>,
+    pub(super) routes_done: Instant,
+    /// Ways that the last calculation cut.
+    pub(super) routes_cut: u32,
+    /// Sums go to all neighbours, because much came in from one.
+    pub(super) wave: Option<Instant>,
+    pub(super) anti_entropy: Instant,
+    pub(super) refresh_rtt: Instant,
+    pub(super) upkeep: Instant,
+    /// No ping and no comparison is due before this. It may be too early, for what is
+    /// due later than before is only noticed then: most answers put off a ping.
+    pub(super) sessions: Option<(Instant, &'static str)>,
+}
+
+impl Timers {
+    pub(super) fn new(config: &Config, now: Instant) -> Self {
+        Self {
+            flush: None,
+            links: None,
+            links_done: None,
+            stations: None,
+            names: None,
+            space: None,
+            routes: None,
+            routes_done: now,
+            routes_cut: 0,
+            wave: None,
+            anti_entropy: now + config.pace.anti_entropy,
+            refresh_rtt: now,
+            upkeep: now,
+            sessions: None,
+        }
+    }
+
+    /// Something is due at a session then.
+    pub(super) fn session_due(&mut self, at: Instant, what: &'static str) {
+        self.sessions = soonest([self.sessions, Some((at, what))]);
+    }
+
+    /// Whether something may be due at a session.
+    pub(super) fn is_session_due(&self, now: Instant) -> bool {
+        self.sessions.is_some_and(|(at, _)| at <= now)
+    }
+}
+
+/// The first of several things that are due.
+fn soonest(
+    due: impl IntoIterator<Item = Option<(Instant, &'static str)>>,
+) -> Option<(Instant, &'static str)> {
+    due.into_iter().flatten().min_by_key(|(at, _)| *at)
+}
 
 impl<A: Authority> Mesh<A> {
     pub(super) fn next_due(&self) -> Option<(Instant, &'static str)> {
@@ -44,18 +111,31 @@ impl<A: Authority> Mesh<A> {
             (self.dialer.deadline(&self.config), "targets"),
             (self.wants.deadline(), "wants"),
         ];
-        let links = self.sessions.values().flat_map(|session| {
-            let ping = session
-                .link
-                .as_ref()
-                .map(|link| link.deadline(&self.config));
-            [(ping, "ping"), (session.summary_at, "summary")]
-        });
-        let due = fixed
-            .into_iter()
-            .chain(links)
-            .filter_map(|(at, what)| Some((at?, what)));
-        due.min_by_key(|(at, _)| *at)
+        debug_assert!(
+            soonest([timers.sessions, self.sessions_due()]) == timers.sessions,
+            "something at a session would be overlooked"
+        );
+        let fixed = fixed.map(|(at, what)| Some((at?, what)));
+        soonest(fixed.into_iter().chain([timers.sessions]))
+    }
+
+    /// What is due first at any session.
+    fn sessions_due(&self) -> Option<(Instant, &'static str)> {
+        soonest(self.sessions.values().map(|session| self.due_at(session)))
+    }
+
+    fn due_at(&self, session: &Session) -> Option<(Instant, &'static str)> {
+        let link = session.link.as_ref();
+        let ping = link.map(|link| (link.deadline(&self.config), "ping"));
+        soonest([ping, session.summary_at.map(|at| (at, "summary"))])
+    }
+
+    /// Something may be due sooner at a session.
+    pub(super) fn look_at_session(&mut self, peer: &PeerId) {
+        let session = self.sessions.get(peer);
+        if let Some((at, what)) = session.and_then(|session| self.due_at(session)) {
+            self.timers.session_due(at, what);
+        }
     }
 
     pub(super) fn run_due(&mut self, now: Instant) {
@@ -92,6 +172,9 @@ impl<A: Authority> Mesh<A> {
         }
         if is_due(self.timers.flush) {
             self.flush(now);
+        }
+        if self.timers.is_session_due(now) {
+            self.timers.sessions = self.sessions_due();
         }
     }
 

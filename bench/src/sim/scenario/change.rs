@@ -27,7 +27,7 @@ fn run(run: &mut Run<'_>) {
     for change in 0..CHANGES {
         let owner = running.choose(&mut run.rng).copied().unwrap_or_default();
         // Stations of one owner and change that no scenario before has used.
-        let mac = mac(run.world.steps() as u32 ^ change);
+        let mac = mac(run.world.serial() ^ change);
         let item = run.world.watch(Item::Station { mac, owner });
         changes.push((item, owner, mac, run.world.now));
         run.world.with(owner, |host, net| {

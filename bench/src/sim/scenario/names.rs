@@ -36,7 +36,7 @@ fn run(run: &mut Run<'_>) {
         .choose_multiple(&mut run.rng, count)
         .copied()
         .collect();
-    let first = run.world.steps() as u32;
+    let first = run.world.serial();
     let named: Vec<(u32, u32)> = owners.into_iter().zip(first..).collect();
     let mut missing = 0;
 

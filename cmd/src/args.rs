@@ -13,13 +13,10 @@ use wove::shell::{config, view::Page};
 
 use crate::launch::LaunchArgs;
 
-/// What to do where an address would have been chosen for the operator.
-pub const EXPLICIT_ADDRESSES: &str = "addresses are given explicitly in this version, for example `wove attach --netns c1 10.32.1.5/24`";
-
 const EXAMPLES: &str = "Examples:
   wove launch                                    make a network, and say how to join it
   wove launch --token-file /etc/wove/token b c   join the network of hosts b and c
-  wove attach --netns c1 10.32.1.5/24            give a namespace an address
+  wove attach --netns c1                         give a namespace an address
   wove status connections                        who is connected, and how
   wove status -o json                            the same for scripts
 
@@ -35,7 +32,10 @@ It stays in the foreground until SIGTERM or SIGINT, and tells systemd when it is
 Every option can be given in the environment as WOVE_<NAME>; lists are separated by commas.";
 
 const ATTACH_EXAMPLES: &str = "Examples:
-  wove attach --netns c1 10.32.1.5/24
+  wove attach --netns c1                              an address of each family
+  wove attach --netns c1 net:10.32.7.0/24             one of a subnet
+  wove attach --netns c1 net:default net:10.32.7.0/24 both
+  wove attach --netns c1 10.32.1.5/24                 this one
   wove attach --pid 4242 --ifname mesh0 10.32.1.6/24 fd00:32::6/64
   wove attach --container web1 --dns --name web 10.32.1.7/24
 
@@ -46,6 +46,13 @@ const DNS_EXAMPLES: &str = "Examples:
   wove dns remove printer              no longer
   wove dns lookup web                  all addresses of a name
   wove dns lookup 10.32.1.7            all names of an address";
+
+const RMPEER_HELP: &str =
+    "It is your word that the peer and its containers are gone: its addresses are given out anew.
+It may be run on any number of the peers that are left, at once or one after the other.
+
+Example:
+  wove rmpeer host-c";
 
 /// wove joins the containers of many hosts to one encrypted network
 #[derive(Parser, Clone, Debug)]
@@ -163,7 +170,7 @@ pub enum ClientCommand {
     /// Take addresses from such an interface; with none given, all, and the interface too
     Detach(DetachArgs),
     /// Give this host addresses on the overlay
-    #[command(after_help = "Example:\n  wove expose 10.32.0.1/24")]
+    #[command(after_help = "Examples:\n  wove expose\n  wove expose 10.32.0.1/24")]
     Expose(AddressArgs),
     /// Take addresses of the overlay from this host; with none given, all
     Hide(AddressArgs),
@@ -218,12 +225,25 @@ pub enum ClientCommand {
         #[command(flatten)]
         output: OutputArgs,
     },
-    /// Take over the addresses of a dead peer
-    #[command(hide = true)]
-    Rmpeer(RestArgs),
-    /// Make the address space ready
-    #[command(hide = true)]
-    Prime(RestArgs),
+    /// Take over the addresses of peers that are gone for good
+    #[command(after_help = RMPEER_HELP)]
+    Rmpeer {
+        /// Id, start of it, or nickname
+        #[arg(required = true, value_name = "PEER")]
+        peers: Vec<String>,
+        /// Also from a peer that can be reached: what it does not hold
+        #[arg(long)]
+        force: bool,
+        /// How to answer.
+        #[command(flatten)]
+        output: OutputArgs,
+    },
+    /// Have the range divided now, although nobody needs an address yet
+    Prime {
+        /// How to answer.
+        #[command(flatten)]
+        output: OutputArgs,
+    },
 }
 
 /// A part of the status.
@@ -279,7 +299,7 @@ pub struct InsideArgs {
     /// Name of the interface inside, 1 to 15 bytes
     #[arg(long, value_name = "NAME", default_value = "wove0", value_parser = parse_ifname)]
     pub ifname: String,
-    /// Addresses with prefix length: 10.32.1.5/24, fd00:32::5/64
+    /// 10.32.1.5/24, fd00:32::5/64, net:10.32.7.0/24 or net:default; without any, attach takes net:default
     #[arg(value_name = "ADDR", value_parser = parse_address)]
     pub addresses: Vec<Address>,
 }
@@ -362,7 +382,7 @@ pub struct PlaceArgs {
 /// Addresses of this host.
 #[derive(Args, Clone, Debug)]
 pub struct AddressArgs {
-    /// Addresses with prefix length: 10.32.0.1/24, fd00:32::1/64
+    /// 10.32.0.1/24, fd00:32::1/64, net:10.32.7.0/24 or net:default
     #[arg(value_name = "ADDR", value_parser = parse_address)]
     pub addresses: Vec<Address>,
     /// How to answer.
@@ -409,13 +429,6 @@ pub enum TokenAction {
     },
 }
 
-/// Whatever follows.
-#[derive(Args, Clone, Debug)]
-pub struct RestArgs {
-    #[arg(trailing_var_arg = true, allow_hyphen_values = true, hide = true)]
-    rest: Vec<String>,
-}
-
 /// An address as the operator gave it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Address {
@@ -442,6 +455,13 @@ fn parse_address(text: &str) -> Result<Address, String> {
     let is_subnet = ip == address.network() && address.prefix_len() < address.max_prefix_len() - 1;
     if is_subnet && ip.is_ipv4() {
         return Err("this is the subnet itself: give an address in it".into());
+    }
+    let v4 = match address {
+        IpNet::V4(v4) => Some(v4),
+        IpNet::V6(_) => None,
+    };
+    if v4.is_some_and(|v4| v4.prefix_len() < 31 && v4.addr() == v4.broadcast()) {
+        return Err("this is the subnet's broadcast address: give another one in it".into());
     }
     Ok(Address::Exact(address))
 }

@@ -15,7 +15,7 @@ use wove::{
 
 use crate::{
     args::{
-        self, Address, AddressArgs, AttachArgs, Cli, ClientCommand, Command, DetachArgs, DnsAction,
+        Address, AddressArgs, AttachArgs, Cli, ClientCommand, Command, DetachArgs, DnsAction,
         Output, PlaceArgs, ResetArgs, Shell, TokenAction,
     },
     client::{Client, ClientError},
@@ -69,13 +69,11 @@ fn client(socket: PathBuf, command: ClientCommand) -> Result<(), Failure> {
         C::Attach(place) => attach(&client, place),
         C::Detach(place) => detach(&client, place),
         C::Expose(given) => expose(&client, &given),
-        C::Hide(given) => answer(
-            &client,
-            &Ask::Hide {
-                addresses: exact(&given.addresses)?,
-            },
-            given.output.output,
-        ),
+        C::Hide(given) => {
+            let (addresses, subnets) = split(&given.addresses);
+            let ask = Ask::Hide { addresses, subnets };
+            answer(&client, &ask, given.output.output)
+        }
         C::Ps { output } => answer(&client, &Ask::Ps, output.output),
         C::Token { action, output } => {
             token(&client, action.unwrap_or(TokenAction::Show), output.output)
@@ -88,14 +86,12 @@ fn client(socket: PathBuf, command: ClientCommand) -> Result<(), Failure> {
         C::Reset(options) => reset(&client, &options),
         C::Version { output } => version(&client, output.output),
         C::Dns { action, output } => answer(&client, &Ask::Dns(dns(action)), output.output),
-        C::Rmpeer(_) => Err(Failure::not_in_this_version(
-            "wove rmpeer",
-            "a dead peer owns no addresses to take over",
-        )),
-        C::Prime(_) => Err(Failure::not_in_this_version(
-            "wove prime",
-            args::EXPLICIT_ADDRESSES,
-        )),
+        C::Rmpeer {
+            peers,
+            force,
+            output,
+        } => answer(&client, &Ask::Rmpeer { peers, force }, output.output),
+        C::Prime { output } => answer(&client, &Ask::Prime, output.output),
     }
 }
 
@@ -122,16 +118,14 @@ fn attach(client: &Client, options: AttachArgs) -> Result<(), Failure> {
         }
         None => namespace(&options.inside.place)?,
     };
-    let addresses = exact(&options.inside.addresses)?;
-    if addresses.is_empty() {
-        return Err(Failure::failed(args::EXPLICIT_ADDRESSES));
-    }
+    let (addresses, subnets) = split_or_default(&options.inside.addresses);
     answer(
         client,
         &Ask::Attach {
             netns,
             ifname: options.inside.ifname,
             addresses,
+            subnets,
             naming,
         },
         options.output.output,
@@ -143,26 +137,23 @@ fn detach(client: &Client, options: DetachArgs) -> Result<(), Failure> {
         Some(container) => container_namespace(client, container)?,
         None => namespace(&options.inside.place)?,
     };
-    let addresses = exact(&options.inside.addresses)?;
+    let (addresses, subnets) = split(&options.inside.addresses);
     answer(
         client,
         &Ask::Detach {
             netns,
             ifname: options.inside.ifname,
             addresses,
+            subnets,
         },
         options.output.output,
     )
 }
 
 fn expose(client: &Client, given: &AddressArgs) -> Result<(), Failure> {
-    let addresses = exact(&given.addresses)?;
-    if addresses.is_empty() {
-        return Err(Failure::failed(
-            "addresses are given explicitly in this version, for example `wove expose 10.32.0.1/24`",
-        ));
-    }
-    answer(client, &Ask::Expose { addresses }, given.output.output)
+    let (addresses, subnets) = split_or_default(&given.addresses);
+    let ask = Ask::Expose { addresses, subnets };
+    answer(client, &ask, given.output.output)
 }
 
 fn token(client: &Client, action: TokenAction, output: Output) -> Result<(), Failure> {
@@ -283,12 +274,25 @@ fn dns(action: DnsAction) -> DnsCommand {
     }
 }
 
-fn exact(addresses: &[Address]) -> Result<Vec<IpNet>, Failure> {
-    let exact = addresses.iter().map(|address| match address {
-        Address::Exact(address) => Ok(*address),
-        Address::FromSubnet(_) => Err(Failure::failed(args::EXPLICIT_ADDRESSES)),
-    });
-    exact.collect()
+/// Addresses that were given, and subnets to take one of.
+fn split(given: &[Address]) -> (Vec<IpNet>, Vec<String>) {
+    let (mut addresses, mut subnets) = (Vec::new(), Vec::new());
+    for address in given {
+        match address {
+            Address::Exact(address) => addresses.push(*address),
+            Address::FromSubnet(subnet) => subnets.push(subnet.clone()),
+        }
+    }
+    (addresses, subnets)
+}
+
+/// The same; where nothing was given, one address of the whole range is wanted.
+fn split_or_default(given: &[Address]) -> (Vec<IpNet>, Vec<String>) {
+    let (addresses, mut subnets) = split(given);
+    if given.is_empty() {
+        subnets.push("net:default".into());
+    }
+    (addresses, subnets)
 }
 
 /// `-` stands for the first line of standard input, which no list of processes shows.

@@ -22,11 +22,6 @@ impl Failure {
         Self::Failed(line.into())
     }
 
-    /// What the contract has and this version has not.
-    pub fn not_in_this_version(what: &str, instead: &str) -> Self {
-        Self::Failed(format!("{what} is not in this version: {instead}"))
-    }
-
     /// The line for standard error, if there is something to say.
     pub fn line(&self) -> Option<String> {
         let one_line = |text: &str| view::printable(&text.trim().replace('\n', "; "));

@@ -8,14 +8,18 @@ use std::{
     fs,
     net::{IpAddr, SocketAddr},
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use clap::{Args, ValueEnum, builder::BoolishValueParser};
-use ipnet::IpNet;
-use wove::shell::{
-    Config,
-    config::{self, DnsConfig, LogFormat, MTU_RANGE, Secrets},
-    logging,
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+use wove::{
+    engine::Ranges,
+    shell::{
+        Config,
+        config::{self, DnsConfig, IpallocInit, LogFormat, MTU_RANGE, Secrets},
+        logging,
+    },
 };
 
 use crate::{args, failure::Failure};
@@ -65,6 +69,29 @@ pub struct LaunchArgs {
           value_parser = clap::value_parser!(u32).range(i64::from(*MTU_RANGE.start())..=i64::from(*MTU_RANGE.end())))]
     pub mtu: Option<u32>,
 
+    /// The range of addresses that containers get, the same on all peers; empty: none are given out
+    #[arg(long, env = "WOVE_IPALLOC_RANGE", help_heading = "Addresses", value_name = "CIDR",
+          default_value = config::DEFAULT_RANGE, value_parser = parse_range)]
+    pub ipalloc_range: Range,
+
+    /// The range of IPv6 addresses beside it, the same on all peers; off: none are given out
+    #[arg(long, env = "WOVE_IPALLOC_RANGE6", help_heading = "Addresses", value_name = "CIDR|off",
+          default_value = config::DEFAULT_RANGE6, value_parser = parse_range6)]
+    pub ipalloc_range6: Range6,
+
+    /// How the range is first divided: consensus, consensus=N, seed=ID,ID,... or observer
+    ///
+    /// By consensus of N peers, by default of as many as PEERs are named and
+    /// this one; among the peers with these ids; or by others.
+    #[arg(long, env = "WOVE_IPALLOC_INIT", help_heading = "Addresses", value_name = "HOW",
+          default_value = "consensus", value_parser = parse_init)]
+    pub ipalloc_init: IpallocInit,
+
+    /// A peer that is silent for so long is dead, if a majority agrees: 90s, 30m, 24h, 7d
+    #[arg(long, env = "WOVE_IPALLOC_DEAD_AFTER", help_heading = "Addresses", value_name = "TIME",
+          default_value = "24h", value_parser = parse_time)]
+    pub ipalloc_dead_after: Duration,
+
     /// Carry every frame through userspace, none through the kernel
     #[arg(long, env = "WOVE_NO_FASTDP", value_parser = BoolishValueParser::new())]
     pub no_fastdp: bool,
@@ -112,10 +139,6 @@ pub struct LaunchArgs {
         default_value = "text"
     )]
     pub log_format: LogFormatArg,
-
-    /// What a later version will take.
-    #[command(flatten)]
-    pub later: LaterArgs,
 }
 
 /// The network's secrets. Several are valid at once, so that one can be
@@ -174,15 +197,6 @@ pub struct SecretArgs {
     pub trusted_subnets: Vec<IpNet>,
 }
 
-/// Options of the contract that this version refuses by name.
-#[derive(Args, Clone, Debug)]
-pub struct LaterArgs {
-    #[arg(long, env = "WOVE_IPALLOC_RANGE", hide = true)]
-    ipalloc_range: Option<String>,
-    #[arg(long, env = "WOVE_IPALLOC_INIT", hide = true)]
-    ipalloc_init: Option<String>,
-}
-
 /// Names.
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Names")]
@@ -228,7 +242,6 @@ pub enum LogFormatArg {
 impl LaunchArgs {
     /// The configuration that these options make; reads the files of secrets.
     pub fn config(self, socket: PathBuf) -> Result<Config, Failure> {
-        self.later.refuse()?;
         if self.resume && !self.peers.is_empty() {
             return Err(Failure::Usage(
                 "--resume starts from the targets of the last run and takes no PEER".into(),
@@ -239,6 +252,9 @@ impl LaunchArgs {
             .iter()
             .map(|peer| peer_address(peer))
             .collect::<Result<_, _>>()?;
+        if let Some(range) = self.ipalloc_range.0 {
+            Ranges::new(range, self.ipalloc_range6.0).map_err(Failure::Usage)?;
+        }
         let secrets = self.secrets.read()?;
         Ok(Config {
             state_dir: absolute(&self.state_dir)?,
@@ -251,6 +267,10 @@ impl LaunchArgs {
             trusted_subnets: self.secrets.trusted_subnets,
             bridge: self.bridge,
             mtu: self.mtu,
+            ipalloc_range: self.ipalloc_range.0,
+            ipalloc_range6: self.ipalloc_range6.0,
+            ipalloc_init: self.ipalloc_init,
+            ipalloc_dead_after: self.ipalloc_dead_after,
             fastdp: !self.no_fastdp,
             discovery: !self.no_discovery,
             conn_limit: Some(self.conn_limit).filter(|limit| *limit > 0),
@@ -264,18 +284,6 @@ impl LaunchArgs {
                 LogFormatArg::Json => LogFormat::Json,
             },
         })
-    }
-}
-
-impl LaterArgs {
-    fn refuse(&self) -> Result<(), Failure> {
-        let given = |flag, value: &Option<String>| value.is_some().then_some(flag);
-        let addresses = given("--ipalloc-range", &self.ipalloc_range)
-            .or(given("--ipalloc-init", &self.ipalloc_init));
-        match addresses {
-            Some(flag) => Err(Failure::not_in_this_version(flag, args::EXPLICIT_ADDRESSES)),
-            None => Ok(()),
-        }
     }
 }
 
@@ -387,6 +395,102 @@ fn parse_nickname(text: &str) -> Result<String, String> {
         return Err("a nickname has 1 to 64 bytes and no control character".into());
     }
     Ok(text.to_owned())
+}
+
+/// A range, or none.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Range(pub Option<Ipv4Net>);
+
+fn parse_range(text: &str) -> Result<Range, String> {
+    if text.is_empty() {
+        return Ok(Range(None));
+    }
+    let Ok(range) = text.parse::<Ipv4Net>() else {
+        return Err("give an IPv4 range such as 10.32.0.0/12, or nothing".into());
+    };
+    if range.addr() != range.network() {
+        return Err(format!(
+            "this is an address within {}: give the range itself",
+            range.trunc()
+        ));
+    }
+    if !(8..=30).contains(&range.prefix_len()) {
+        return Err(
+            "a range has a prefix of 8 to 30: of two addresses or one there is none to give".into(),
+        );
+    }
+    Ok(Range(Some(range)))
+}
+
+/// An IPv6 range, or none.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Range6(pub Option<Ipv6Net>);
+
+fn parse_range6(text: &str) -> Result<Range6, String> {
+    if text.is_empty() || text == "off" {
+        return Ok(Range6(None));
+    }
+    let Ok(range) = text.parse::<Ipv6Net>() else {
+        return Err("give an IPv6 range such as fd00:32::/64, or off".into());
+    };
+    if range.addr() != range.network() {
+        return Err(format!(
+            "this is an address within {}: give the range itself",
+            range.trunc()
+        ));
+    }
+    let base = range.addr();
+    if range.prefix_len() < 16
+        || base.is_unspecified()
+        || base.is_multicast()
+        || base.is_unicast_link_local()
+    {
+        return Err(
+            "these are no addresses for containers: give a range such as fd00:32::/64".into(),
+        );
+    }
+    Ok(Range6(Some(range)))
+}
+
+fn parse_init(text: &str) -> Result<IpallocInit, String> {
+    let (how, value) = text.split_once('=').unwrap_or((text, ""));
+    match (how, value) {
+        ("consensus", "") => Ok(IpallocInit::Consensus(None)),
+        ("consensus", count) => match count.parse() {
+            Ok(count @ 1..=1000) => Ok(IpallocInit::Consensus(Some(count))),
+            Ok(_) | Err(_) => Err("write consensus=N with a number of peers, 1 to 1000".into()),
+        },
+        ("seed", ids) => {
+            let ids: Result<Vec<_>, _> = ids.split(',').map(str::parse).collect();
+            match ids {
+                Ok(ids) if ids.len() <= 64 => Ok(IpallocInit::Seeds(ids)),
+                Ok(_) | Err(_) => Err("write seed=ID,ID,... with up to 64 whole ids of 32 digits, as `wove status -o json` shows them".into()),
+            }
+        }
+        ("observer", "") => Ok(IpallocInit::Observer),
+        _ => Err("write consensus, consensus=N, seed=ID,ID,... or observer".into()),
+    }
+}
+
+/// A time in seconds, minutes, hours or days.
+fn parse_time(text: &str) -> Result<Duration, String> {
+    let wrong = || "write a number and s, m, h or d: 90s, 30m, 24h".to_owned();
+    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+    let number: u64 = digits.parse().map_err(|_| wrong())?;
+    let unit = match &text[digits.len()..] {
+        "s" => 1,
+        "m" => 60,
+        "h" => 3600,
+        "d" => 86_400,
+        _ => return Err(wrong()),
+    };
+    match number
+        .checked_mul(unit)
+        .filter(|seconds| (10..=366 * 86_400).contains(seconds))
+    {
+        Some(seconds) => Ok(Duration::from_secs(seconds)),
+        None => Err("give a time of 10 s to 366 days".into()),
+    }
 }
 
 fn parse_domain(text: &str) -> Result<String, String> {

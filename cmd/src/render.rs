@@ -4,7 +4,7 @@
 use ipnet::IpNet;
 use serde_json::{Value, json};
 use wove::{
-    engine::{Attachment, Reply, Status},
+    engine::{Attachment, Reply, Status, TakenOver},
     shell::view::{self, Page, Table},
 };
 
@@ -57,6 +57,7 @@ fn as_json(reply: &Reply, page: Option<Page>) -> Value {
         Reply::Addresses { addresses } => json!({ "addresses": addresses }),
         Reply::Names { name, found } => json!({ "name": name, "found": found }),
         Reply::Attachments { attachments } => json!(attachments),
+        Reply::TakenOver { taken } => json!({ "taken": taken }),
         Reply::Token {
             token,
             join,
@@ -85,6 +86,12 @@ fn as_text(reply: &Reply, page: Option<Page>) -> Result<Printed, Failure> {
         Reply::Attachments { attachments } => {
             Printed::text(attachments_table(attachments).to_string())
         }
+        Reply::TakenOver { taken } => {
+            let line = |one: &TakenOver| {
+                format!("{} addresses taken over from {}\n", one.addresses, one.peer)
+            };
+            Printed::text(taken.iter().map(line).collect::<String>())
+        }
         Reply::Token {
             token: Some(token), ..
         } => Printed::text(format!("{token}\n")),
@@ -100,9 +107,7 @@ fn as_text(reply: &Reply, page: Option<Page>) -> Result<Printed, Failure> {
 fn status_text(status: &Status, page: Option<Page>) -> String {
     match page {
         None => view::summary_text(status),
-        Some(Page::Ipam) => {
-            "This version gives out no addresses: they are given with `wove attach`.\n".into()
-        }
+        Some(Page::Ipam) => view::ipam_text(status),
         Some(page) => view::table(status, page).to_string(),
     }
 }

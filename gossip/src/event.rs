@@ -5,7 +5,7 @@ use std::{fmt, net::SocketAddr};
 use proto::{MacAddr, PeerId};
 use thiserror::Error;
 
-use crate::target::Target;
+use crate::{space::Outcome, target::Target};
 
 /// Names one attempt to dial.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -62,6 +62,10 @@ pub enum Event {
     Warning(Warning),
     /// The list of targets or the state of one changed.
     TargetsChanged,
+    /// An address was given to somebody who waits for one, or refused.
+    Space(Outcome),
+    /// Something about the address space needs a human.
+    SpaceWarning(String),
     /// The mesh has no use for the session, or holds it for dead.
     CloseSession(PeerId),
 }

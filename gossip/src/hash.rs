@@ -14,7 +14,10 @@ pub(crate) fn position(key: &RecordKey) -> u64 {
         Topic::Node => 0,
         Topic::Links(part) => 1 + u64::from(part).min(0xfe),
         Topic::Stations(part) => 0x100 + u64::from(part).min(0xdeff),
-        Topic::Names(part) => 0xe000 + u64::from(part).min(0x1fff),
+        Topic::Names(part) => 0xe000 + u64::from(part).min(0x1ffc),
+        Topic::Space => 0xfffd,
+        Topic::Guard => 0xfffe,
+        Topic::Division => 0xffff,
     };
     start(&key.owner.short_id()) & !0xffff | topic
 }
@@ -83,11 +86,16 @@ mod tests {
             at(1, Topic::Stations(255)),
             at(1, Topic::Names(0)),
             at(1, Topic::Names(255)),
+            at(1, Topic::Space),
+            at(1, Topic::Guard),
+            at(1, Topic::Division),
             at(2, Topic::Node),
         ];
         assert!(all.is_sorted_by(|a, b| a < b));
         assert!(at(1, Topic::Links(u8::MAX)) < at(1, Topic::Stations(0)));
         assert!(at(1, Topic::Stations(u16::MAX)) < at(1, Topic::Names(0)));
-        assert!(at(1, Topic::Names(u16::MAX)) < at(2, Topic::Node));
+        assert!(at(1, Topic::Names(u16::MAX)) < at(1, Topic::Space));
+        // Parts that peers do take have the places that they always had.
+        assert_eq!(at(1, Topic::Names(255)) & 0xffff, 0xe0ff);
     }
 }

@@ -16,6 +16,7 @@
 //! | [`topology`], [`routes`] | the graph of two-sided links, trees, and shortest paths over it |
 //! | [`link`] | liveness of one neighbour |
 //! | [`neighbours`], `absent`, [`dialer`] | whom to dial: of itself, and by the operator's order |
+//! | [`space`] | the address space, shared out by the peers themselves |
 //! | [`stations`], [`claims`] | MAC and IP addresses: ours, and everybody's |
 //! | [`names`] | names: ours, and everybody's |
 
@@ -42,6 +43,7 @@ mod parts;
 pub mod reconcile;
 pub mod replica;
 pub mod routes;
+pub mod space;
 pub mod stations;
 pub mod sums;
 pub mod target;
@@ -53,7 +55,7 @@ pub use dialer::TargetState;
 pub use event::{Counters, DialId, DialTarget, DownReason, Event, Warning};
 pub use limits::Refusal;
 pub use link::LinkState;
-pub use mesh::{Mesh, NeighbourView, PeerView};
+pub use mesh::{Mesh, NeighbourView, PeerView, Stranger};
 pub use names::Directory;
 pub use routes::{Hop, Routes};
 pub use sums::Scope;

@@ -1,6 +1,9 @@
 //! What a record may hold. Everything beyond is refused before it is verified.
 
-use proto::record::{Body, MAX_BODY, Name, Record, Topic};
+use proto::{
+    record::{Body, MAX_BODY, Name, Record, Topic},
+    space::{self, Division, Guard, Space},
+};
 
 /// Parts of links that one peer may have.
 pub const LINK_PARTS: u8 = 4;
@@ -94,6 +97,9 @@ pub(crate) fn checked_body(record: &Record) -> Result<&Body, Refusal> {
                 && names.names.is_sorted_by(|a, b| a.name < b.name)
                 && names.names.iter().all(sane)
         }
+        (Topic::Space, Body::Space(space)) => is_space(space),
+        (Topic::Guard, Body::Guard(guard)) => is_guard(guard),
+        (Topic::Division, Body::Division(division)) => is_division(division),
         _ => return Err(Refusal::Unreadable),
     };
     if within {
@@ -101,4 +107,76 @@ pub(crate) fn checked_body(record: &Record) -> Result<&Body, Refusal> {
     } else {
         Err(Refusal::OverLimit)
     }
+}
+
+/// A division into shares needs a range with addresses to give.
+fn is_range(prefix: u8) -> bool {
+    (space::RANGE_PREFIX_MIN..=space::RANGE_PREFIX_MAX).contains(&prefix)
+}
+
+fn is_space(said: &Space) -> bool {
+    if !is_range(said.ring.prefix) {
+        return false;
+    }
+    let end = 1u32 << (32 - said.ring.prefix);
+    let inside =
+        |start: u32, len: u32| len > 0 && start.checked_add(len).is_some_and(|after| after <= end);
+    let epochs = |epoch: u32| epoch <= space::EPOCH_MAX;
+    said.guards.len() <= space::GUARDS
+        && said.former.len() <= space::GUARDS
+        && said.blocks.len() <= space::BLOCKS
+        && said.gifts.len() <= space::GIFTS
+        && said.taken.len() <= space::TAKEN
+        && said.lost.len() <= space::LOST
+        && said.claims.len() <= space::CLAIMS
+        && epochs(said.life)
+        && said
+            .blocks
+            .iter()
+            .all(|block| inside(block.start, block.len) && epochs(block.epoch))
+        && said.blocks.is_sorted_by(|a, b| a.start + a.len <= b.start)
+        && said
+            .gifts
+            .iter()
+            .all(|gift| inside(gift.start, gift.len) && epochs(gift.epoch))
+        && said.taken.iter().all(|taken| {
+            let mut runs = taken.runs.iter();
+            epochs(taken.life)
+                && taken.runs.len() <= space::BLOCKS
+                && runs.all(|(start, len)| inside(*start, *len))
+        })
+        && said.lost.iter().all(|lost| epochs(lost.life))
+        && said.claims.iter().all(|at| *at < end)
+        && said.ask.is_none_or(|ask| inside(ask.start, ask.len))
+        && said.range6.is_none_or(|range| range.prefix <= 128)
+}
+
+fn is_guard(said: &Guard) -> bool {
+    said.acks.len() <= space::WARDS
+        && said.votes.len() <= space::VOTES
+        && said.gone.len() <= space::GONE
+        && said.votes.iter().all(|vote| vote.life <= space::EPOCH_MAX)
+        && said.acks.iter().all(|ack| ack.life <= space::EPOCH_MAX)
+}
+
+fn is_division(said: &Division) -> bool {
+    if !is_range(said.prefix) {
+        return false;
+    }
+    let end = 1u32 << (32 - said.prefix);
+    let inside =
+        |start: u32, len: u32| len > 0 && start.checked_add(len).is_some_and(|after| after <= end);
+    said.roll.len() <= space::ROLL + 1
+        && said.call.as_ref().is_none_or(|call| {
+            call.guards.len() <= 2 * space::GUARDS && call.life <= space::EPOCH_MAX
+        })
+        && said.census.as_ref().is_none_or(|census| {
+            (1..=space::CENSUS).contains(&census.runs.len())
+                && census.epoch <= space::EPOCH_MAX
+                && census.runs.iter().all(|(start, len)| inside(*start, *len))
+        })
+        && said.accepted.as_ref().is_none_or(|(_, value)| {
+            (1..=space::FOUNDERS).contains(&value.founders.len())
+                && value.founders.is_sorted_by(|a, b| a < b)
+        })
 }

@@ -12,8 +12,11 @@ mod preload;
 mod publish;
 mod receive;
 mod sessions;
+mod space;
 mod spread;
 mod upkeep;
+
+pub use space::Stranger;
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
@@ -48,6 +51,7 @@ use crate::{
     reconcile::{Given, List, Wants},
     replica::{Replica, Slot},
     routes::{Hop, Routes, Ways},
+    space::{Saved, Space},
     stations::{Learnt, LocalStations},
     sums::Scope,
     target::Target,
@@ -105,6 +109,9 @@ pub struct Mesh<A> {
     published_rtt: BTreeMap<PeerId, RttCode>,
     stations: LocalStations,
     names: LocalNames,
+    // The address space; none if this peer takes no part in it.
+    space: Option<Box<Space>>,
+    space_saved: Option<Saved>,
     /// Changes of names that may yet be published one by one.
     names_told: TokenBucket,
     // Whom we talk to.
@@ -242,6 +249,8 @@ impl<A: Authority> Mesh<A> {
             published_rtt: BTreeMap::new(),
             stations: LocalStations::new(local.id, config.reclaim_after),
             names: LocalNames::new(),
+            space: None,
+            space_saved: None,
             names_told: TokenBucket::full(names::NAMES_BURST, now),
             sessions: BTreeMap::new(),
             dialer: Dialer::default(),
@@ -523,19 +532,6 @@ impl<A: Authority> Mesh<A> {
     /// How many links to have.
     fn degree(&self) -> usize {
         self.config.degree_of(self.ways.reached())
-    }
-
-    /// Notices that this peer itself stood still, and does not blame others for
-    /// what it missed (self-suspicion; Dadgar, Phillips and Currey, "Lifeguard",
-    /// 2018). Each link is heard at least once a heartbeat.
-    fn wake(&mut self, now: Instant) {
-        let pause = now.saturating_duration_since(self.awake);
-        self.awake = now;
-        if pause > self.config.heartbeat * 3 / 2 {
-            for link in self.sessions.values_mut().filter_map(|s| s.link.as_mut()) {
-                link.forgive(pause, now);
-            }
-        }
     }
 
     /// Warns once per culprit and cause.

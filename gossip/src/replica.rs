@@ -83,7 +83,8 @@ struct Owner {
     hidden: bool,
 }
 
-/// Further parts of links, stations and names, by topic.
+/// Further parts of links, stations, names, and what is said of the address space,
+/// by topic.
 #[derive(Clone, Debug, Default)]
 struct Others(Vec<Arc<Record>>);
 
@@ -131,9 +132,7 @@ impl Replica {
         };
         let keys = match body {
             Body::Node(node) => Some(&node.keys),
-            Body::Links(_) | Body::Stations(_) | Body::Names(_) => {
-                slot.and_then(|slot| self.node(slot)).map(|node| &node.keys)
-            }
+            _ => slot.and_then(|slot| self.node(slot)).map(|node| &node.keys),
         };
         let Some(keys) = keys else {
             return Merge::Orphan;
@@ -205,7 +204,7 @@ impl Replica {
     pub fn node(&self, slot: Slot) -> Option<&Node> {
         match self.owners[slot.at()].node.as_ref()?.content()? {
             Body::Node(node) => Some(node),
-            Body::Links(_) | Body::Stations(_) | Body::Names(_) => None,
+            _ => None,
         }
     }
 
@@ -396,7 +395,7 @@ impl Owner {
         match topic {
             Topic::Node => self.node.as_ref(),
             Topic::Links(0) => self.links.as_ref(),
-            Topic::Links(_) | Topic::Stations(_) | Topic::Names(_) => {
+            _ => {
                 let others = &self.others.as_ref()?.0;
                 let at = others.binary_search_by_key(&topic, |record| record.key.topic);
                 others.get(at.ok()?)
@@ -410,7 +409,7 @@ impl Owner {
         match topic {
             Topic::Node => self.node.replace(new),
             Topic::Links(0) => self.links.replace(new),
-            Topic::Links(_) | Topic::Stations(_) | Topic::Names(_) => {
+            _ => {
                 let others = &mut self.others.get_or_insert_default().0;
                 match others.binary_search_by_key(&topic, |record| record.key.topic) {
                     Ok(at) => Some(mem::replace(&mut others[at], new)),

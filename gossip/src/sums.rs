@@ -8,6 +8,7 @@
 use proto::{
     message::KNOWS_NAMES,
     record::{Record, Topic},
+    space::CAN_SPACE,
 };
 
 use crate::{
@@ -19,16 +20,21 @@ use crate::{
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Scope {
     names: bool,
+    space: bool,
 }
 
 impl Scope {
     /// Every topic of this version.
-    pub const ALL: Self = Self { names: true };
+    pub const ALL: Self = Self {
+        names: true,
+        space: true,
+    };
 
     /// By the capabilities of a greeting.
     pub fn of(capabilities: u64) -> Self {
         Self {
             names: capabilities & KNOWS_NAMES != 0,
+            space: capabilities & CAN_SPACE != 0,
         }
     }
 
@@ -41,6 +47,7 @@ impl Scope {
         match kind {
             Kind::First => true,
             Kind::Names => self.names,
+            Kind::Space => self.space,
         }
     }
 }
@@ -50,15 +57,17 @@ impl Scope {
 enum Kind {
     First,
     Names,
+    Space,
 }
 
 impl Kind {
-    const ALL: [Self; 2] = [Self::First, Self::Names];
+    const ALL: [Self; 3] = [Self::First, Self::Names, Self::Space];
 
     fn of(topic: Topic) -> Self {
         match topic {
             Topic::Node | Topic::Links(_) | Topic::Stations(_) => Self::First,
             Topic::Names(_) => Self::Names,
+            Topic::Space | Topic::Guard | Topic::Division => Self::Space,
         }
     }
 }

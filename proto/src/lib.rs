@@ -11,7 +11,7 @@
 //! | [`endpoint`], [`stream`] | where datagrams are sent to; datagrams on a TCP connection |
 //! | [`content`] | what a sealed datagram carries: control, frame, relay, broadcast, fragment |
 //! | [`message`] | control messages between two peers |
-//! | [`record`] | the signed records that gossip replicates |
+//! | [`record`], [`space`] | the signed records that gossip replicates; those about the address space |
 //! | [`ethernet`], [`arp`], [`ndp`], [`ip`] | the parts of a container's frame that wove reads |
 //! | [`vnet`] | what a TAP device says of a frame: checksum to complete, segments to cut |
 
@@ -26,6 +26,7 @@ pub mod message;
 pub mod ndp;
 pub mod peer;
 pub mod record;
+pub mod space;
 pub mod stream;
 pub mod vnet;
 

@@ -16,6 +16,7 @@ use crate::{
     DecodeError, MacAddr, PeerId, PublicKeys,
     codec::{decode, encode, varint_len},
     peer::ShortId,
+    space::{Division, Guard, Space},
 };
 
 /// The largest encoded record, so that one always fits a datagram of 1200 bytes.
@@ -36,6 +37,12 @@ pub enum Topic {
     Stations(u16),
     /// One part of its names: [`Names`]. Only for those who have [`crate::message::KNOWS_NAMES`].
     Names(u16),
+    /// What it owns of the address space: [`Space`].
+    Space,
+    /// What it knows of others' space: [`Guard`].
+    Guard,
+    /// Its part in the first division of the address space: [`Division`].
+    Division,
 }
 
 /// The key of a record in the replica.
@@ -105,7 +112,7 @@ impl Record {
     #[inline]
     pub fn encoded_len(&self) -> usize {
         let topic = match self.key.topic {
-            Topic::Node => 1,
+            Topic::Node | Topic::Space | Topic::Guard | Topic::Division => 1,
             Topic::Links(_) => 2,
             Topic::Stations(part) | Topic::Names(part) => 1 + varint_len(u64::from(part)),
         };
@@ -207,6 +214,12 @@ pub enum Body {
     Stations(Stations),
     /// About some of its names.
     Names(Names),
+    /// About its space.
+    Space(Space),
+    /// About others' space.
+    Guard(Guard),
+    /// About the first division.
+    Division(Division),
 }
 
 impl Body {

@@ -24,6 +24,10 @@ use wove_proto::{
         Body, LinkTo, Links, MAX_RECORD, Name, Names, Node, Record, RecordKey, RttCode, Station,
         Stations, Topic, Version,
     },
+    space::{
+        Ack, Ask, Ballot, Began, Block, Call, Cause, Census, Division, Founding, Gift, Guard, Lost,
+        Range6, Ring, Space, Taken, Verdict, Vote,
+    },
     stream::{self, Deframer},
 };
 
@@ -324,7 +328,10 @@ fn topic() -> impl Strategy<Value = Topic> {
         Just(Topic::Node),
         any::<u8>().prop_map(Topic::Links),
         any::<u16>().prop_map(Topic::Stations),
-        any::<u16>().prop_map(Topic::Names)
+        any::<u16>().prop_map(Topic::Names),
+        Just(Topic::Space),
+        Just(Topic::Guard),
+        Just(Topic::Division)
     ]
 }
 
@@ -400,7 +407,179 @@ fn body() -> impl Strategy<Value = Body> {
                 names: names.into_iter().map(name).collect(),
             })
         }),
+        space().prop_map(Body::Space),
+        guard().prop_map(Body::Guard),
+        division().prop_map(Body::Division),
     ]
+}
+
+fn short() -> impl Strategy<Value = ShortId> {
+    any::<[u8; 8]>().prop_map(ShortId)
+}
+
+fn space() -> impl Strategy<Value = Space> {
+    let ring = any::<(u64, u32, u8)>().prop_map(|(id, base, prefix)| Ring { id, base, prefix });
+    let block = any::<(u32, u32, u32, bool)>().prop_map(|(start, len, epoch, held)| Block {
+        start,
+        len,
+        epoch,
+        held,
+    });
+    let gift =
+        (any::<(u32, u32, u32, u64)>(), short()).prop_map(|((start, len, epoch, since), to)| {
+            Gift {
+                start,
+                len,
+                epoch,
+                to,
+                since,
+            }
+        });
+    let taken = (
+        short(),
+        any::<(u32, u64, bool)>(),
+        vec(any::<(u32, u32)>(), 0..4),
+    )
+        .prop_map(|(peer, (life, serial, gone), runs)| Taken {
+            peer,
+            life,
+            serial,
+            gone,
+            runs,
+        });
+    let ask =
+        (short(), any::<(u32, u32)>()).prop_map(|(donor, (start, len))| Ask { donor, start, len });
+    let range6 = any::<(u128, u8)>().prop_map(|(base, prefix)| Range6 {
+        base: base.into(),
+        prefix,
+    });
+    let guards = || vec(short(), 0..8);
+    let lost = (any::<u32>(), began()).prop_map(|(life, began)| Lost { life, began });
+    let takeovers = (vec(taken, 0..9), vec(lost, 0..4));
+    let lists = (vec(block, 0..25), vec(gift, 0..9), takeovers);
+    let claims = vec(any::<u32>(), 0..17);
+    let sets = (guards(), guards());
+    (
+        ring,
+        any::<(u32, u64)>(),
+        sets,
+        lists,
+        claims,
+        (prop::option::of(ask), prop::option::of(range6)),
+    )
+        .prop_map(
+            |(
+                ring,
+                (life, serial),
+                (guards, former),
+                (blocks, gifts, (taken, lost)),
+                claims,
+                (ask, range6),
+            )| Space {
+                ring,
+                life,
+                serial,
+                guards,
+                former,
+                blocks,
+                gifts,
+                taken,
+                lost,
+                claims,
+                ask,
+                range6,
+            },
+        )
+}
+
+fn ballot() -> impl Strategy<Value = Ballot> {
+    (any::<u32>(), short()).prop_map(|(round, proposer)| Ballot { round, proposer })
+}
+
+fn began() -> impl Strategy<Value = Began> {
+    (any::<(u64, bool)>(), short()).prop_map(|((serial, gone), heir)| Began { serial, heir, gone })
+}
+
+fn guard() -> impl Strategy<Value = Guard> {
+    let ack = (short(), any::<(u32, u32, u64)>(), prop::option::of(began())).prop_map(
+        |(ward, (instance, life, serial), began)| Ack {
+            ward,
+            instance,
+            life,
+            serial,
+            began,
+        },
+    );
+    let cause = prop_oneof![Just(Cause::Silent), Just(Cause::Gone), Just(Cause::Forced)];
+    let inherits =
+        (any::<u64>(), short(), cause).prop_map(|(serial, heir, cause)| Verdict::Inherits {
+            serial,
+            heir,
+            cause,
+        });
+    let verdict = prop_oneof![Just(Verdict::Lives), inherits];
+    let accepted = prop::option::of((ballot(), verdict));
+    let vote =
+        (short(), any::<u32>(), ballot(), accepted).prop_map(|(ward, life, promised, accepted)| {
+            Vote {
+                ward,
+                life,
+                promised,
+                accepted,
+            }
+        });
+    (vec(ack, 0..29), vec(vote, 0..7), vec(short(), 0..13)).prop_map(|(acks, votes, gone)| Guard {
+        acks,
+        votes,
+        gone,
+    })
+}
+
+fn division() -> impl Strategy<Value = Division> {
+    let founding =
+        (any::<(u64, u16)>(), vec(short(), 0..49)).prop_map(|((id, quorum), founders)| Founding {
+            id,
+            quorum,
+            founders,
+        });
+    let accepted = (prop::option::of((ballot(), founding)), any::<bool>());
+    let call = (any::<(u64, u32)>(), vec(short(), 0..15)).prop_map(|((ring, life), guards)| Call {
+        ring,
+        life,
+        guards,
+    });
+    let census = (
+        any::<(u64, u64, u32)>(),
+        short(),
+        vec(any::<(u32, u32)>(), 0..9),
+    )
+        .prop_map(|((ring, id, epoch), proposer, runs)| Census {
+            ring,
+            proposer,
+            id,
+            epoch,
+            runs,
+        });
+    let later = (prop::option::of(call), prop::option::of(census));
+    (
+        any::<(u32, u8)>(),
+        ballot(),
+        accepted,
+        vec(short(), 0..26),
+        later,
+    )
+        .prop_map(
+            |((base, prefix), promised, (accepted, decided), roll, (call, census))| Division {
+                base,
+                prefix,
+                promised,
+                accepted,
+                decided,
+                roll,
+                call,
+                census,
+            },
+        )
 }
 
 fn range() -> impl Strategy<Value = RangeSummary> {

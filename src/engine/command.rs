@@ -39,6 +39,9 @@ pub enum Command {
         /// What it is called.
         #[serde(flatten, default)]
         naming: Naming,
+        /// Subnets out of which it gets an address each: `default` or a CIDR.
+        #[serde(default)]
+        subnets: Vec<String>,
     },
     /// Take addresses from such an interface; with none given, all, and the interface too.
     Detach {
@@ -48,16 +51,34 @@ pub enum Command {
         ifname: String,
         /// The addresses.
         addresses: Vec<IpNet>,
+        /// Those out of these subnets, too.
+        #[serde(default)]
+        subnets: Vec<String>,
     },
     /// Give this host addresses on the overlay.
     Expose {
         /// Its addresses.
         addresses: Vec<IpNet>,
+        /// Subnets out of which it gets an address each.
+        #[serde(default)]
+        subnets: Vec<String>,
     },
     /// Take addresses from this host; none given means all.
     Hide {
         /// The addresses.
         addresses: Vec<IpNet>,
+        /// Those out of these subnets, too.
+        #[serde(default)]
+        subnets: Vec<String>,
+    },
+    /// Have the range divided, although nobody needs an address yet.
+    Prime,
+    /// Take over the addresses of peers that are gone.
+    Rmpeer {
+        /// Ids, starts of ids, or nicknames.
+        peers: Vec<String>,
+        /// Also of peers that live.
+        force: bool,
     },
     /// What is attached and exposed.
     Ps,
@@ -161,6 +182,11 @@ pub enum Reply {
         /// Containers, and the host itself under `netns` = "host".
         attachments: Vec<Attachment>,
     },
+    /// Addresses were taken over.
+    TakenOver {
+        /// From whom, and how many.
+        taken: Vec<TakenOver>,
+    },
     /// A token.
     Token {
         /// The token to join with; none when the network has a password only.
@@ -170,6 +196,15 @@ pub enum Reply {
         /// How many secrets are accepted.
         accepted: usize,
     },
+}
+
+/// What was taken over of one peer.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TakenOver {
+    /// As it was named.
+    pub peer: String,
+    /// How many addresses.
+    pub addresses: u32,
 }
 
 /// An interface on the overlay.

@@ -31,6 +31,7 @@ mod offload_testing;
 pub mod output;
 pub mod peers;
 pub mod pmtu;
+pub mod ranges;
 pub mod router;
 pub mod scout;
 pub mod seal;
@@ -43,14 +44,17 @@ pub mod text;
 pub mod timing;
 
 pub use coalesce::Coalescer;
-pub use command::{Attachment, Command, DnsCommand, Failure, Naming, Reply, TokenCommand};
+pub use command::{
+    Attachment, Command, DnsCommand, Failure, Naming, Reply, TakenOver, TokenCommand,
+};
 pub use counters::DropReason;
 pub use egress::Egress;
 pub use ingress::Ingress;
 pub use output::{Effects, Origin, Output, Upcall};
+pub use ranges::{Ranges, Wanted};
 pub use router::{
     CAPABILITIES, Config as RouterConfig, EspOrder, EspOutcome, EspStep, Event, FastSetup, Router,
-    Transmit, Tunnelled,
+    SpaceSetup, Transmit, Tunnelled,
 };
 pub use snapshot::Snapshot;
 pub use status::Status;

@@ -23,6 +23,9 @@ pub struct Status {
     pub peers: Vec<PeerStatus>,
     /// MAC addresses known in the mesh.
     pub stations: Vec<StationStatus>,
+    /// The address space; none if this peer takes no part in it.
+    #[serde(default)]
+    pub ipam: Option<IpamStatus>,
     /// What wants a person's attention, newest last: `{what}: {why}; {what to do}`.
     pub warnings: Vec<String>,
     /// Counters of this peer.
@@ -244,6 +247,52 @@ pub struct StationStatus {
     pub peer: PeerId,
     /// Its IP addresses.
     pub ips: Vec<IpAddr>,
+}
+
+/// The address space.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct IpamStatus {
+    /// What it waits for, or `ready`.
+    pub state: String,
+    /// The range.
+    pub range: String,
+    /// The IPv6 range beside it.
+    pub range6: Option<String>,
+    /// Names the first division; none before it.
+    pub ring: Option<String>,
+    /// Addresses in the range.
+    pub total: u32,
+    /// Addresses in use on this host.
+    pub used: u32,
+    /// How many wait for an address here.
+    pub waiting: usize,
+    /// Addresses whose owner this peer has not heard of.
+    pub unknown: u32,
+    /// Addresses in use on this host that belong to other peers.
+    pub claims: Vec<IpAddr>,
+    /// Which peers allocate otherwise than this one, and what to do about it.
+    pub conflicts: Vec<String>,
+    /// The peers that keep in mind what this one owns.
+    pub guards: Vec<String>,
+    /// Who owns how much.
+    pub owners: Vec<OwnerStatus>,
+}
+
+/// What one peer has of the address space.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OwnerStatus {
+    /// The start of its id.
+    pub peer: String,
+    /// Its label; empty if it is not known.
+    pub nickname: String,
+    /// Addresses that it owns.
+    pub owned: u32,
+    /// Of these, what it may use without asking, and keeps when it is silent.
+    pub held: u32,
+    /// Whether it can be reached.
+    pub reachable: bool,
+    /// Whether it is the peer that was asked.
+    pub local: bool,
 }
 
 /// Counters since launch.

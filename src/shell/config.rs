@@ -4,9 +4,11 @@
 use std::{
     net::{IpAddr, Ipv6Addr, SocketAddr},
     path::PathBuf,
+    time::Duration,
 };
 
-use ipnet::IpNet;
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+use proto::PeerId;
 
 use crate::engine::dns::Zone;
 
@@ -20,6 +22,14 @@ pub const DEFAULT_PORT: u16 = 6783;
 pub const DEFAULT_BRIDGE: &str = "wove";
 /// The domain of names unless told otherwise.
 pub const DEFAULT_DOMAIN: &str = "wove.local";
+/// The range of addresses unless told otherwise.
+pub const DEFAULT_RANGE: &str = "10.32.0.0/12";
+/// The IPv6 range of addresses unless told otherwise: a unique local one (RFC
+/// 4193). It is the same for all, as the IPv4 range is, so that nothing has to be
+/// agreed on, and a secret can be replaced.
+pub const DEFAULT_RANGE6: &str = "fd77:6f76:6500::/64";
+/// How long a peer must be silent to be dead, unless told otherwise.
+pub const DEFAULT_DEAD_AFTER: Duration = Duration::from_secs(24 * 3600);
 /// What is logged unless told otherwise.
 pub const DEFAULT_LOG_FILTER: &str = "info";
 /// The overlay MTUs that can be asked for, in bytes. The upper end is what the
@@ -50,6 +60,14 @@ pub struct Config {
     pub bridge: String,
     /// MTU of the overlay in bytes, within [`MTU_RANGE`]; none means found by probing.
     pub mtu: Option<u32>,
+    /// The range from which addresses are given out; none: no addresses are.
+    pub ipalloc_range: Option<Ipv4Net>,
+    /// The IPv6 range beside it; none: no IPv6 addresses are given out.
+    pub ipalloc_range6: Option<Ipv6Net>,
+    /// How it is divided at first.
+    pub ipalloc_init: IpallocInit,
+    /// A peer that is silent for so long is dead, if a majority agrees.
+    pub ipalloc_dead_after: Duration,
     /// Whether the kernel may carry frames where it can.
     pub fastdp: bool,
     /// Whether peers that were only heard of are dialled, too.
@@ -83,6 +101,10 @@ impl Default for Config {
             trusted_subnets: Vec::new(),
             bridge: DEFAULT_BRIDGE.into(),
             mtu: None,
+            ipalloc_range: DEFAULT_RANGE.parse().ok(),
+            ipalloc_range6: DEFAULT_RANGE6.parse().ok(),
+            ipalloc_init: IpallocInit::default(),
+            ipalloc_dead_after: DEFAULT_DEAD_AFTER,
             fastdp: true,
             discovery: true,
             conn_limit: None,
@@ -131,6 +153,23 @@ pub fn check_name(text: &str) -> Result<String, &'static str> {
     gossip::names::canonical(text).ok_or(
         "a name has labels of 1 to 63 letters, digits, dashes or underscores, dots between, and at most 180 bytes",
     )
+}
+
+/// How the range is first divided.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum IpallocInit {
+    /// By consensus of so many peers; none: of as many as there are seeds, and this one.
+    Consensus(Option<u32>),
+    /// Among these peers, the same list on all of them, without a vote.
+    Seeds(Vec<PeerId>),
+    /// By others.
+    Observer,
+}
+
+impl Default for IpallocInit {
+    fn default() -> Self {
+        Self::Consensus(None)
+    }
 }
 
 /// Secrets as the operator gave them. All are accepted at once; the first of

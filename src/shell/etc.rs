@@ -59,7 +59,7 @@ impl Place {
 /// A file that was changed, and what it takes to undo that.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Changed {
-    /// `resolv.conf` or `hosts`.
+    /// `resolv.conf`, `hosts`, or [`HOST_NAME`].
     pub file: String,
     /// What it held; none if there was none.
     pub before: Option<String>,
@@ -98,6 +98,9 @@ pub(super) fn change(
 /// Puts back what was there, unless somebody else has changed the file since. A
 /// container that is gone needs nothing.
 pub(super) fn restore(place: &Place, changed: &Changed) -> Result<()> {
+    if changed.file == HOST_NAME {
+        return restore_host_name(place, changed);
+    }
     in_place(place, |directory| {
         let Some(found) = directory.read(&changed.file)? else {
             return Ok(());
@@ -116,25 +119,55 @@ pub(super) fn restore(place: &Place, changed: &Changed) -> Result<()> {
 /// The host name of a process, if it is not simply that of this host.
 pub(super) fn host_name(pid: u32) -> Option<String> {
     in_uts(pid, || {
-        let name = fs::read_to_string(HOST_NAME)?;
+        let name = fs::read_to_string(HOST_NAME_AT)?;
         Ok(name.trim().to_owned())
     })
     .ok()
     .flatten()
 }
 
-/// Sets the host name of a process that has one of its own. Says whether it has.
+/// Sets the host name of a process that has one of its own; gives what it takes to
+/// undo that. Doing it again with what came of it the last time as `known` keeps
+/// the name that was there at first.
 ///
 /// # Errors
 /// The kernel refuses.
-pub(super) fn set_host_name(pid: u32, name: &str) -> Result<bool> {
-    let set = in_uts(pid, || {
-        fs::write(HOST_NAME, name).context("the container's host name cannot be set")
-    });
-    Ok(set?.is_some())
+pub(super) fn set_host_name(
+    pid: u32,
+    name: &str,
+    known: Option<&Changed>,
+) -> Result<Option<Changed>> {
+    in_uts(pid, || {
+        let found = fs::read_to_string(HOST_NAME_AT)?.trim().to_owned();
+        let before = match known {
+            Some(known) if found == known.written => known.before.clone(),
+            Some(_) | None => Some(found),
+        };
+        fs::write(HOST_NAME_AT, name).context("the container's host name cannot be set")?;
+        Ok(Changed {
+            file: HOST_NAME.to_owned(),
+            before,
+            written: name.to_owned(),
+        })
+    })
 }
 
-const HOST_NAME: &str = "/proc/sys/kernel/hostname";
+fn restore_host_name(place: &Place, changed: &Changed) -> Result<()> {
+    let (Place::Process(pid), Some(before)) = (place, &changed.before) else {
+        return Ok(());
+    };
+    in_uts(*pid, || {
+        if fs::read_to_string(HOST_NAME_AT)?.trim() == changed.written {
+            fs::write(HOST_NAME_AT, before)?;
+        }
+        Ok(())
+    })
+    .map(drop)
+}
+
+/// What stands for a host name among changed files.
+pub(super) const HOST_NAME: &str = "hostname";
+const HOST_NAME_AT: &str = "/proc/sys/kernel/hostname";
 
 /// Runs `work` in the UTS namespace of a process; not at all if that is ours.
 fn in_uts<T: Send>(pid: u32, work: impl FnOnce() -> Result<T> + Send) -> Result<Option<T>> {

@@ -15,6 +15,8 @@ use std::{
 
 use thiserror::Error;
 
+use gossip::space::Saved;
+
 use crate::engine::Attachment;
 use sealed::{LONGEST_FILE, open_sealed, seal};
 
@@ -207,6 +209,24 @@ impl Store {
         self.save("attachments", &bytes)
     }
 
+    /// What this peer owns of the address space; none on a first launch.
+    pub fn space(&self) -> Result<Option<Saved>> {
+        let Some(bytes) = self.load("space")? else {
+            return Ok(None);
+        };
+        let saved = serde_json::from_slice(&bytes);
+        saved
+            .map(Some)
+            .map_err(|_| self.damaged("space", "content"))
+    }
+
+    /// Saves what this peer owns of the address space.
+    pub fn save_space(&self, saved: &Saved) -> Result<()> {
+        let write = |error: serde_json::Error| self.write_error("space", error.into());
+        let bytes = serde_json::to_vec(saved).map_err(write)?;
+        self.save("space", &bytes)
+    }
+
     /// The payload of a document; none if it was never saved.
     ///
     /// # Errors
@@ -250,6 +270,7 @@ impl Store {
         for name in [
             "identity",
             "epoch",
+            "space",
             "network",
             "targets",
             "attachments",

@@ -55,11 +55,13 @@ impl Page {
     }
 }
 
-/// The status in the shape that scripts rely on. `ipam` is there and empty: this
-/// version gives out no addresses.
+/// The status in the shape that scripts rely on. `ipam` is empty where
+/// no addresses are given out.
 pub fn contract(status: &Status) -> Value {
     let mut value = serde_json::to_value(status).unwrap_or_else(|_| json!({}));
-    if let Value::Object(parts) = &mut value {
+    if let Value::Object(parts) = &mut value
+        && status.ipam.is_none()
+    {
         parts.insert("ipam".into(), json!({}));
     }
     value
@@ -98,7 +100,7 @@ impl fmt::Display for Table {
     }
 }
 
-/// The table of a page; `Ipam` has none and gives an empty one.
+/// The table of a page.
 pub fn table(status: &Status, page: Page) -> Table {
     match page {
         Page::Connections => connections(status),
@@ -106,12 +108,86 @@ pub fn table(status: &Status, page: Page) -> Table {
         Page::Targets => targets(status),
         Page::Stations => stations(status),
         Page::Dns => dns(status),
-        Page::Ipam => Table {
-            title: page.key(),
-            header: &[],
-            rows: Vec::new(),
-        },
+        Page::Ipam => ipam(status),
     }
+}
+
+fn ipam(status: &Status) -> Table {
+    let owners = status.ipam.iter().flat_map(|ipam| {
+        ipam.owners.iter().map(|owner| {
+            let percent = f64::from(owner.owned) * 100.0 / f64::from(ipam.total.max(1));
+            vec![
+                owner.peer.chars().take(8).collect(),
+                owner.nickname.clone(),
+                owner.owned.to_string(),
+                format!("{percent:.1}%"),
+                owner.held.to_string(),
+                if owner.local {
+                    ipam.used.to_string()
+                } else {
+                    String::new()
+                },
+                if owner.reachable { "yes" } else { "no" }.to_owned(),
+            ]
+        })
+    });
+    Table {
+        title: "ipam",
+        header: &[
+            "PEER",
+            "NICKNAME",
+            "OWNED",
+            "SHARE",
+            "HELD",
+            "USED",
+            "REACHABLE",
+        ],
+        rows: owners.collect(),
+    }
+}
+
+/// The address space in words, and who owns how much.
+pub fn ipam_text(status: &Status) -> String {
+    let Some(space) = &status.ipam else {
+        return "This peer gives out no addresses: it was launched without a range.\n".into();
+    };
+    let mut text = format!(
+        "{:>9}: {}\n{:>9}: {}\n{:>9}: {} here\n",
+        "State",
+        printable(&space.state),
+        "Range",
+        printable(
+            &[Some(space.range.clone()), space.range6.clone()]
+                .into_iter()
+                .flatten()
+                .collect::<Vec<_>>()
+                .join(" and ")
+        ),
+        "Used",
+        space.used
+    );
+    if space.waiting > 0 {
+        text += &format!("{:>9}: {} for an address\n", "Waiting", space.waiting);
+    }
+    if space.unknown > 0 {
+        text += &format!(
+            "{:>9}: {} addresses, on their way or of peers not heard of\n",
+            "Unknown", space.unknown
+        );
+    }
+    for claim in &space.claims {
+        text += &format!(
+            "{:>9}: {claim} is in use here and belongs to another peer\n",
+            "Claim"
+        );
+    }
+    for conflict in &space.conflicts {
+        text += &format!("{:>9}: {}\n", "Conflict", printable(conflict));
+    }
+    if space.owners.is_empty() {
+        return text;
+    }
+    text + "\n" + &ipam(status).to_string()
 }
 
 fn connections(status: &Status) -> Table {

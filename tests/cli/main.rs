@@ -58,7 +58,7 @@ fn fake_reply(command: Ask) -> Option<Result<Reply, Failure>> {
             Reply::Token { token: Some("t0k3n".into()), join: "wove launch x".into(), accepted: 1 }
         }
         Ask::Token(TokenCommand::Add { token }) => Reply::Token { token, join: String::new(), accepted: 2 },
-        Ask::Attach { netns, ifname, addresses, naming } => serde_json::from_value(json!({
+        Ask::Attach { netns, ifname, addresses, naming, .. } => serde_json::from_value(json!({
             "reply": "attached", "netns": netns, "ifname": ifname, "mac": "02:00:00:00:00:01", "addresses": addresses,
             "names": naming.names,
         }))
@@ -223,30 +223,21 @@ fn help_shows_no_secret() {
 }
 
 #[test]
-fn what_is_not_in_this_version_is_one_line() {
-    for (command, word) in [
-        ("rmpeer x", "wove rmpeer is not in this version"),
-        ("prime", "wove prime is not in this version"),
-        (
-            "attach --netns c1",
-            "addresses are given explicitly in this version, for example",
-        ),
-        (
-            "attach --netns c1 net:default",
-            "addresses are given explicitly in this version, for example",
-        ),
-        (
-            "expose",
-            "addresses are given explicitly in this version, for example",
-        ),
-        (
-            "launch --ipalloc-range 10.0.0.0/8",
-            "--ipalloc-range is not in this version",
-        ),
+fn a_range_that_cannot_be_is_one_line() {
+    for (option, word) in [
+        ("--ipalloc-range=10.0.0.0/31", "a prefix of 8 to 30"),
+        ("--ipalloc-range=10.0.0.1/24", "give the range itself"),
+        ("--ipalloc-range6=fd00::1/64", "give the range itself"),
+        ("--ipalloc-range6=10.0.0.0/8", "an IPv6 range"),
+        ("--ipalloc-range6=fe80::/64", "no addresses for containers"),
+        ("--ipalloc-range6=fd00::/120", "prefix of 108 at most"),
+        ("--ipalloc-init=chance", "consensus"),
+        ("--ipalloc-dead-after=1", "write a number"),
     ] {
-        let arguments: Vec<&str> = command.split(' ').collect();
-        let line = failure(&wove(&arguments).output().unwrap());
-        assert!(line.contains(word), "{command}: {line}");
+        let output = wove(&["launch", option]).output().unwrap();
+        assert_eq!(output.status.code(), Some(2));
+        let text = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(text.contains(word), "{option}: {text}");
     }
 }
 

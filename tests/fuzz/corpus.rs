@@ -23,6 +23,10 @@ use proto::{
         Body, LinkTo, Links, Name, Names, Node, Record, RecordKey, RttCode, Station, Stations,
         Topic, Version,
     },
+    space::{
+        Ack, Ask, Ballot, Began, Block, Call, Census, Division, Founding, Gift, Guard, Lost,
+        Range6, Ring, Space, Taken, Verdict, Vote,
+    },
     vnet::{PartialChecksum, SegmentKind, Segments, VnetHeader},
 };
 
@@ -285,6 +289,107 @@ pub(crate) fn bodies() -> Vec<Vec<u8>> {
     let stations = Stations {
         stations: vec![station; 5],
     };
+    let peer = ShortId([7; 8]);
+    let ballot = Ballot {
+        round: 3,
+        proposer: peer,
+    };
+    let space = Space {
+        ring: Ring {
+            id: 9,
+            base: 0x0a20_0000,
+            prefix: 12,
+        },
+        life: 1,
+        serial: 300,
+        guards: vec![peer; 2],
+        former: vec![peer],
+        blocks: vec![Block {
+            start: 1,
+            len: 300,
+            epoch: 2,
+            held: true,
+        }],
+        gifts: vec![Gift {
+            start: 500,
+            len: 8,
+            epoch: 4,
+            to: peer,
+            since: 299,
+        }],
+        taken: vec![Taken {
+            peer,
+            life: 0,
+            serial: 7,
+            gone: true,
+            runs: vec![(4, 2)],
+        }],
+        lost: vec![Lost {
+            life: 0,
+            began: Began {
+                serial: 7,
+                heir: peer,
+                gone: false,
+            },
+        }],
+        claims: vec![900],
+        ask: Some(Ask {
+            donor: peer,
+            start: 0,
+            len: 1 << 20,
+        }),
+        range6: Some(Range6 {
+            base: IP6,
+            prefix: 64,
+        }),
+    };
+    let guard = Guard {
+        acks: vec![Ack {
+            ward: peer,
+            instance: 1,
+            life: 1,
+            serial: 300,
+            began: Some(Began {
+                serial: 7,
+                heir: peer,
+                gone: false,
+            }),
+        }],
+        votes: vec![Vote {
+            ward: peer,
+            life: 1,
+            promised: ballot,
+            accepted: Some((ballot, Verdict::Lives)),
+        }],
+        gone: vec![peer],
+    };
+    let division = Division {
+        base: 0x0a20_0000,
+        prefix: 12,
+        promised: ballot,
+        accepted: Some((
+            ballot,
+            Founding {
+                id: 9,
+                quorum: 2,
+                founders: vec![peer; 2],
+            },
+        )),
+        decided: true,
+        roll: vec![peer; 3],
+        call: Some(Call {
+            ring: 9,
+            life: 1,
+            guards: vec![peer; 2],
+        }),
+        census: Some(Census {
+            ring: 9,
+            proposer: peer,
+            id: 11,
+            epoch: 64,
+            runs: vec![(16, 8)],
+        }),
+    };
     let name = Name {
         name: "web.api".into(),
         addresses: vec![Ipv4Addr::new(10, 32, 0, 1).into(), IP6.into()],
@@ -297,6 +402,9 @@ pub(crate) fn bodies() -> Vec<Vec<u8>> {
         Body::Links(links),
         Body::Stations(stations),
         Body::Names(names),
+        Body::Space(space),
+        Body::Guard(guard),
+        Body::Division(division),
     ]
     .map(|b| b.encode())
     .into()

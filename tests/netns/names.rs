@@ -212,6 +212,14 @@ impl Process {
         self.0.id().to_string()
     }
 
+    fn host_name(&self) -> String {
+        let name = Command::new("nsenter")
+            .args(["--uts", "--target", &self.pid(), "hostname"])
+            .output()
+            .expect("nsenter is there");
+        String::from_utf8_lossy(&name.stdout).trim().to_owned()
+    }
+
     fn read(&self, file: &str) -> String {
         let root = Path::new("/proc").join(self.pid()).join("root");
         fs::read_to_string(root.join("etc").join(file)).unwrap_or_default()
@@ -234,6 +242,7 @@ fn a_process_gets_its_files_and_is_forgotten_with_its_namespace() {
     b.join(&a.token(), &[&a], &[]);
     let process = Process::new();
     let (resolv, hosts) = (process.read("resolv.conf"), process.read("hosts"));
+    let host_name = process.host_name();
     let pid = process.pid();
     let attach = |options: &[&str]| {
         let base = ["attach", "--pid", &pid, "10.77.0.9/24"];
@@ -258,6 +267,7 @@ fn a_process_gets_its_files_and_is_forgotten_with_its_namespace() {
         &written,
     );
     b.wait_lookup("till", &["10.77.0.9"]);
+    assert_eq!(process.host_name(), "till");
     let path = format!("/proc/{pid}/ns/net");
     let netns = Netns::of(&path);
     wait_resolved(&netns, "till.wove.local.", A, &["10.77.0.9"]);
@@ -269,6 +279,7 @@ fn a_process_gets_its_files_and_is_forgotten_with_its_namespace() {
             false => Err(process.read("resolv.conf")),
         }
     });
+    assert_eq!(process.host_name(), host_name);
     b.wait_lookup("till", &[]);
 
     // Whose container dies is forgotten, although we had a socket inside.
@@ -286,6 +297,53 @@ fn a_process_gets_its_files_and_is_forgotten_with_its_namespace() {
     let said = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(1));
     ensure(said.contains("is the container running?"), &said);
+}
+
+#[test]
+fn interfaces_of_one_container_are_detached_in_any_order() {
+    let lab = Lab::new();
+    let host = lab.host("a");
+    host.launch(&[]);
+    let process = Process::new();
+    let pid = process.pid();
+    let before = (process.read("resolv.conf"), process.read("hosts"));
+    for forwards in [true, false] {
+        let mut names = ["one", "two", "three"];
+        for (at, name) in names.iter().enumerate() {
+            let (ifname, address) = (format!("w{at}"), format!("10.77.{at}.9/24"));
+            let place = ["attach", "--pid", &pid, "--ifname", &ifname, &address];
+            host.ok(&[&place, &["--dns", "--name", name][..]].concat());
+        }
+        let hosts = process.read("hosts");
+        for name in names {
+            ensure(
+                hosts.contains(&format!("\t{name}.wove.local {name}")),
+                &hosts,
+            );
+        }
+        let mut order = [0, 1, 2];
+        if !forwards {
+            order.reverse();
+            names.reverse();
+        }
+        for (done, at) in order.iter().enumerate() {
+            host.ok(&["detach", "--pid", &pid, "--ifname", &format!("w{at}")]);
+            let left = &names[done + 1..];
+            eventually(secs(10), "the files tell of those that are left", || {
+                let (resolv, hosts) = (process.read("resolv.conf"), process.read("hosts"));
+                let told = |name: &&&str| hosts.contains(&format!(" {name}\n"));
+                let right = match left {
+                    [] => (&resolv, &hosts) == (&before.0, &before.1),
+                    _ => {
+                        resolv.contains("127.0.0.83")
+                            && names.iter().filter(told).count() == left.len()
+                            && left.iter().all(|name| told(&name))
+                    }
+                };
+                right.then_some(()).ok_or(hosts + &resolv)
+            });
+        }
+    }
 }
 
 #[test]

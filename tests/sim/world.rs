@@ -285,6 +285,7 @@ impl World {
             Topic::Links(_) => Body::Links(links),
             Topic::Stations(_) => Body::Stations(stations),
             Topic::Names(_) => Body::Names(Default::default()),
+            Topic::Space | Topic::Guard | Topic::Division => Body::Guard(Default::default()),
         };
         let key = RecordKey {
             owner: id(peer),
@@ -496,6 +497,8 @@ impl World {
             | Event::RoutesChanged
             | Event::StationsChanged
             | Event::NamesChanged
+            | Event::Space(_)
+            | Event::SpaceWarning(_)
             | Event::PeerAppeared(_)
             | Event::PeerRestarted { .. }
             | Event::TargetsChanged => {}

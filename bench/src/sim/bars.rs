@@ -37,7 +37,7 @@ const fn at_least(scenario: &'static str, figure: &'static str, small: f64, larg
 const NO_BAR: f64 = f64::INFINITY;
 const MIB: f64 = 1024.0 * 1024.0;
 
-const BARS: [Bar; 28] = [
+const BARS: [Bar; 34] = [
     at_most("change", "known_p99_s", 0.8, 1.5),
     at_most("change", "known_max_s", 2.0, 4.0),
     at_most("crash", "known_p99_s", 4.0, 5.0),
@@ -64,6 +64,12 @@ const BARS: [Bar; 28] = [
     at_most("halfdead", "connected_s", 10.0, 20.0),
     at_least("liar", "connected_fraction", 0.999, 0.999),
     at_most("liar", "forged_accepted", 0.0, 0.0),
+    at_most("ipam", "duplicates", 0.0, 0.0),
+    at_most("ipam", "stuck", 0.0, 0.0),
+    at_most("ipam", "rmpeer_s", 5.0, 10.0),
+    at_most("ipam-partition", "duplicates", 0.0, 0.0),
+    at_most("ipam-partition", "stuck", 0.0, 0.0),
+    at_most("ipam-partition", "converged_s", 5.0, 10.0),
     at_most("change", "missing", 0.0, 0.0),
     at_most("crash", "missing", 0.0, 0.0),
 ];

@@ -9,8 +9,11 @@ use std::{
     time::Duration,
 };
 
-use gossip::{Mesh, Target};
-use proto::MacAddr;
+use gossip::{
+    Mesh, Target,
+    space::{Space, SpaceConfig},
+};
+use proto::{MacAddr, ShortId};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use wove::engine::Router;
@@ -65,6 +68,9 @@ pub(crate) struct Host {
     pub(crate) liar: Option<Box<Liar>>,
     pub(crate) warnings: Vec<Warned>,
     pub(super) sweep_at: Time,
+    /// Addresses given to containers here, and how many were asked for.
+    pub(crate) addresses: Vec<u32>,
+    pub(crate) asked: usize,
 }
 
 /// Something that a peer wants a person to know.
@@ -114,6 +120,8 @@ impl Host {
             liar: None,
             warnings: Vec::new(),
             sweep_at: Time::default(),
+            addresses: Vec::new(),
+            asked: 0,
         }
     }
 
@@ -168,6 +176,41 @@ impl Host {
             self.drain(net);
         }
         self.control(net, |router, now| router.attach_station(mac, &[], now));
+    }
+
+    /// The peer takes part in the address space from now on.
+    pub(crate) fn open_space(&mut self, config: SpaceConfig, net: &mut Net<'_>) {
+        if let Some(mesh) = &mut self.mesh {
+            mesh.open_space(config, None, net.instant());
+            self.drain(net);
+        }
+    }
+
+    /// A container here wants an address.
+    pub(crate) fn allocate(&mut self, net: &mut Net<'_>) {
+        let Some(mesh) = &mut self.mesh else { return };
+        let Some(range) = mesh.space().map(Space::range) else {
+            return;
+        };
+        self.asked += 1;
+        mesh.allocate(self.asked as u64, range, net.instant());
+        self.drain(net);
+    }
+
+    /// An operator says that a peer is gone.
+    pub(crate) fn take_over(&mut self, peer: ShortId, net: &mut Net<'_>) {
+        if let Some(mesh) = &mut self.mesh {
+            mesh.take_over(peer, false, net.instant());
+            self.drain(net);
+        }
+    }
+
+    /// How many addresses a peer owns, as this one knows.
+    pub(crate) fn owned_by(&self, peer: ShortId) -> u32 {
+        let view = self.mesh.as_ref().and_then(Mesh::space_view);
+        let owners = view.iter().flat_map(|view| &view.owners);
+        let owned = owners.filter(|owner| owner.peer == peer);
+        owned.map(|owner| owner.owned).sum()
     }
 
     /// That container is gone.

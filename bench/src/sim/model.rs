@@ -178,7 +178,12 @@ impl Host {
                 }
                 self.observe_names(net);
             }
-            MeshEvent::PeerAppeared(_)
+            MeshEvent::Space(outcome) => match outcome.result {
+                Ok(grant) => self.addresses.push(grant.at),
+                Err(_) => self.asked -= 1,
+            },
+            MeshEvent::SpaceWarning(_)
+            | MeshEvent::PeerAppeared(_)
             | MeshEvent::PeerRestarted { .. }
             | MeshEvent::TargetsChanged => {}
         }

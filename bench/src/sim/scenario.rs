@@ -9,6 +9,8 @@ mod crash;
 mod flap;
 mod halfdead;
 mod idle;
+mod ipam;
+mod ipam_partition;
 mod join;
 mod liar;
 mod lossy;
@@ -69,6 +71,8 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
     massboot::SCENARIO,
     relaydeath::SCENARIO,
     liar::SCENARIO,
+    ipam::SCENARIO,
+    ipam_partition::SCENARIO,
 ];
 
 /// One run of a scenario.

@@ -115,6 +115,7 @@ impl Host {
             mtu: MTU,
             bridge: "wove".to_owned(),
             mesh: config.clone(),
+            space: None,
             seed: self.rng.next_u64(),
             version: "0.1.0".to_owned(),
             capabilities: CAPABILITIES,
@@ -178,7 +179,7 @@ impl Host {
                 text,
                 of_lies: false,
             }),
-            Event::TargetsChanged | Event::HangUp(_) => {}
+            Event::TargetsChanged | Event::HangUp(_) | Event::Address { .. } => {}
         }
     }
 

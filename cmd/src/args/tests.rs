@@ -114,6 +114,17 @@ fn an_address_is_exact_or_of_a_subnet() {
     ] {
         assert_eq!(parse_address(text), exact(text), "{text}");
     }
+    for (text, why) in [
+        ("10.32.1.0/24", "the subnet itself"),
+        ("10.32.1.255/24", "broadcast"),
+        ("10.32.1.5", "prefix length"),
+        ("127.0.0.1/8", "no address of a host"),
+        ("net:10.32.1.5", "net:CIDR"),
+        ("net:", "net:CIDR"),
+    ] {
+        let error = parse_address(text).unwrap_err();
+        assert!(error.contains(why), "{text}: {error}");
+    }
     assert_eq!(
         parse_address("net:default"),
         Ok(Address::FromSubnet("net:default".into()))

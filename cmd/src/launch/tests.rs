@@ -42,6 +42,10 @@ fn every_option_arrives() {
         "--log-level=debug",
         "--log-format=json",
         "--no-dns",
+        "--ipalloc-range=10.0.0.0/16",
+        "--ipalloc-range6=fd00:1::/64",
+        "--ipalloc-init=consensus=3",
+        "--ipalloc-dead-after=30m",
         "B:1",
         "2001:db8::1",
     ]);
@@ -59,6 +63,10 @@ fn every_option_arrives() {
         trusted_subnets: vec!["10.0.0.0/8".parse().unwrap(), "fd00::/8".parse().unwrap()],
         bridge: "br0".into(),
         mtu: Some(1400),
+        ipalloc_range: Some("10.0.0.0/16".parse().unwrap()),
+        ipalloc_range6: Some("fd00:1::/64".parse().unwrap()),
+        ipalloc_init: IpallocInit::Consensus(Some(3)),
+        ipalloc_dead_after: Duration::from_secs(1800),
         fastdp: false,
         discovery: false,
         conn_limit: Some(9),
@@ -167,9 +175,7 @@ fn files_of_secrets_have_one_a_line() {
 #[test]
 fn what_is_refused_says_why() {
     let line = |arguments: &[&str]| launch(arguments).unwrap_err().line().unwrap_or_default();
-    assert!(
-        line(&["--ipalloc-range=10.0.0.0/8"]).contains("--ipalloc-range is not in this version")
-    );
+    assert!(line(&["--resume", "b"]).contains("takes no PEER"));
     assert!(matches!(launch(&["--resume", "b"]), Err(Failure::Usage(_))));
     assert!(matches!(launch(&["a b"]), Err(Failure::Usage(_))));
     assert!(launch(&["--resume"]).unwrap().resume);

@@ -41,6 +41,7 @@ impl<A: Authority> Mesh<A> {
                 self.absent.cut(peer, now);
             }
         }
+        self.hear_all_of_space(now);
         self.neighbours.review_soon(now);
         self.events.push_back(Event::RoutesChanged);
     }

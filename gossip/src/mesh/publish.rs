@@ -50,6 +50,7 @@ impl<A: Authority> Mesh<A> {
         self.publish_stations(now);
         self.names.touch_all();
         self.publish_names(now);
+        self.publish_space_again(now);
     }
 
     pub(super) fn publish_node(&mut self, now: Instant) {
@@ -158,6 +159,8 @@ impl<A: Authority> Mesh<A> {
             Topic::Links(_) => self.publish(topic, Body::Links(Links::default()), now),
             Topic::Stations(_) => self.publish(topic, Body::Stations(Stations::default()), now),
             Topic::Names(_) => self.publish(topic, Body::Names(Names::default()), now),
+            // What was said of the space stays said, see `recall_space`.
+            Topic::Space | Topic::Guard | Topic::Division => {}
         }
     }
 
@@ -198,7 +201,10 @@ impl<A: Authority> Mesh<A> {
             (Topic::Names(part), Some(Body::Names(names))) => {
                 self.apply_names(owner, part, record.version.epoch, &names.names);
             }
-            (Topic::Node | Topic::Links(_) | Topic::Stations(_) | Topic::Names(_), _) => {
+            (Topic::Space | Topic::Guard | Topic::Division, Some(body)) => {
+                self.apply_space(owner, body, now);
+            }
+            (_, _) => {
                 tracing::error!(key = ?record.key, "a body passed that is not about its topic");
             }
         }
@@ -221,6 +227,7 @@ impl<A: Authority> Mesh<A> {
             None => self.events.push_back(Event::PeerAppeared(owner)),
         }
         self.neighbours.review_soon(now + self.config.push_delay);
+        self.touch_space(now);
     }
 
     /// Notes which links may have come, gone or changed.

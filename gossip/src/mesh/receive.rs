@@ -294,6 +294,7 @@ impl<A: Authority> Mesh<A> {
             self.counters.forged += 1;
             return;
         }
+        self.recall_space(record, now);
         let longest = self.config.jump_pause;
         match self.own.echo(key.topic, record.version, same, longest, now) {
             Echo::Ours => self.counters.stale += 1,

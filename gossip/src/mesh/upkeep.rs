@@ -40,6 +40,7 @@ pub(super) struct Timers {
     pub(super) links_done: Option<Instant>,
     pub(super) stations: Option<Instant>,
     pub(super) names: Option<Instant>,
+    pub(super) space: Option<Instant>,
     pub(super) routes: Option<Instant>,
     pub(super) routes_done: Instant,
     /// Ways that the last calculation cut.
@@ -62,6 +63,7 @@ impl Timers {
             links_done: None,
             stations: None,
             names: None,
+            space: None,
             routes: None,
             routes_done: now,
             routes_cut: 0,
@@ -99,6 +101,7 @@ impl<A: Authority> Mesh<A> {
             (timers.links, "links record"),
             (timers.stations, "stations record"),
             (timers.names, "names record"),
+            (timers.space, "address space"),
             (timers.routes, "routes"),
             (timers.wave, "comparison with all"),
             (Some(timers.anti_entropy), "anti-entropy"),
@@ -158,6 +161,9 @@ impl<A: Authority> Mesh<A> {
         if is_due(self.timers.routes) {
             self.calculate_routes(now);
         }
+        if is_due(self.timers.space) {
+            self.run_space(now);
+        }
         if is_due(self.dialer.deadline(&self.config)) {
             self.dial_targets(now);
         }
@@ -210,6 +216,7 @@ impl<A: Authority> Mesh<A> {
             self.reach_changed(slot);
         }
         self.neighbours.review_soon(now);
+        self.touch_space(now);
         self.events.push_back(Event::RoutesChanged);
     }
 
@@ -245,6 +252,19 @@ impl<A: Authority> Mesh<A> {
         }
     }
 
+    /// Notices that this peer itself stood still, and does not blame others for
+    /// what it missed (self-suspicion; Dadgar, Phillips and Currey, "Lifeguard",
+    /// 2018). Each link is heard at least once a heartbeat.
+    pub(super) fn wake(&mut self, now: Instant) {
+        let pause = now.saturating_duration_since(self.awake);
+        self.awake = now;
+        if pause > self.config.heartbeat * 3 / 2 {
+            for link in self.sessions.values_mut().filter_map(|s| s.link.as_mut()) {
+                link.forgive(pause, now);
+            }
+        }
+    }
+
     /// Forgets a peer that no route leads to.
     pub(super) fn drop_peer(&mut self, peer: PeerId) {
         tracing::debug!(%peer, "out of reach for too long: forgotten");
@@ -257,6 +277,7 @@ impl<A: Authority> Mesh<A> {
         }
         self.claims.remove(&peer);
         self.directory.remove(&peer);
+        self.forget_in_space(peer);
         self.ways.forget(slot);
         self.replica.remove_owner(slot);
     }

@@ -15,6 +15,7 @@ pub(crate) fn record(owner: u8, topic: Topic, sequence: u64, salt: u8) -> Arc<Re
         Topic::Links(_) => Body::Links(Links { links: vec![link] }),
         Topic::Stations(_) => Body::Stations(Default::default()),
         Topic::Names(_) => Body::Names(Default::default()),
+        Topic::Space | Topic::Guard | Topic::Division => Body::Guard(Default::default()),
         Topic::Node => Body::Node(Node {
             keys: PublicKeys {
                 sign: [owner; 32],

@@ -130,6 +130,8 @@ impl Router {
             MeshEvent::TargetsChanged => self.events.push_back(Event::TargetsChanged),
             MeshEvent::Warning(warning) => self.warn(warning.to_string()),
             MeshEvent::PeerRestarted { peer } => self.heed_restart(peer, now),
+            MeshEvent::Space(outcome) => self.handle_outcome_of_space(outcome),
+            MeshEvent::SpaceWarning(text) => self.warn(text),
             MeshEvent::PeerAppeared(_) => {}
             MeshEvent::CloseSession(peer) => self.lose_direct(peer, now),
         }

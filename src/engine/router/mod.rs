@@ -16,9 +16,11 @@ mod publish;
 mod report;
 mod roaming;
 mod sessions;
+mod space;
 
 pub use esp::{EspOrder, EspOutcome, EspStep};
 pub use fastdp::{FastSetup, Tunnelled};
+pub use space::SpaceSetup;
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
@@ -33,6 +35,7 @@ use proto::{
     Endpoint, MacAddr, PeerId,
     datagram::SessionIndex,
     message::{CAN_ESP, CAN_FASTDP, CAN_MEET, CAN_SHARE, KNOWS_NAMES},
+    space::CAN_SPACE,
 };
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -66,6 +69,8 @@ pub struct Config {
     pub bridge: String,
     /// How the mesh behaves.
     pub mesh: gossip::Config,
+    /// The address space; none if this peer takes no part in it.
+    pub space: Option<SpaceSetup>,
     /// Seeds all randomness.
     pub seed: u64,
     /// The version of wove.
@@ -76,7 +81,7 @@ pub struct Config {
 }
 
 /// All that this version understands.
-pub const CAPABILITIES: u64 = CAN_FASTDP | CAN_ESP | CAN_MEET | CAN_SHARE | KNOWS_NAMES;
+pub const CAPABILITIES: u64 = CAN_FASTDP | CAN_ESP | CAN_MEET | CAN_SHARE | KNOWS_NAMES | CAN_SPACE;
 
 /// What the router asks of its shell, besides sending.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -92,6 +97,13 @@ pub enum Event {
     HangUp(SocketAddr),
     /// The targets changed and should be kept.
     TargetsChanged,
+    /// Somebody who waits for an address gets it, or hears why not.
+    Address {
+        /// For which [`Router::allocate`].
+        id: u64,
+        /// Its offset in the ranges.
+        result: Result<u32, String>,
+    },
     /// Something wants a person's attention.
     Warning(String),
     /// A link came up or went down.
@@ -200,13 +212,16 @@ impl Router {
             endpoints: Vec::new(),
             capabilities: 0,
         };
-        let mesh = Mesh::new(
+        let mut mesh = Mesh::new(
             config.mesh.clone(),
             peer,
             Keyring::new(Arc::clone(&identity)),
             rng.random(),
             now,
         );
+        if let Some(space) = &config.space {
+            mesh.open_space(space.config.clone(), space.saved.clone(), now);
+        }
         let shared = Arc::new(Shared::new(local, config.epoch));
         Self {
             local,

@@ -35,6 +35,7 @@ impl Router {
             targets: self.target_status(now),
             peers: self.peer_status(),
             stations: self.station_status(),
+            ipam: self.ipam_status(),
             warnings: self.warnings.iter().cloned().collect(),
             counters: self.counters(),
             dns: DnsStatus {

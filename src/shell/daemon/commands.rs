@@ -9,7 +9,7 @@ use rand_chacha::ChaCha20Rng;
 
 use super::{
     Daemon, Ending,
-    work::{Answer, failure},
+    work::{Answer, HOST, failure},
 };
 use crate::{
     engine::{Command, Failure, Reply, Status, TokenCommand},
@@ -24,17 +24,54 @@ impl Daemon {
                 netns,
                 ifname,
                 addresses,
+                subnets,
                 naming,
-            } => return self.attach(netns, ifname, (addresses, naming), reply),
+            } => return self.attach_with((netns, ifname), addresses, &subnets, naming, reply),
             Command::Detach {
                 netns,
                 ifname,
-                addresses,
-            } => return self.detach(netns, ifname, addresses, reply),
-            Command::Expose { addresses } => return self.expose(addresses, false, reply),
-            Command::Hide { addresses } => return self.expose(addresses, true, reply),
+                mut addresses,
+                subnets,
+            } => {
+                let place = netns.to_string_lossy();
+                match self.in_subnets(&place, Some(&ifname), &subnets) {
+                    Ok(more) if more.is_empty() && addresses.is_empty() && !subnets.is_empty() => {
+                        Err(Failure {
+                            message: format!(
+                                "{ifname} of {place} has no address of {}",
+                                subnets.join(" ")
+                            ),
+                        })
+                    }
+                    Ok(more) => {
+                        addresses.extend(more);
+                        return self.detach(netns, ifname, addresses, reply);
+                    }
+                    Err(message) => Err(Failure { message }),
+                }
+            }
+            Command::Expose { addresses, subnets } => {
+                return self.expose_with(addresses, &subnets, reply);
+            }
+            Command::Hide {
+                mut addresses,
+                subnets,
+            } => match self.in_subnets(HOST, None, &subnets) {
+                Ok(more) if more.is_empty() && addresses.is_empty() && !subnets.is_empty() => {
+                    Err(Failure {
+                        message: format!("this host has no address of {}", subnets.join(" ")),
+                    })
+                }
+                Ok(more) => {
+                    addresses.extend(more);
+                    return self.hide(addresses, reply);
+                }
+                Err(message) => Err(Failure { message }),
+            },
+            Command::Prime => return self.prime(reply),
+            Command::Rmpeer { peers, force } => return self.take_over(peers, force, reply),
             Command::Stop => return self.ending = Some((Ending::Stop, Some(reply))),
-            Command::Reset => return self.ending = Some((Ending::Reset, Some(reply))),
+            Command::Reset => return self.leave_for_good(reply),
             Command::Connect { peers, replace } => self.connect(&peers, replace),
             Command::Forget { peers } => self.forget(&peers),
             Command::Status => Ok(Reply::Status(Box::new(self.status()))),
@@ -97,6 +134,7 @@ impl Daemon {
         status.router.ready = self.plane.is_running();
         status.counters.resident_bytes = resident_bytes();
         self.dns_status(&mut status.dns);
+        self.trim_claims(&mut status);
         status
     }
 

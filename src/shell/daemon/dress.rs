@@ -11,7 +11,10 @@ use std::{
 use anyhow::{Context, Result};
 use ipnet::IpNet;
 
-use super::names::{RESOLV_CONF, open_door};
+use super::{
+    kept::restore,
+    names::{RESOLV_CONF, open_door},
+};
 use crate::{
     engine::Naming,
     shell::{
@@ -27,11 +30,27 @@ const SERVERS: usize = 3;
 /// Domains that it looks at.
 const DOMAINS: usize = 6;
 
-/// What is to be done, and what was done before.
+/// An interface in a container, and what it is called.
+#[derive(Clone, Debug)]
+pub(super) struct Inside {
+    pub(super) ifname: String,
+    pub(super) addresses: Vec<IpAddr>,
+    pub(super) naming: Naming,
+}
+
+impl Inside {
+    /// Whether the container's files are to say something of it.
+    fn is_told(&self) -> bool {
+        self.naming.dns || self.naming.hostname.is_some()
+    }
+}
+
+/// What is to be done for all interfaces of a namespace, and what was done before.
 pub(super) struct Dressing {
     pub(super) netns: PathBuf,
     pub(super) place: Option<Place>,
-    pub(super) naming: Naming,
+    /// Ascending by name, so that whatever comes last writes the same.
+    pub(super) inside: Vec<Inside>,
     pub(super) domain: String,
     pub(super) known: Vec<Changed>,
     pub(super) has_door: bool,
@@ -49,49 +68,90 @@ impl Dressing {
     ///
     /// # Errors
     /// Something else answers inside, or a file cannot be written safely.
-    pub(super) async fn put_on(self, addresses: &[IpNet]) -> Result<Dressed> {
-        let door = match self.naming.dns && !self.has_door {
+    pub(super) async fn put_on(self) -> Result<Dressed> {
+        let door = match self.asks() && !self.has_door {
             true => Some(open_door(&self.netns).await?),
             false => None,
         };
-        let addresses: Vec<IpAddr> = addresses.iter().map(IpNet::addr).collect();
-        let files = tokio::task::spawn_blocking(move || self.write(&addresses))
+        let files = tokio::task::spawn_blocking(move || self.write())
             .await
             .context("the container's files were not written")??;
         Ok(Dressed { files, door })
     }
 
-    fn write(&self, addresses: &[IpAddr]) -> Result<Vec<Changed>> {
-        if let (Some(hostname), Some(Place::Process(pid))) = (&self.naming.hostname, &self.place) {
-            let short = hostname.split('.').next().unwrap_or(hostname);
-            etc::set_host_name(*pid, short)?;
+    /// The same with the addresses that an interface has by now.
+    pub(super) fn with_addresses(mut self, ifname: &str, addresses: &[IpNet]) -> Self {
+        let here = self.inside.iter_mut().find(|one| one.ifname == ifname);
+        if let Some(here) = here {
+            here.addresses = addresses.iter().map(IpNet::addr).collect();
         }
-        let wanted = self.naming.dns || self.naming.hostname.is_some();
-        let Some(place) = self.place.as_ref().filter(|_| wanted) else {
-            return Ok(self.known.clone());
+        self
+    }
+
+    /// Whether names are answered inside.
+    fn asks(&self) -> bool {
+        self.inside.iter().any(|one| one.naming.dns)
+    }
+
+    fn write(&self) -> Result<Vec<Changed>> {
+        let Some(place) = &self.place else {
+            return Ok(Vec::new());
         };
-        let known = |file: &str| self.known.iter().find(|changed| changed.file == file);
-        let hosts = etc::change(place, "hosts", known("hosts"), |before| {
-            hosts(
-                &own_or(before, place, HOSTS),
-                addresses,
-                &self.naming.names,
-                &self.domain,
-            )
-        })?;
-        if !self.naming.dns {
-            return Ok(vec![hosts]);
+        let mut files = Vec::new();
+        let written = self.write_in(place, &mut files);
+        if written.is_err() {
+            // What was given before stays.
+            let fresh = |file: &&Changed| self.known(&file.file).is_none();
+            for file in files.iter().filter(fresh) {
+                let _ = etc::restore(place, file);
+            }
+        }
+        written.map(|()| files)
+    }
+
+    fn write_in(&self, place: &Place, files: &mut Vec<Changed>) -> Result<()> {
+        let hostname = self
+            .inside
+            .iter()
+            .find_map(|one| one.naming.hostname.as_deref());
+        match (hostname, place) {
+            (Some(hostname), Place::Process(pid)) => {
+                let short = hostname.split('.').next().unwrap_or(hostname);
+                files.extend(etc::set_host_name(*pid, short, self.known(etc::HOST_NAME))?);
+            }
+            _ => self.undo(place, etc::HOST_NAME),
+        }
+        let told: Vec<&Inside> = self.inside.iter().filter(|one| one.is_told()).collect();
+        if told.is_empty() {
+            self.undo(place, "hosts");
+        } else {
+            files.push(etc::change(
+                place,
+                "hosts",
+                self.known("hosts"),
+                |before| hosts(&own_or(before, place, HOSTS), &told, &self.domain),
+            )?);
+        }
+        if !self.asks() {
+            self.undo(place, "resolv.conf");
+            return Ok(());
         }
         let fallback = !uses_musl(place);
-        let resolv = etc::change(place, "resolv.conf", known("resolv.conf"), |before| {
+        let known = self.known("resolv.conf");
+        files.push(etc::change(place, "resolv.conf", known, |before| {
             resolv_conf(&own_or(before, place, RESOLV_CONF), &self.domain, fallback)
-        });
-        match resolv {
-            Ok(resolv) => Ok(vec![hosts, resolv]),
-            Err(error) => {
-                let _ = etc::restore(place, &hosts);
-                Err(error)
-            }
+        })?);
+        Ok(())
+    }
+
+    fn known(&self, file: &str) -> Option<&Changed> {
+        self.known.iter().find(|changed| changed.file == file)
+    }
+
+    /// Puts back what was there, if we changed it.
+    fn undo(&self, place: &Place, file: &str) {
+        if let Some(known) = self.known(file) {
+            restore(place, std::slice::from_ref(known));
         }
     }
 }
@@ -164,26 +224,28 @@ fn resolv_conf(before: &str, domain: &str, fallback: bool) -> String {
 }
 
 /// What there was, and the container's own names.
-fn hosts(before: &str, addresses: &[IpAddr], names: &[String], domain: &str) -> String {
+fn hosts(before: &str, inside: &[&Inside], domain: &str) -> String {
     let mut out = before.to_owned();
     if !out.is_empty() && !out.ends_with('\n') {
         out.push('\n');
     }
-    let all: Vec<String> = names
-        .iter()
-        .flat_map(|name| match domain {
-            "" => vec![name.clone()],
-            domain => vec![format!("{name}.{domain}"), name.clone()],
-        })
-        .collect();
-    if all.is_empty() {
-        return out;
+    let mut lines = String::new();
+    for one in inside {
+        let names = one.naming.names.iter();
+        let all: Vec<String> = names
+            .flat_map(|name| match domain {
+                "" => vec![name.clone()],
+                domain => vec![format!("{name}.{domain}"), name.clone()],
+            })
+            .collect();
+        for address in one.addresses.iter().filter(|_| !all.is_empty()) {
+            lines += &format!("{address}\t{}\n", all.join(" "));
+        }
     }
-    out += "# Written by wove\n";
-    for address in addresses {
-        out += &format!("{address}\t{}\n", all.join(" "));
+    if !lines.is_empty() {
+        out += "# Written by wove\n";
     }
-    out
+    out + &lines
 }
 
 #[cfg(test)]
@@ -212,12 +274,18 @@ mod tests {
 
     #[test]
     fn hosts_name_the_container() {
-        let addresses = ["10.32.1.1".parse().unwrap(), "fd00::1".parse().unwrap()];
-        let names = ["web".to_owned(), "a.b".to_owned()];
+        let inside = |names: &[&str]| Inside {
+            ifname: "wove0".into(),
+            addresses: vec!["10.32.1.1".parse().unwrap(), "fd00::1".parse().unwrap()],
+            naming: Naming {
+                names: names.iter().map(|name| (*name).to_owned()).collect(),
+                ..Naming::default()
+            },
+        };
         assert_eq!(
-            hosts("127.0.0.1 localhost", &addresses, &names, "w.l"),
+            hosts("127.0.0.1 localhost", &[&inside(&["web", "a.b"])], "w.l"),
             "127.0.0.1 localhost\n# Written by wove\n10.32.1.1\tweb.w.l web a.b.w.l a.b\nfd00::1\tweb.w.l web a.b.w.l a.b\n"
         );
-        assert_eq!(hosts("x\n", &addresses, &[], "w.l"), "x\n");
+        assert_eq!(hosts("x\n", &[&inside(&[])], "w.l"), "x\n");
     }
 }

@@ -31,15 +31,21 @@ pub(super) struct Kept {
     files: Vec<Given>,
 }
 
-/// What was changed in a container's files.
+/// What was changed in a container's files, for all its interfaces together.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct Given {
-    /// The interface; none while the container is stopped.
+    /// One of the interfaces; none while the container is stopped.
     place: Option<Key>,
     /// Its id, by which it is known again when it is started anew: an engine may
     /// have kept the files.
     container: Option<String>,
     files: Vec<Changed>,
+}
+
+impl Given {
+    fn is_in(&self, netns: &str) -> bool {
+        self.place.as_ref().is_some_and(|place| place.0 == netns)
+    }
 }
 
 impl Kept {
@@ -54,10 +60,10 @@ impl Kept {
         Ok(store.save(DOCUMENT, &serde_json::to_vec(self)?)?)
     }
 
-    /// What an interface's container was given, or the same container before it
+    /// What the container in a namespace was given, or the same container before it
     /// was stopped.
-    pub(super) fn files_of(&self, key: &Key, container: Option<&str>) -> Vec<Changed> {
-        let here = |given: &&Given| given.place.as_ref() == Some(key);
+    pub(super) fn files_of(&self, netns: &str, container: Option<&str>) -> Vec<Changed> {
+        let here = |given: &&Given| given.is_in(netns);
         let before = |given: &&Given| {
             given.place.is_none() && container.is_some() && given.container.as_deref() == container
         };
@@ -74,8 +80,8 @@ impl Kept {
         container: Option<&str>,
         files: Vec<Changed>,
     ) -> bool {
-        let changed = !files.is_empty() || !self.files_of(key, container).is_empty();
-        self.take_files(key);
+        let changed = !files.is_empty() || !self.files_of(&key.0, container).is_empty();
+        self.take_files(&key.0);
         let is_stopped = |given: &Given| given.place.is_none();
         let is_it = |given: &Given| given.container.as_deref() == container;
         self.files
@@ -90,10 +96,10 @@ impl Kept {
         changed
     }
 
-    /// Forgets what an interface's container was given.
-    pub(super) fn take_files(&mut self, key: &Key) -> Vec<Changed> {
-        let files = self.files_of(key, None);
-        self.files.retain(|given| given.place.as_ref() != Some(key));
+    /// Forgets what the container in a namespace was given.
+    pub(super) fn take_files(&mut self, netns: &str) -> Vec<Changed> {
+        let files = self.files_of(netns, None);
+        self.files.retain(|given| !given.is_in(netns));
         files
     }
 
@@ -168,12 +174,12 @@ mod tests {
         kept.keep_files(&key(1), Some("id"), files("first"));
         kept.keep_files(&key(2), None, files("nameless"));
         kept.put_aside(|gone| *gone == key(1) || *gone == key(2));
-        assert!(kept.files_of(&key(1), None).is_empty());
-        assert!(kept.files_of(&key(2), None).is_empty());
-        assert_eq!(kept.files_of(&key(3), Some("id")), files("first"));
+        assert!(kept.files_of(&key(1).0, None).is_empty());
+        assert!(kept.files_of(&key(2).0, None).is_empty());
+        assert_eq!(kept.files_of(&key(3).0, Some("id")), files("first"));
         kept.keep_files(&key(3), Some("id"), files("first"));
         assert_eq!(kept.files.len(), 1);
-        assert_eq!(kept.take_files(&key(3)), files("first"));
+        assert_eq!(kept.take_files(&key(3).0), files("first"));
         assert_eq!(kept, Kept::default());
     }
 
@@ -185,8 +191,8 @@ mod tests {
             kept.put_aside(|gone| *gone == key(n));
         }
         assert_eq!(kept.files.len(), STOPPED);
-        assert!(kept.files_of(&key(0), Some("0")).is_empty());
-        assert!(!kept.files_of(&key(0), Some("99")).is_empty());
+        assert!(kept.files_of(&key(0).0, Some("0")).is_empty());
+        assert!(!kept.files_of(&key(0).0, Some("99")).is_empty());
     }
 
     #[test]

@@ -14,9 +14,11 @@
 mod commands;
 mod dress;
 mod fast;
+mod ipam;
 mod kept;
 mod names;
 mod network;
+mod turns;
 mod work;
 
 pub(super) use kept::restore_from;
@@ -40,6 +42,7 @@ use tokio::{
 use super::{
     Config,
     api::{ControlSocket, Handle, Request},
+    config,
     dataplane::{DataPlane, Upcalls},
     host::{Host, HostConfig, TunnelConfig, device_name},
     logging::{self, LogControl},
@@ -49,8 +52,11 @@ use super::{
     udp::{SendBatch, UdpSocket},
     web,
 };
-use crate::engine::{Attachment, CAPABILITIES, Event, Origin, Router, RouterConfig, Upcall};
+use crate::engine::{
+    Attachment, CAPABILITIES, Event, Origin, Ranges, Router, RouterConfig, SpaceSetup, Upcall,
+};
 use fast::Fast;
+use gossip::space::{Init, SpaceConfig};
 use names::{Names, VIGIL};
 use network::Network;
 use proto::{Endpoint, MacAddr};
@@ -119,6 +125,8 @@ struct Daemon {
     endpoints: BTreeSet<IpAddr>,
     repairing: bool,
     damaged: bool,
+    waiting: ipam::Waiting,
+    turns: turns::Turns,
     ending: Option<(Ending, Option<oneshot::Sender<work::Answer>>)>,
     _servers: oneshot::Sender<()>,
 }
@@ -130,6 +138,7 @@ impl Daemon {
         let mut rng = ChaCha20Rng::from_os_rng();
         let identity = network::identity(&store, &mut rng)?;
         let network = Network::load(&store, &config.secrets, &mut rng)?;
+        let space = space_setup(&config, &store)?;
         let epoch = store.next_epoch()?;
         let control = ControlSocket::bind(&config.socket).await?;
         let web = match config.http_addr {
@@ -156,7 +165,7 @@ impl Daemon {
         let tap = Arc::new(Tap::open(&host_config.tap)?);
         let interfaces = host.set_up(host_config.clone()).await?;
         let router = Router::new(
-            router_config(&config, epoch, underlay, mtu)?,
+            router_config(&config, space, epoch, (underlay, mtu))?,
             identity,
             network.secrets().to_vec(),
             Instant::now(),
@@ -197,6 +206,8 @@ impl Daemon {
             endpoints: BTreeSet::new(),
             repairing: false,
             damaged: false,
+            waiting: ipam::Waiting::default(),
+            turns: turns::Turns::default(),
             ending: None,
             _servers: serve(control, web, &handle),
             config,
@@ -208,6 +219,7 @@ impl Daemon {
     /// What follows once everything stands.
     async fn begin(&mut self) -> Result<()> {
         self.make_fast().await;
+        self.look_for_overlaps().await;
         self.restore_attachments().await?;
         self.update_endpoints().await;
         self.restore_names().await;
@@ -264,13 +276,14 @@ impl Daemon {
                 Some(address) = self.hung_up.recv() => {
                     self.router.handle_hang_up(address, Instant::now());
                 }
-                Some(request) = self.requests.recv() => self.handle_request(request),
+                Some(request) = self.requests.recv() => self.take_turn(request),
                 Some(done) = self.done.recv() => self.handle_done(done),
                 _ = changes.changed() => self.care_for_host().await,
                 _ = vigil.tick(), if self.names.has_doors() => self.keep_vigil(),
                 _ = care.tick() => self.care().await?,
             }
             self.drain();
+            self.look_after_waiting();
         }
         Ok(self
             .ending
@@ -314,6 +327,7 @@ impl Daemon {
                 break;
             }
         }
+        self.save_space();
         while let Some(transmit) = self.router.poll_transmit() {
             match transmit.to {
                 Endpoint::Udp(to) => self.batch.push(to, &transmit.datagram),
@@ -344,6 +358,7 @@ impl Daemon {
                     tracing::warn!("the targets are not kept: {error:#}");
                 }
             }
+            Event::Address { id, result } => self.take_address(id, result),
             Event::Warning(text) => tracing::warn!("{text}"),
             Event::Link {
                 peer,
@@ -487,7 +502,40 @@ fn serve(
     stop
 }
 
-fn router_config(config: &Config, epoch: u64, underlay: u32, mtu: u32) -> Result<RouterConfig> {
+/// How this peer takes part in the address space; none without a range.
+fn space_setup(config: &Config, store: &Store) -> Result<Option<SpaceSetup>> {
+    let Some(range) = config.ipalloc_range else {
+        return Ok(None);
+    };
+    let ranges = Ranges::new(range, config.ipalloc_range6).map_err(anyhow::Error::msg)?;
+    let init = match &config.ipalloc_init {
+        config::IpallocInit::Consensus(count) => {
+            let targets = config.peers.len() + 1;
+            Init::Consensus(count.map_or(targets, |count| count as usize))
+        }
+        config::IpallocInit::Seeds(seeds) => {
+            Init::Seeds(seeds.iter().map(proto::PeerId::short_id).collect())
+        }
+        config::IpallocInit::Observer => Init::Observer,
+    };
+    Ok(Some(SpaceSetup {
+        config: SpaceConfig {
+            base: range.network(),
+            prefix: range.prefix_len(),
+            range6: ranges.range6(),
+            init,
+            dead_after: config.ipalloc_dead_after,
+        },
+        saved: ipam::load(store, range)?,
+    }))
+}
+
+fn router_config(
+    config: &Config,
+    space: Option<SpaceSetup>,
+    epoch: u64,
+    (underlay, mtu): (u32, u32),
+) -> Result<RouterConfig> {
     let mut mesh = gossip::Config {
         discovery: config.discovery,
         ..gossip::Config::default()
@@ -504,6 +552,7 @@ fn router_config(config: &Config, epoch: u64, underlay: u32, mtu: u32) -> Result
         mtu,
         bridge: config.bridge.clone(),
         mesh,
+        space,
         seed: OsRng
             .try_next_u64()
             .context("the kernel gives no randomness")?,

@@ -14,7 +14,7 @@ use ipnet::IpNet;
 
 use super::{
     Daemon,
-    dress::{Dressed, Dressing},
+    dress::{Dressed, Dressing, Inside},
     kept::{Kept, Key, restore},
     work::{Answer, Done, failure},
 };
@@ -203,17 +203,46 @@ impl Daemon {
         })
     }
 
-    /// How a container gets what its naming asks for.
+    /// How a container gets what the naming of its interfaces asks for: of this one
+    /// as given, of the others as it was.
     pub(super) fn dressing(&self, netns: PathBuf, ifname: &str, naming: &Naming) -> Dressing {
-        let key = (netns.to_string_lossy().into_owned(), ifname.to_owned());
-        let mut naming = naming.clone();
-        naming.dns &= self.names.resolver.is_some();
+        let container = naming.container.as_deref();
+        let mut dressing = self.dressing_without(netns, ifname, container);
+        dressing.inside.push(self.inside(ifname, &[], naming));
+        dressing.inside.sort_by(|a, b| a.ifname.cmp(&b.ifname));
+        dressing
+    }
+
+    /// The same without this one.
+    pub(super) fn dressing_without(
+        &self,
+        netns: PathBuf,
+        ifname: &str,
+        container: Option<&str>,
+    ) -> Dressing {
+        let path = netns.to_string_lossy().into_owned();
+        let others = self.attachments.iter();
+        let mut inside: Vec<Inside> = others
+            .filter(|other| other.netns == path && other.ifname != ifname)
+            .map(|other| self.inside(&other.ifname, &other.addresses, &other.naming))
+            .collect();
+        inside.sort_by(|a, b| a.ifname.cmp(&b.ifname));
         Dressing {
             place: Place::of(&netns),
             netns,
+            inside,
             domain: self.names.domain().to_owned(),
-            known: self.names.kept.files_of(&key, naming.container.as_deref()),
-            has_door: self.names.doors.contains_key(&key.0),
+            known: self.names.kept.files_of(&path, container),
+            has_door: self.names.doors.contains_key(&path),
+        }
+    }
+
+    fn inside(&self, ifname: &str, addresses: &[IpNet], naming: &Naming) -> Inside {
+        let mut naming = naming.clone();
+        naming.dns &= self.names.resolver.is_some();
+        Inside {
+            ifname: ifname.to_owned(),
+            addresses: addresses.iter().map(IpNet::addr).collect(),
             naming,
         }
     }
@@ -239,13 +268,49 @@ impl Daemon {
         if !self.attachments.iter().any(in_use) {
             self.close_door(&key.0);
         }
-        let files = self.names.kept.take_files(&key);
+        if self.attachments.iter().any(|other| other.netns == key.0) {
+            // The files are for all interfaces together.
+            return;
+        }
+        let files = self.names.kept.take_files(&key.0);
         if files.is_empty() {
             return;
         }
         self.save_names();
         if let Some(place) = Place::of(Path::new(&attachment.netns)) {
             tokio::task::spawn_blocking(move || restore(&place, &files));
+        }
+    }
+
+    /// An interface of a container went by itself: its files are to say so.
+    fn dress_anew(&self, gone: &Attachment) {
+        let netns = PathBuf::from(&gone.netns);
+        let container = gone.naming.container.as_deref();
+        let dressing = self.dressing_without(netns, &gone.ifname, container);
+        let (attachment, done) = (gone.clone(), self.done_tx.clone());
+        tokio::spawn(async move {
+            match dressing.put_on().await {
+                Ok(dressed) => {
+                    let dressed = Box::new(dressed);
+                    let dressed = Done::Dressed {
+                        attachment,
+                        dressed,
+                    };
+                    let _ = done.send(dressed).await;
+                }
+                Err(error) => tracing::debug!("a container's files stay: {error:#}"),
+            }
+        });
+    }
+
+    pub(super) fn keep_dressed_anew(&mut self, attachment: &Attachment, dressed: Dressed) {
+        let netns = &attachment.netns;
+        if self.attachments.iter().any(|a| a.netns == *netns) {
+            return self.keep_dressed(attachment, dressed);
+        }
+        // Gone as well meanwhile, and what it had is put back already.
+        if let Some(place) = Place::of(Path::new(netns)) {
+            tokio::task::spawn_blocking(move || restore(&place, &dressed.files));
         }
     }
 
@@ -274,7 +339,7 @@ impl Daemon {
                 let opened = open_door(Path::new(&attachment.netns)).await;
                 match opened {
                     Ok(door) => {
-                        let files = self.names.kept.files_of(&key_of(attachment), None);
+                        let files = self.names.kept.files_of(&attachment.netns, None);
                         let door = Some(door);
                         self.keep_dressed(attachment, Dressed { files, door });
                     }
@@ -286,10 +351,7 @@ impl Daemon {
             }
         }
         // Whatever of `ip netns` is gone has left its files; a process has none left.
-        let lost = |(netns, ifname): &Key| {
-            let is_it = |a: &Attachment| a.netns == *netns && a.ifname == *ifname;
-            !attached.iter().any(is_it)
-        };
+        let lost = |(netns, _): &Key| !attached.iter().any(|a| a.netns == *netns);
         let is_named = |place: &Place| matches!(place, Place::Named(_));
         self.names
             .kept
@@ -344,20 +406,28 @@ impl Daemon {
         self.looking = false;
         match result {
             Ok(vanished) => {
-                for attachment in vanished {
-                    // It may have been attached anew meanwhile.
-                    if !self.attachments.contains(&attachment) {
-                        continue;
-                    }
+                // It may have been attached anew meanwhile.
+                let mut gone = vanished;
+                // What is being done about a container will say so itself; then it is looked again.
+                gone.retain(|attachment| {
+                    let is_busy = self.turns.contains_key(&attachment.netns);
+                    !is_busy && self.attachments.contains(attachment)
+                });
+                self.attachments.retain(|a| !gone.contains(a));
+                for attachment in gone {
                     tracing::info!(
                         netns = attachment.netns,
                         ifname = attachment.ifname,
                         "an attached container is gone"
                     );
-                    if attachment.naming.container.is_some() {
-                        let key = key_of(&attachment);
-                        self.names.kept.put_aside(|gone| *gone == key);
+                    let netns = &attachment.netns;
+                    let lives_on = self.attachments.iter().any(|a| a.netns == *netns);
+                    if attachment.naming.container.is_some() && !lives_on {
+                        self.names.kept.put_aside(|gone| gone.0 == *netns);
                         self.save_names();
+                    }
+                    if lives_on {
+                        self.dress_anew(&attachment);
                     }
                     let gone = attachment.addresses.clone();
                     let empty = Attachment {

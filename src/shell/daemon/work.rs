@@ -1,7 +1,7 @@
 //! Work that takes its time beside the loop: the kernel and the resolver.
 
 use std::{
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     path::{Path, PathBuf},
     sync::Arc,
     time::{Duration, Instant},
@@ -12,17 +12,14 @@ use gossip::{DialId, Target};
 use ipnet::IpNet;
 use tokio::{sync::oneshot, time::timeout};
 
-use super::{Daemon, dress::Dressed};
-use crate::{
-    engine::{Attachment, Failure, Naming, Reply},
-    shell::host::Host,
-};
+use super::{Daemon, dress::Dressed, ipam::Given, turns::Place};
+use crate::engine::{Attachment, Failure, Naming, Reply};
 
 /// What a client gets.
 pub(super) type Answer = Result<Reply, Failure>;
 
 /// What stands for the namespace of the host itself.
-const HOST: &str = "host";
+pub(super) const HOST: &str = "host";
 /// How long a name may take to resolve.
 const RESOLVE: Duration = Duration::from_secs(5);
 /// The kernel reports changes in flurries; repair waits for the end of one.
@@ -42,11 +39,21 @@ pub(super) enum Done {
         dressed: Option<Box<Dressed>>,
         reply: oneshot::Sender<Answer>,
     },
+    /// What was asked about a namespace was done.
+    Turn(String),
+    /// Nobody waits any more for what is being done about an interface.
+    Deserted(Place),
+    /// A container's files were written anew.
+    Dressed {
+        attachment: Attachment,
+        dressed: Box<Dressed>,
+    },
     /// Attached containers that are gone were looked for.
     Vanished { result: Result<Vec<Attachment>> },
-    /// Something failed.
+    /// Something failed; addresses that were to be used are free again.
     Failed {
         error: anyhow::Error,
+        unused: Vec<IpAddr>,
         reply: oneshot::Sender<Answer>,
     },
     /// The host was put in order.
@@ -102,12 +109,25 @@ impl Daemon {
         &self,
         netns: PathBuf,
         ifname: String,
-        (addresses, naming): (Vec<IpNet>, Naming),
+        given: Given,
+        naming: Naming,
         reply: oneshot::Sender<Answer>,
     ) {
         let naming = match self.naming_for(&netns, &ifname, naming) {
             Ok(naming) => naming,
-            Err(error) => return drop(reply.send(Err(failure(&error)))),
+            Err(error) => {
+                let done = self.done_tx.clone();
+                tokio::spawn(async move {
+                    let unused = given.fresh;
+                    let failed = Done::Failed {
+                        error,
+                        unused,
+                        reply,
+                    };
+                    let _ = done.send(failed).await;
+                });
+                return;
+            }
         };
         let dressing = self.dressing(netns.clone(), &ifname, &naming);
         let is_new = self.attached(&netns, &ifname).is_none();
@@ -117,8 +137,24 @@ impl Daemon {
             self.done_tx.clone(),
         );
         tokio::spawn(async move {
-            let outcome = match host.attach(&netns, &ifname, &addresses, config.mtu).await {
-                Ok(attached) => match dressing.put_on(&attached.addresses).await {
+            let unused = given.fresh.clone();
+            let attach = |addresses: Vec<IpNet>| {
+                let (host, netns, ifname) = (&host, &netns, &ifname);
+                async move { host.attach(netns, ifname, &addresses, config.mtu).await }
+            };
+            let attached = match attach(given.addresses.clone()).await {
+                Err(error) => match given.without_optional(&error) {
+                    Some(fewer) => attach(fewer).await,
+                    None => Err(error),
+                },
+                attached => attached,
+            };
+            let outcome = match attached {
+                Ok(attached) => match dressing
+                    .with_addresses(&ifname, &attached.addresses)
+                    .put_on()
+                    .await
+                {
                     Ok(dressed) => Done::Attached {
                         attachment: Attachment {
                             netns: netns.to_string_lossy().into_owned(),
@@ -135,10 +171,18 @@ impl Daemon {
                         if is_new && let Err(error) = host.detach(&netns, &ifname, &[]).await {
                             tracing::warn!("an interface stays behind: {error:#}");
                         }
-                        Done::Failed { error, reply }
+                        Done::Failed {
+                            error,
+                            unused,
+                            reply,
+                        }
                     }
                 },
-                Err(error) => Done::Failed { error, reply },
+                Err(error) => Done::Failed {
+                    error,
+                    unused,
+                    reply,
+                },
             };
             let _ = done.send(outcome).await;
         });
@@ -156,11 +200,18 @@ impl Daemon {
         let dressing = known
             .as_ref()
             .map(|known| self.dressing(netns.clone(), &ifname, &known.naming));
+        let container = known.as_ref().and_then(|a| a.naming.container.as_deref());
+        let undressing = Some(self.dressing_without(netns.clone(), &ifname, container));
+        let undressing = undressing.filter(|dressing| !dressing.inside.is_empty());
         tokio::spawn(async move {
             let outcome = match host.detach(&netns, &ifname, &addresses).await {
                 Ok(left) => {
-                    let dressed = match dressing.filter(|_| !left.is_empty()) {
-                        Some(dressing) => dressing.put_on(&left).await.ok().map(Box::new),
+                    let dressing = match left.is_empty() {
+                        true => undressing,
+                        false => dressing.map(|dressing| dressing.with_addresses(&ifname, &left)),
+                    };
+                    let dressed = match dressing {
+                        Some(dressing) => dressing.put_on().await.ok().map(Box::new),
                         None => None,
                     };
                     let mut attachment = known.unwrap_or_else(|| Attachment {
@@ -184,46 +235,76 @@ impl Daemon {
                         reply,
                     }
                 }
-                Err(error) => Done::Failed { error, reply },
+                Err(error) => Done::Failed {
+                    error,
+                    unused: Vec::new(),
+                    reply,
+                },
             };
             let _ = done.send(outcome).await;
         });
     }
 
-    pub(super) fn expose(&self, addresses: Vec<IpNet>, hide: bool, reply: oneshot::Sender<Answer>) {
+    pub(super) fn expose(&self, given: Given, reply: oneshot::Sender<Answer>) {
+        let host = Arc::clone(&self.host);
+        let unused = given.fresh.clone();
+        self.change_exposed(unused, reply, async move {
+            match host.expose(&given.addresses).await {
+                Err(error) => match given.without_optional(&error) {
+                    Some(fewer) => host.expose(&fewer).await,
+                    None => Err(error),
+                },
+                exposed => exposed,
+            }
+        });
+    }
+
+    pub(super) fn hide(&self, addresses: Vec<IpNet>, reply: oneshot::Sender<Answer>) {
+        let host = Arc::clone(&self.host);
+        self.change_exposed(Vec::new(), reply, async move {
+            host.hide(&addresses).await.map(drop)
+        });
+    }
+
+    fn change_exposed(
+        &self,
+        unused: Vec<IpAddr>,
+        reply: oneshot::Sender<Answer>,
+        change: impl Future<Output = Result<()>> + Send + 'static,
+    ) {
         let (host, mac, done) = (
             Arc::clone(&self.host),
             self.bridge_mac,
             self.done_tx.clone(),
         );
-        let bridge = self.host_config.bridge.clone();
-        let before = self
-            .exposed()
-            .map(|a| a.addresses.clone())
-            .unwrap_or_default();
+        let ifname = self.host_config.bridge.clone();
+        let before = self.exposed().map(|a| a.addresses.clone());
         tokio::spawn(async move {
-            let outcome = match change_exposed(&host, &addresses, hide).await {
-                Ok(addresses) => {
-                    let gone = before
-                        .into_iter()
-                        .filter(|a| !addresses.contains(a))
-                        .collect();
-                    let ifname = bridge;
-                    let attachment = Attachment {
+            let changed = match change.await {
+                Ok(()) => host.exposed().await,
+                Err(error) => Err(error),
+            };
+            let outcome = match changed {
+                Ok(addresses) => Done::Attached {
+                    gone: {
+                        let before = before.unwrap_or_default().into_iter();
+                        before.filter(|a| !addresses.contains(a)).collect()
+                    },
+                    attachment: Attachment {
                         netns: HOST.to_owned(),
                         ifname,
                         mac,
                         addresses,
                         naming: Naming::default(),
-                    };
-                    Done::Attached {
-                        attachment,
-                        gone,
-                        dressed: None,
-                        reply,
-                    }
-                }
-                Err(error) => Done::Failed { error, reply },
+                    },
+                    dressed: None,
+                    reply,
+                },
+                Err(error) => Done::Failed {
+                    error,
+                    unused,
+                    reply,
+                },
             };
             let _ = done.send(outcome).await;
         });
@@ -246,8 +327,19 @@ impl Daemon {
                 let answer = self.record(attachment, &gone);
                 let _ = reply.send(answer);
             }
+            Done::Turn(netns) => self.end_turn(&netns),
+            Done::Deserted(place) => self.give_up_at(&place, "nobody waits for it any more"),
+            Done::Dressed {
+                attachment,
+                dressed,
+            } => self.keep_dressed_anew(&attachment, *dressed),
             Done::Vanished { result } => self.handle_vanished(result),
-            Done::Failed { error, reply } => {
+            Done::Failed {
+                error,
+                unused,
+                reply,
+            } => {
+                self.release(&unused);
                 let _ = reply.send(Err(failure(&error)));
             }
             Done::Repaired { result } => {
@@ -286,8 +378,11 @@ impl Daemon {
                 .for_each(|net| self.router.detach_address(attachment.mac, net.addr(), now));
             let ips: Vec<_> = attachment.addresses.iter().map(IpNet::addr).collect();
             self.router.attach_station(attachment.mac, &ips, now);
+            ips.iter().for_each(|ip| self.router.hold_address(*ip, now));
             self.attachments.push(attachment.clone());
         }
+        let gone: Vec<IpAddr> = gone.iter().map(IpNet::addr).collect();
+        self.release(&gone);
         self.tell_names();
         match self.store.save_attachments(&self.attachments) {
             Ok(()) => Ok(Reply::Attached(attachment)),
@@ -304,7 +399,16 @@ impl Daemon {
         let known = self.store.attachments()?;
         let (exposed, containers): (Vec<_>, Vec<_>) =
             known.into_iter().partition(|a| a.netns == HOST);
-        let found = self.host.attachments(&containers).await?;
+        // Also what this launch knows nothing of: its state may be lost.
+        let mut places = containers.clone();
+        let same = |a: &Attachment, b: &Attachment| a.netns == b.netns && a.ifname == b.ifname;
+        for place in self.host.places().await? {
+            if !places.iter().any(|known| same(known, &place)) {
+                places.push(place);
+            }
+        }
+        let mut found = self.host.attachments(&places).await?;
+        found.retain(|attachment| !attachment.addresses.is_empty());
         for lost in containers.iter().filter(|a| {
             !found
                 .iter()
@@ -332,8 +436,9 @@ impl Daemon {
 
     fn keep(&mut self, attachment: Attachment) {
         let ips: Vec<_> = attachment.addresses.iter().map(IpNet::addr).collect();
-        self.router
-            .attach_station(attachment.mac, &ips, Instant::now());
+        let now = Instant::now();
+        self.router.attach_station(attachment.mac, &ips, now);
+        ips.iter().for_each(|ip| self.router.hold_address(*ip, now));
         self.attachments.push(attachment);
     }
 
@@ -350,13 +455,4 @@ impl Daemon {
     pub(super) fn exposed(&self) -> Option<&Attachment> {
         self.attachments.iter().find(|a| a.netns == HOST)
     }
-}
-
-async fn change_exposed(host: &Host, addresses: &[IpNet], hide: bool) -> Result<Vec<IpNet>> {
-    if hide {
-        host.hide(addresses).await?;
-    } else {
-        host.expose(addresses).await?;
-    }
-    host.exposed().await
 }

@@ -119,12 +119,23 @@ fn a_place_follows_from_the_path_of_a_namespace() {
 fn a_host_name_is_read_and_set_only_where_it_is_its_own() {
     let own = std::process::id();
     assert_eq!(host_name(own), None);
-    assert!(!set_host_name(own, "never").unwrap());
+    assert_eq!(set_host_name(own, "never", None).unwrap(), None);
     on_own_thread(|| {
         unshare(CloneFlags::CLONE_NEWUTS)?;
         let tid = u32::try_from(nix::unistd::gettid().as_raw())?;
-        assert!(set_host_name(tid, "mine")?);
+        let before = host_name(tid);
+        let first = set_host_name(tid, "mine", None)?.expect("it has one of its own");
         assert_eq!(host_name(tid).as_deref(), Some("mine"));
+        let again = set_host_name(tid, "other", Some(&first))?.expect("it has one of its own");
+        assert_eq!(again.before, first.before);
+        restore(&Place::Process(tid), &first)?;
+        assert_eq!(
+            host_name(tid).as_deref(),
+            Some("other"),
+            "not ours to change"
+        );
+        restore(&Place::Process(tid), &again)?;
+        assert_eq!(host_name(tid), before);
         Ok(())
     })
     .unwrap();

@@ -16,6 +16,14 @@ use super::{
     sysctl,
 };
 
+/// A device cannot have IPv6 addresses.
+#[derive(Debug, thiserror::Error)]
+#[error("IPv6 is switched off here (net.ipv6.conf.*.disable_ipv6, or ipv6.disable at boot)")]
+pub struct NoIpv6;
+
+/// What the kernel says where there is no IPv6 at all, or not on a device.
+const NO_IPV6: [i32; 3] = [libc::EACCES, libc::EAFNOSUPPORT, libc::EOPNOTSUPP];
+
 /// An address of a device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Address {
@@ -53,7 +61,8 @@ impl Netlink {
         Ok(found)
     }
 
-    /// Gives a device the addresses it lacks, and tells which those were.
+    /// Gives a device the addresses it lacks, and tells which those were; all of
+    /// them or none.
     ///
     /// IPv6 addresses are not probed for duplicates (RFC 4862 5.4): the address
     /// space is wove's, and a container wants to talk at once.
@@ -64,18 +73,37 @@ impl Netlink {
             if present.contains(&net) || added.contains(&net) {
                 continue;
             }
-            let mut request = self
-                .handle
-                .address()
-                .add(link.index, net.addr(), net.prefix_len());
-            if net.addr().is_ipv6() {
-                request.message_mut().header.flags |= AddressHeaderFlags::Nodad;
+            if let Err(error) = self.add_address(link, net).await {
+                for net in added {
+                    self.remove_address(link, net).await?;
+                }
+                return Err(error);
             }
-            let result = unless(request.execute().await, &[libc::EEXIST]);
-            result.with_context(|| format!("address {net} cannot be given to '{}'", link.name))?;
             added.push(net);
         }
         Ok(added)
+    }
+
+    async fn add_address(&self, link: &Link, net: IpNet) -> Result<()> {
+        let mut request = self
+            .handle
+            .address()
+            .add(link.index, net.addr(), net.prefix_len());
+        if net.addr().is_ipv6() {
+            request.message_mut().header.flags |= AddressHeaderFlags::Nodad;
+        }
+        let answer = request.execute().await;
+        let result = match &answer {
+            Err(rtnetlink::Error::NetlinkError(message))
+                if net.addr().is_ipv6()
+                    && NO_IPV6.contains(&message.raw_code().saturating_neg()) =>
+            {
+                Err(NoIpv6.into())
+            }
+            _ => unless(answer, &[libc::EEXIST]),
+        };
+        result.with_context(|| format!("address {net} cannot be given to '{}'", link.name))?;
+        Ok(())
     }
 
     /// Takes addresses from a device; those it lacks are fine, and all others stay.
@@ -84,26 +112,30 @@ impl Netlink {
         let mut others = self.addresses_of(link).await?;
         others.retain(|net| !unwanted.contains(net));
         for net in unwanted {
-            let mut message = AddressMessage::default();
-            message.header.index = link.index;
-            message.header.prefix_len = net.prefix_len();
-            message.header.family = match net {
-                IpNet::V4(_) => AddressFamily::Inet,
-                IpNet::V6(_) => AddressFamily::Inet6,
-            };
-            message
-                .attributes
-                .push(AddressAttribute::Address(net.addr()));
-            message.attributes.push(AddressAttribute::Local(net.addr()));
-            let result = unless(
-                self.handle.address().del(message).execute().await,
-                &[libc::EADDRNOTAVAIL],
-            );
-            result
-                .with_context(|| format!("address {net} cannot be taken from '{}'", link.name))?;
+            self.remove_address(link, *net).await?;
         }
         // Where the setting could not be changed, the kernel took them as well.
         self.add_addresses(link, &others).await?;
+        Ok(())
+    }
+
+    async fn remove_address(&self, link: &Link, net: IpNet) -> Result<()> {
+        let mut message = AddressMessage::default();
+        message.header.index = link.index;
+        message.header.prefix_len = net.prefix_len();
+        message.header.family = match net {
+            IpNet::V4(_) => AddressFamily::Inet,
+            IpNet::V6(_) => AddressFamily::Inet6,
+        };
+        message
+            .attributes
+            .push(AddressAttribute::Address(net.addr()));
+        message.attributes.push(AddressAttribute::Local(net.addr()));
+        let result = unless(
+            self.handle.address().del(message).execute().await,
+            &[libc::EADDRNOTAVAIL],
+        );
+        result.with_context(|| format!("address {net} cannot be taken from '{}'", link.name))?;
         Ok(())
     }
 }

@@ -8,7 +8,7 @@
 //! | file | kernel object |
 //! |---|---|
 //! | `bridge` | the bridge and its port to userspace |
-//! | `veth` | a container's interface |
+//! | `veth`, `places` | a container's interface; which there are |
 //! | `tunnel` | the VXLAN device of the fast path |
 //! | `link`, `address`, `route`, `sysctl` | what any device has |
 //! | `announce` | the frames that say where an address is now |
@@ -36,6 +36,7 @@ mod bridge;
 mod link;
 mod names;
 mod netlink;
+mod places;
 mod route;
 mod sysctl;
 mod tunnel;
@@ -43,6 +44,7 @@ mod underlay;
 mod veth;
 mod watch;
 
+pub use address::NoIpv6;
 pub use bridge::Repair;
 pub(in crate::shell) use link::switch_loopback_on;
 pub use names::device_name;
@@ -130,6 +132,23 @@ impl Host {
                 .map(|address| Repair::Addressed { address }),
         );
         Ok(repairs)
+    }
+
+    /// A route of this host into a network, or one that the network is in, that is not
+    /// by the bridge: where to, and by which device.
+    pub async fn route_within(&self, net: IpNet) -> Result<Option<String>> {
+        let bridge = self.bridge().await?.index;
+        let mut routes = self.netlink.route_within(net).await?;
+        routes.retain(|(_, device)| *device != Some(bridge));
+        let Some((to, device)) = routes.first() else {
+            return Ok(None);
+        };
+        let links = self.netlink.links().await?;
+        let link = links.iter().find(|link| Some(link.index) == *device);
+        Ok(Some(match link {
+            Some(link) => format!("{to} by {}", link.name),
+            None => to.to_string(),
+        }))
     }
 
     /// Gives the host addresses on the overlay; those it has are fine.

@@ -25,6 +25,14 @@ pub(super) fn mark_of_veth(bridge: &str, ifname: &str, netns: &str) -> String {
     alias
 }
 
+/// Name inside and path of the namespace, from [`mark_of_veth`].
+pub(super) fn place_of_mark<'a>(alias: &'a str, bridge: &str) -> Option<(&'a str, &'a str)> {
+    let place = alias.strip_prefix(&mark(bridge))?.strip_prefix(' ')?;
+    // An interface name may contain '@', a namespace's path begins with '/'.
+    let at = place.find("@/")?;
+    (alias.len() < ALIAS).then(|| (&place[..at], &place[at + 1..]))
+}
+
 /// The name of another device of ours, of at most 15 bytes, derived from the
 /// bridge's. `what` has up to 3.
 pub fn device_name(bridge: &str, what: &str) -> String {
@@ -81,6 +89,12 @@ mod tests {
             assert!(!bears_mark(foreign, "wove"), "{foreign}");
         }
         assert_eq!(mark_of_veth("b", "i", &"ü".repeat(300)).len(), 255);
+        let mark = mark_of_veth("wove", "eth0", "/run/netns/c1");
+        assert_eq!(
+            place_of_mark(&mark, "wove"),
+            Some(("eth0", "/run/netns/c1"))
+        );
+        assert_eq!(place_of_mark("wove/wove", "wove"), None);
     }
 
     #[test]

@@ -1,9 +1,10 @@
 //! Routes: where the underlay leads, and multicast inside a container.
 
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use anyhow::{Context, Result};
 use futures_util::TryStreamExt;
+use ipnet::IpNet;
 use netlink_packet_route::route::{
     RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteScope,
 };
@@ -33,6 +34,20 @@ impl Netlink {
             }
         }
         Ok(None)
+    }
+
+    /// Routes into a network, or that the network is in, and their devices.
+    /// Default routes do not count.
+    pub(super) async fn route_within(&self, net: IpNet) -> Result<Vec<(IpNet, Option<u32>)>> {
+        let family = match net {
+            IpNet::V4(_) => RouteMessageBuilder::<Ipv4Addr>::new().build(),
+            IpNet::V6(_) => RouteMessageBuilder::<Ipv6Addr>::new().build(),
+        };
+        let routes = self.routes(family).await?;
+        let overlaps =
+            |(to, _): &(IpNet, _)| to.contains(&net.network()) || net.contains(&to.network());
+        let found = routes.iter().filter_map(destination);
+        Ok(found.filter(overlaps).collect())
     }
 
     /// Sends IPv4 multicast out of `link` unless something else is said for all of it.
@@ -71,6 +86,30 @@ impl Netlink {
         )?;
         Ok(found.unwrap_or_default())
     }
+}
+
+/// Where a route of the main table leads, and by which device; none for a default route.
+fn destination(route: &RouteMessage) -> Option<(IpNet, Option<u32>)> {
+    let prefix = route.header.destination_prefix_length;
+    if prefix == 0 || route.header.table != RouteHeader::RT_TABLE_MAIN {
+        return None;
+    }
+    let address = route
+        .attributes
+        .iter()
+        .find_map(|attribute| match attribute {
+            RouteAttribute::Destination(RouteAddress::Inet(v4)) => Some(IpAddr::V4(*v4)),
+            RouteAttribute::Destination(RouteAddress::Inet6(v6)) => Some(IpAddr::V6(*v6)),
+            _ => None,
+        })?;
+    let device = route
+        .attributes
+        .iter()
+        .find_map(|attribute| match attribute {
+            RouteAttribute::Oif(index) => Some(*index),
+            _ => None,
+        });
+    Some((IpNet::new(address, prefix).ok()?, device))
 }
 
 /// Metric and device of a default route of the main table.

@@ -7,9 +7,9 @@ use crate::{
     engine::{
         Reply, Status,
         status::{
-            ConnectionState, ConnectionStatus, CounterStatus, DnsCounters, DnsStatus,
-            KernelTraffic, NameStatus, PathKind, PeerStatus, RouterStatus, StationStatus,
-            TargetState, TargetStatus,
+            ConnectionState, ConnectionStatus, CounterStatus, DnsCounters, DnsStatus, IpamStatus,
+            KernelTraffic, NameStatus, OwnerStatus, PathKind, PeerStatus, RouterStatus,
+            StationStatus, TargetState, TargetStatus,
         },
     },
     shell::api::Request,
@@ -58,6 +58,7 @@ pub(crate) fn status() -> Status {
             peer: BETA,
             ips: vec![[10, 32, 0, 5].into(), [0xfd00, 0, 0, 0, 0, 0, 0, 5].into()],
         }],
+        ipam: None,
         warnings: vec!["nickname alpha: used twice; rename one".into()],
         counters: CounterStatus {
             drops: [("replay".to_owned(), 7), ("no-route".to_owned(), 0)].into(),
@@ -97,6 +98,32 @@ fn peer(id: PeerId, nickname: &str, hops: u32, link: PeerId) -> PeerStatus {
         next_hop: id,
         links: vec![link],
         version: "0.1.0".into(),
+    }
+}
+
+/// An address space in which something is not as it should be.
+pub(super) fn ipam() -> IpamStatus {
+    let conflict = "gamma: allocates from 10.50.0.0/16, another range: launch all alike";
+    IpamStatus {
+        state: "ready".into(),
+        range: "10.32.0.0/12".into(),
+        range6: Some("fd00:1::/64".into()),
+        ring: Some("5f".into()),
+        total: 1 << 20,
+        used: 2,
+        waiting: 0,
+        unknown: 0,
+        claims: vec![[10, 33, 0, 1].into(), [0xfd00, 1, 0, 0, 0, 0, 1, 1].into()],
+        conflicts: vec![conflict.into()],
+        guards: vec!["0202020202020202".into()],
+        owners: vec![OwnerStatus {
+            peer: "0202020202020202".into(),
+            nickname: "beta".into(),
+            owned: 1 << 19,
+            held: 1 << 16,
+            reachable: true,
+            local: false,
+        }],
     }
 }
 

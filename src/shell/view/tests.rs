@@ -64,7 +64,32 @@ fn every_page_has_its_table() {
     assert!(text(Page::Targets).contains("3s"));
     assert!(text(Page::Stations).contains("10.32.0.5,fd00::5"));
     assert!(text(Page::Dns).contains("web.wove.local  10.32.0.5  02020202  beta"));
-    assert_eq!(text(Page::Ipam), "");
+    assert!(text(Page::Ipam).starts_with("PEER"));
+}
+
+#[test]
+fn the_address_space_is_told_in_words() {
+    let mut status = sample::status();
+    assert!(ipam_text(&status).contains("without a range"));
+    status.ipam = Some(sample::ipam());
+    let text = ipam_text(&status);
+    for line in [
+        "State: ready",
+        "Range: 10.32.0.0/12 and fd00:1::/64",
+        "Used: 2 here",
+        "Claim: 10.33.0.1 is in use here",
+        "Claim: fd00:1::1:1 is in use here",
+        "Conflict: gamma: allocates from 10.50.0.0/16",
+        "02020202  beta",
+    ] {
+        assert!(text.contains(line), "{line}: {text}");
+    }
+    let ipam = &contract(&status)["ipam"];
+    assert_eq!(ipam["range6"], "fd00:1::/64");
+    assert_eq!(
+        ipam["claims"],
+        serde_json::json!(["10.33.0.1", "fd00:1::1:1"])
+    );
 }
 
 #[test]

@@ -427,6 +427,17 @@ impl Host {
             .expect("root reads the state directory")
     }
 
+    /// Its name, which is its peer's nickname.
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Deletes its state directory.
+    pub(crate) fn forget_state(&self) {
+        let remove = || std::fs::remove_dir_all(STATE);
+        self.netns.run(remove).expect("root removes the directory");
+    }
+
     /// Writes a file of its state directory, which only root may then read.
     pub(crate) fn write_state(&self, name: &str, content: &[u8]) {
         use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};

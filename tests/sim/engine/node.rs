@@ -104,6 +104,7 @@ impl Node {
             mtu: 1400,
             bridge: "wove".to_owned(),
             mesh: self.mesh.clone(),
+            space: None,
             seed,
             version: "test".to_owned(),
             capabilities: self.capabilities,
@@ -152,7 +153,10 @@ impl Node {
             Event::Link {
                 peer, up, reason, ..
             } => self.links.push((now, peer, (!up).then_some(reason))),
-            Event::Resolve { .. } | Event::TargetsChanged | Event::HangUp(_) => {}
+            Event::Resolve { .. }
+            | Event::TargetsChanged
+            | Event::HangUp(_)
+            | Event::Address { .. } => {}
         }
     }
 }

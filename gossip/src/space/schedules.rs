@@ -1,0 +1,221 @@
+//! Random schedules of the real core: partitions, crashes, restarts from old
+//! state, takeovers, lost messages. `WOVE_SCHEDULES` says how many, `WOVE_SEED`
+//! from which on.
+
+use std::time::Duration;
+
+use rand::{Rng, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+
+use super::{Init, world::World};
+
+/// Runs in every test run.
+const DEFAULT: u64 = 2000;
+
+fn schedule(seed: u64) -> World {
+    let mut rng = ChaCha8Rng::seed_from_u64(seed);
+    let count = rng.random_range(2..=5);
+    let prefix = rng.random_range(25..=28);
+    let mut world = World::new(count, prefix, Init::Consensus(count));
+    let steps = rng.random_range(50..300);
+    let mut lossy = rng.random_bool(0.5);
+    let mut request = 0;
+    for step in 0..steps {
+        let at = rng.random_range(0..count);
+        let other = rng.random_range(0..count);
+        match rng.random_range(0..100) {
+            0..60 => {
+                let loss = if lossy { 0.3 } else { 0.0 };
+                world.tell(at, other, || rng.random_bool(loss));
+                world.run(other);
+            }
+            60..70 => {
+                let long = rng.random_bool(0.1);
+                let pause = if long {
+                    rng.random_range(30_000..90_000)
+                } else {
+                    rng.random_range(20..2000)
+                };
+                world.now += Duration::from_millis(pause);
+                for node in 0..count {
+                    world.run(node);
+                }
+            }
+            70..84 => {
+                request += 1;
+                if let Some(space) = &mut world.nodes[at].space {
+                    space.allocate(request, space.range());
+                    world.log.push(format!("{at} is asked for an address"));
+                }
+                world.run(at);
+            }
+            84..88 => {
+                let some = world.nodes[at].containers.iter().next().copied();
+                let node = &mut world.nodes[at];
+                if let (Some(gone), Some(space)) = (some, &mut node.space) {
+                    node.containers.remove(&gone);
+                    space.release(gone);
+                }
+            }
+            88..91 => {
+                let part = rng.random_range(0..2);
+                world.log.push(format!("{at} goes to part {part}"));
+                world.part[at] = part;
+            }
+            91..93 => {
+                world.log.push("heal".into());
+                world.part.fill(0);
+            }
+            93 => {
+                world.log.push(format!("{at} is killed"));
+                world.kill(at);
+            }
+            94 => {
+                world.log.push(format!("{at} is launched"));
+                world.launch(at, usize::MAX);
+            }
+            95 => {
+                let back = rng.random_range(0..6);
+                world
+                    .log
+                    .push(format!("{at} is launched with the state {back} saves ago"));
+                world.launch(at, back);
+            }
+            96 => lossy = rng.random_bool(0.5),
+            97 if step > 60
+                && world.nodes.iter().filter(|node| node.destroyed).count() + 1 < count =>
+            {
+                world.log.push(format!("{at} is destroyed"));
+                world.destroy(at);
+            }
+            98 => {
+                // An operator who tells the truth.
+                let gone: Vec<_> = world
+                    .nodes
+                    .iter()
+                    .filter(|node| node.destroyed)
+                    .map(|node| node.id)
+                    .collect();
+                for gone in gone {
+                    world.log.push(format!("rmpeer {gone:?} at {at}"));
+                    world.order(at, gone, false);
+                }
+            }
+            99 if rng.random_bool(0.3) => {
+                let victim = world.nodes[other].id;
+                if other != at {
+                    world.log.push(format!("rmpeer --force {victim:?} at {at}"));
+                    world.order(at, victim, true);
+                }
+            }
+            99 if step > 60 && step % 3 == 0 => {
+                world.log.push(format!("{at} is reset"));
+                world.leave(at);
+            }
+            _ => {}
+        }
+        world.let_go(false);
+        world.check();
+    }
+    world
+}
+
+/// All that is not destroyed comes up, can reach all, and the operator says who is gone.
+fn calm_down(world: &mut World, seed: u64) {
+    let mut rng = ChaCha8Rng::seed_from_u64(seed ^ 0x5eed);
+    world.part.fill(0);
+    world.log.push("all is well again".into());
+    let count = world.nodes.len();
+    for at in 0..count {
+        world.launch(at, usize::MAX);
+    }
+    let mut calm = 0;
+    for round in 0..400 {
+        calm = if round > 60 && world.trouble().is_none() {
+            calm + 1
+        } else {
+            0
+        };
+        if calm > 20 {
+            break;
+        }
+        if round == 40 {
+            let gone: Vec<_> = world
+                .nodes
+                .iter()
+                .filter(|node| node.destroyed)
+                .map(|node| node.id)
+                .collect();
+            for at in 0..count {
+                for gone in &gone {
+                    world.order(at, *gone, false);
+                }
+            }
+        }
+        for from in 0..count {
+            for to in 0..count {
+                world.tell(from, to, || rng.random_bool(0.05));
+            }
+        }
+        world.now += Duration::from_millis(300);
+        for at in 0..count {
+            world.run(at);
+        }
+        world.let_go(true);
+        world.check();
+    }
+}
+
+/// Schedules in which something once went wrong.
+const REGRESSIONS: [u64; 26] = [
+    66, 653, 792, 913, 1201, 1371, 1454, 1974, 2289, 4006, 5413, 6152, 16_815, 28_640, 40_484,
+    43_694, 44_400, 616_656, 618_489, 673_273, 690_472, 55_865, 114_146, 189_295, 251_729, 303_344,
+];
+
+#[test]
+fn what_went_wrong_once_does_not_again() {
+    for seed in REGRESSIONS {
+        let mut world = schedule(seed);
+        calm_down(&mut world, seed);
+        world.check_calm();
+    }
+}
+
+#[test]
+fn no_schedule_gives_an_address_twice_or_loses_space() {
+    let count = std::env::var("WOVE_SCHEDULES")
+        .ok()
+        .and_then(|n| n.parse().ok());
+    let from: u64 = std::env::var("WOVE_SEED")
+        .ok()
+        .and_then(|n| n.parse().ok())
+        .unwrap_or(0);
+    let (mut given, mut refused, mut wrong) = (0, 0, Vec::new());
+    let count = count.unwrap_or(DEFAULT);
+    for seed in from..from + count {
+        let result = std::panic::catch_unwind(|| {
+            let mut world = schedule(seed);
+            calm_down(&mut world, seed);
+            world
+        });
+        match result {
+            Ok(world) => {
+                given += world.given;
+                refused += world.refused;
+                if let Some(trouble) = world.trouble() {
+                    eprintln!("schedule {seed}: {trouble}");
+                    if count == 1 {
+                        eprintln!("{}", world.story());
+                    }
+                    wrong.push(seed);
+                }
+            }
+            Err(_) => {
+                eprintln!("schedule {seed} failed");
+                wrong.push(seed);
+            }
+        }
+    }
+    eprintln!("{given} addresses given, {refused} refused");
+    assert!(wrong.is_empty(), "{} of {count}: {wrong:?}", wrong.len());
+}

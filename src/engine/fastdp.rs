@@ -325,10 +325,16 @@ impl FastPath {
 
     /// The peer's offer came. Returns whether it is new: then it may lack ours.
     pub fn offered(&mut self, offer: VxlanOffer, source: IpAddr, now: Instant) -> bool {
-        if self.ours.is_none() || self.theirs == Some((offer, source)) {
+        if self.ours.is_none() {
+            return false;
+        }
+        // Whoever offers may lack our offer: it is due until the peer uses it again.
+        self.heard = false;
+        if self.theirs == Some((offer, source)) {
             return false;
         }
         self.theirs = Some((offer, source));
+        self.offers = 0;
         self.step(Input::Offer, now);
         self.offer_at = now + OFFER;
         true
@@ -515,7 +521,7 @@ impl FastPath {
     }
 
     fn offer_due(&mut self, active: bool, now: Instant) -> bool {
-        if self.heard || now < self.offer_at {
+        if (self.heard && self.is_offered()) || now < self.offer_at {
             return false;
         }
         let most = if active { REST_ACTIVE } else { REST_IDLE };

@@ -131,11 +131,13 @@ fn it_follows_a_peer_that_moves() {
 
 #[test]
 fn it_stands_loss() {
-    let mut world = world(3, 4);
-    world.launch();
-    world.net.netem.loss = 0.1;
-    world.run_for(Duration::from_secs(120));
-    world.net.netem.loss = 0.0;
-    world.run_for(Duration::from_secs(20));
-    assert_paths(&world, PathKind::Fastdp);
+    for seed in 0..40 {
+        let mut world = world(seed, 4);
+        world.launch();
+        world.net.netem.loss = 0.1;
+        world.run_for(Duration::from_secs(120));
+        world.net.netem.loss = 0.0;
+        world.run_for(Duration::from_secs(20));
+        assert_paths(&world, PathKind::Fastdp);
+    }
 }

@@ -433,10 +433,11 @@ impl Neighbours {
     }
 }
 
-/// So many links are of a peer's own choice, and not given up for those of others:
-/// whoever is dialled by many of one mind still hears somebody else.
+/// So many links are of a peer's own choice, at least, and not given up for those of
+/// others: whoever is dialled by many of one mind still hears somebody else. One is
+/// enough for that, and each one more is a change of links for everybody.
 pub(crate) fn own_links(degree: usize) -> usize {
-    (degree / 3).max(1)
+    degree / 4
 }
 
 fn candidate(peer: PeerId, node: &Node) -> Candidate {

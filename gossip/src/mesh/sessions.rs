@@ -72,12 +72,12 @@ impl<A: Authority> Mesh<A> {
         // Somebody who was cut off when we sought it may have been back for long.
         let missed = sought && !self.routes().reaches(&peer);
         let own = sought && self.own_link_count() < own_links(self.degree());
-        let room = match (self.is_small(), missed || own) {
+        let room = match (self.is_small(), missed) {
             (true, _) => self.config.full_mesh_up_to,
             (false, true) => 2 * self.degree(),
             (false, false) => self.degree(),
         };
-        if ordered || self.dialer.leads_to(&peer) || self.link_count() < room {
+        if ordered || own || self.dialer.leads_to(&peer) || self.link_count() < room {
             self.start_link(peer, now);
         }
     }

@@ -50,7 +50,7 @@
 //!    rest of 4 applies.
 //! 6. *Gone guards.* If more are gone than a majority can do without, the living decide:
 //!    each of those whom any of them ever met, and who is not gone. About a living owner
-//!    they vote together ([`vote`]); what the dead had is counted ([`census`]). Whoever
+//!    they vote together (`vote`); what the dead had is counted (`census`). Whoever
 //!    knows of a gift or a verdict by which it gained is among them, and does not agree.
 //!    A peer that none of the living ever met is not among them: what the dead gave to
 //!    it is lost to it, if the operator's word comes before it does. Who gave all back

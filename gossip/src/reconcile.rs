@@ -66,6 +66,9 @@ pub struct Difference {
     pub push: Option<Backlog>,
     /// We lack these.
     pub want: Vec<RecordKey>,
+    /// The other side has older ones than these, which are hidden here and thus in no
+    /// range. It would reach their owner for ever if the goodbye passed it by.
+    pub hidden: Vec<RecordKey>,
 }
 
 /// A range of records that the other side lacks but for some. It is read as it
@@ -217,7 +220,11 @@ pub fn compare(
                 difference.want.push(key);
                 known.push(key);
             }
-            Some(ours) if ours.version > held.version => {}
+            Some(ours) if ours.version > held.version => {
+                if replica.is_hidden(&key.owner) {
+                    difference.hidden.push(key);
+                }
+            }
             // One version, two bodies: the ranks decide, so both sides need both.
             Some(ours) if digest(ours) != held.digest => difference.want.push(key),
             Some(_) => known.push(key),
@@ -348,7 +355,10 @@ mod tests {
     use proto::record::Topic;
 
     use super::*;
-    use crate::replica::tests::{record, replica_of};
+    use crate::replica::{
+        Merge,
+        tests::{record, replica_of},
+    };
 
     /// What a backlog would send.
     fn drained(mut backlog: Backlog, replica: &Replica) -> Vec<Arc<Record>> {
@@ -427,7 +437,15 @@ mod tests {
                         .map_or_else(Vec::new, |push| drained(push, asker))
                     {
                         crossed += 1;
-                        answerer.merge(&record, |_, _| true);
+                        if answerer.merge(&record, |_, _| true) == Merge::Stale {
+                            // The answerer has a newer one and pushes that.
+                            let newer = Arc::clone(answerer.get(&record.key).unwrap());
+                            asker.merge(&newer, |_, _| true);
+                        }
+                    }
+                    for key in difference.hidden {
+                        crossed += 1;
+                        answerer.merge(&Arc::clone(asker.get(&key).unwrap()), |_, _| true);
                     }
                     for key in difference.want {
                         crossed += 1;
@@ -456,6 +474,26 @@ mod tests {
             prop_assert_eq!(a.sum(Scope::ALL), b.sum(Scope::ALL));
             // Each difference is one record and perhaps the node of its owner.
             prop_assert!(crossed <= 4 * (left.len() + right.len()));
+        }
+
+        #[test]
+        fn whoever_missed_a_goodbye_is_told(
+            owners in prop::collection::btree_set(any::<u8>(), 1..60),
+            gone in any::<prop::sample::Index>(),
+            knows_first in any::<bool>(),
+        ) {
+            let owners: Vec<u8> = owners.into_iter().collect();
+            let gone = *gone.get(&owners);
+            let before: Vec<_> = owners.iter().map(|owner| record(*owner, Topic::Links(0), 1, 0)).collect();
+            let goodbye = record(gone, Topic::Links(0), 2, 0);
+            let mut behind = replica_of(&before);
+            let mut ahead = replica_of(&before);
+            ahead.merge(&goodbye, |_, _| true);
+            let slot = ahead.slot(&goodbye.key.owner).unwrap();
+            ahead.set_hidden(slot, true);
+            let (a, b) = if knows_first { (&mut ahead, &mut behind) } else { (&mut behind, &mut ahead) };
+            run(a, b);
+            prop_assert_eq!(behind.get(&goodbye.key), Some(&goodbye));
         }
 
         #[test]

@@ -320,6 +320,12 @@ impl Replica {
         }
     }
 
+    /// Whether an owner is known whose records are left out.
+    pub(crate) fn is_hidden(&self, owner: &PeerId) -> bool {
+        self.slot(owner)
+            .is_some_and(|slot| self.owners[slot.at()].hidden)
+    }
+
     /// Forgets an owner and its records.
     pub fn remove_owner(&mut self, slot: Slot) {
         let owner = mem::take(&mut self.owners[slot.at()]);

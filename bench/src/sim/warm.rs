@@ -295,7 +295,14 @@ impl World {
             let at = (*suspect + turn) % running.len();
             let view = self.view(running[at])?;
             let reached = view.reachable_count();
-            let text = if reached != expected {
+            let text = if reached > expected {
+                let gone = view.reached().into_iter();
+                let gone: Vec<u32> = gone
+                    .filter(|other| running.binary_search(other).is_err())
+                    .collect();
+                let peer = running[at];
+                format!("peer {peer} reaches {reached} of {expected}, still {gone:?}, who are gone")
+            } else if reached < expected {
                 let missed = self.missed(running[at], running);
                 format!(
                     "peer {} reaches {reached} of {expected}, not {missed}",

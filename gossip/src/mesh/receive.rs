@@ -353,6 +353,9 @@ impl<A: Authority> Mesh<A> {
         if let Some(backlog) = difference.push {
             session.outbox.work_off(backlog);
         }
+        for key in difference.hidden {
+            session.outbox.repair(key);
+        }
         session.outbox.want(wanted);
         if !session.outbox.is_empty() {
             self.flush_soon(now);

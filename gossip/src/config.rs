@@ -88,6 +88,10 @@ pub struct Config {
 /// What a mesh spends so that news come soon.
 #[derive(Clone, Copy, Debug)]
 pub struct Pace {
+    /// News in bytes, at once and per second, that spend a store of which the upper
+    /// half goes over pruned links, too: while little happens, what happens is known
+    /// soonest.
+    pub calm: (u32, u32),
     /// Links that bring news, at least, however dear the copies are.
     pub fewest: u8,
     /// Copies of news, in bytes per second, that are borne before links are
@@ -111,6 +115,7 @@ pub struct Pace {
 impl Pace {
     /// Of a mesh in which mostly little happens.
     pub const USUAL: Self = Self {
+        calm: (1024, 64),
         fewest: 2,
         spare: 200,
         prune_for: Duration::from_secs(100),
@@ -124,6 +129,7 @@ impl Pace {
     /// costs, rounds always find something that is on its way, and the link that
     /// takes the place of a lost one is told of together with the loss.
     pub const LARGE: Self = Self {
+        calm: (4096, 128),
         fewest: 1,
         spare: 50,
         prune_for: Duration::from_secs(40),

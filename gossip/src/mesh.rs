@@ -261,7 +261,7 @@ impl<A: Authority> Mesh<A> {
             exposed_since: now,
             news: News::default(),
             spare: spread::SPARE_BURSTS.map(|burst| TokenBucket::full(burst, now)),
-            calm: TokenBucket::full(spread::CALM_BURST, now),
+            calm: TokenBucket::full(config.pace.calm.0, now),
             wants: Wants::default(),
             fed_by: None,
             repairs: TokenBucket::full(spread::REPAIR_BURST, now),

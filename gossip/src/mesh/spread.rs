@@ -21,10 +21,6 @@ use crate::{config::Authority, hash::digest, reconcile, sums::Scope};
 
 /// Bytes of copies borne at once, before few and before the fewest links bring news.
 pub(super) const SPARE_BURSTS: [u32; 2] = [4096, 8192];
-/// News in bytes, at once and per second, that go over pruned links too: while
-/// little happens, what happens is known soonest.
-pub(super) const CALM_BURST: u32 = 1024;
-const CALM_RATE: u32 = 64;
 /// Links that bring news, at least, while copies are not too dear for that.
 const FEW: u8 = 3;
 /// Repairs passed on as news: at once, and per second. More are a catching-up,
@@ -54,7 +50,8 @@ impl<A: Authority> Mesh<A> {
         let (key, digest) = (record.key, digest(record));
         let (mut any, mut lazy) = (false, false);
         let size = record.encoded_len() as u32;
-        let calm = self.calm.drain(size, CALM_BURST, CALM_RATE, now) >= CALM_BURST / 2;
+        let (burst, rate) = self.pace().calm;
+        let calm = self.calm.drain(size, burst, rate, now) >= burst / 2;
         let near = from.is_none_or(|from| from == key.owner);
         for (peer, session) in &mut self.sessions {
             let usable = session

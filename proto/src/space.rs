@@ -107,6 +107,8 @@ pub struct Space {
     pub ask: Option<Ask>,
     /// Its IPv6 range, so that others see should theirs be another.
     pub range6: Option<Range6>,
+    /// It leaves for good and gives everything back: nobody is to give it more.
+    pub leaving: bool,
 }
 
 impl Space {

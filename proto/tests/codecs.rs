@@ -465,7 +465,11 @@ fn space() -> impl Strategy<Value = Space> {
         sets,
         lists,
         claims,
-        (prop::option::of(ask), prop::option::of(range6)),
+        (
+            prop::option::of(ask),
+            prop::option::of(range6),
+            any::<bool>(),
+        ),
     )
         .prop_map(
             |(
@@ -474,7 +478,7 @@ fn space() -> impl Strategy<Value = Space> {
                 (guards, former),
                 (blocks, gifts, (taken, lost)),
                 claims,
-                (ask, range6),
+                (ask, range6, leaving),
             )| Space {
                 ring,
                 life,
@@ -488,6 +492,7 @@ fn space() -> impl Strategy<Value = Space> {
                 claims,
                 ask,
                 range6,
+                leaving,
             },
         )
 }

@@ -342,6 +342,7 @@ pub(crate) fn bodies() -> Vec<Vec<u8>> {
             base: IP6,
             prefix: 64,
         }),
+        leaving: true,
     };
     let guard = Guard {
         acks: vec![Ack {

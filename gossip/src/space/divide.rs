@@ -288,6 +288,7 @@ impl Space {
             claims: Vec::new(),
             ask: None,
             range6: None,
+            leaving: false,
         };
         self.table.entry(founder).or_insert(Entry {
             space,

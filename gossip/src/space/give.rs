@@ -398,14 +398,26 @@ impl Space {
 
     /// Whether anybody could take what this peer gives back.
     pub fn has_heirs(&self, peers: &impl Peers) -> bool {
-        self.ring.is_some() && !peers.candidates().is_empty()
+        self.ring.is_some() && !self.heirs(peers).is_empty()
+    }
+
+    /// Who can be reached and does not leave as well: two who leave would give to
+    /// each other for ever.
+    fn heirs(&self, peers: &impl Peers) -> Vec<ShortId> {
+        let leaves = |peer: &ShortId| {
+            let entry = self.table.get(peer);
+            entry.is_some_and(|entry| entry.space.leaving)
+        };
+        let mut heirs = peers.candidates();
+        heirs.retain(|peer| !leaves(peer));
+        heirs
     }
 
     pub(super) fn give_all_away(&mut self, peers: &impl Peers) {
         if !self.leaving || !self.recovered || self.mine.blocks.is_empty() {
             return;
         }
-        let mut heirs = peers.candidates();
+        let mut heirs = self.heirs(peers);
         heirs.sort_by_key(|peer| {
             let owns = self
                 .table

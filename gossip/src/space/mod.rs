@@ -540,6 +540,7 @@ impl Space {
             claims: self.claims().take(wire::CLAIMS).collect(),
             ask: self.ask.map(|(ask, _)| ask),
             range6: self.config.range6,
+            leaving: self.leaving,
         })
     }
 

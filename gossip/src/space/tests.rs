@@ -301,6 +301,7 @@ fn the_fullest_record_fits() {
             base: Ipv6Addr::from_bits(u128::MAX),
             prefix: 128,
         }),
+        leaving: true,
     };
     // Claims and tales of takeovers give way to these.
     let (start, len, epoch) = ((1 << 24) - 1, 1 << 23, 1000);

@@ -486,12 +486,18 @@ impl World {
         self.run(at);
     }
 
-    /// Who has given everything back ends for good, and so does the last one; its farewell
+    /// Whether a peer is gone for good or about to go.
+    fn ends(&self, at: usize) -> bool {
+        let node = &self.nodes[at];
+        node.destroyed || node.space.as_ref().is_some_and(|space| space.leaving)
+    }
+
+    /// Who has given everything back ends for good, and so do the last ones; their farewell
     /// is heard or not.
     pub(super) fn let_go(&mut self, heard: bool) {
         for at in 0..self.nodes.len() {
             let mut others = (0..self.nodes.len()).filter(|other| *other != at);
-            let is_last = others.clone().all(|other| self.nodes[other].destroyed);
+            let is_last = others.clone().all(|other| self.ends(other));
             let is_met = others.any(|other| self.connected(at, other));
             let space = self.nodes[at].space.as_ref();
             let leaving = space.filter(|space| space.leaving);

@@ -403,7 +403,7 @@ impl Space {
 
     /// Who can be reached and does not leave as well: two who leave would give to
     /// each other for ever.
-    fn heirs(&self, peers: &impl Peers) -> Vec<ShortId> {
+    pub(super) fn heirs(&self, peers: &impl Peers) -> Vec<ShortId> {
         let leaves = |peer: &ShortId| {
             let entry = self.table.get(peer);
             entry.is_some_and(|entry| entry.space.leaving)

@@ -62,7 +62,12 @@ impl Space {
             // It may have come back by others.
             let ours = self.mine.blocks.iter();
             let mut ours = ours.filter(|block| block.epoch >= gift.epoch);
+            // Who passed it on had it.
+            let receiver = self.table.get(&gift.to);
+            let onward = receiver.into_iter().flat_map(|entry| &entry.space.gifts);
+            let mut onward = onward.filter(|onward| onward.epoch > gift.epoch);
             self.is_owned_above(span, gift.epoch, me)
+                || onward.any(|onward| Span::new(onward.start, onward.len).meet(span).is_some())
                 || ours.any(|block| Span::of(block).meet(span).is_some())
         };
         let waiting: Vec<Gift> = gifts

@@ -243,25 +243,27 @@ impl Space {
                 epoch: gift.epoch.saturating_sub(GIFT_STEP),
                 held: false,
             };
-            if !began.gone && self.mine.from_held.contains(&(gift.since, gift.start)) {
-                span::put(
-                    &mut self.mine.blocks,
-                    Block {
-                        held: true,
-                        ..block
-                    },
-                );
-                span::insert(&mut self.mine.usable, Span::of(&block));
-                continue;
-            }
             let part = |span: Span| Block {
                 start: span.start,
                 len: span.len(),
                 ..block
             };
             let mut lost = vec![Span::of(&block)];
+            let was_held = self.mine.from_held.iter();
+            let was_held = was_held.filter(|(since, _)| *since == gift.since && !began.gone);
+            for (_, held) in was_held {
+                if let Some(kept) = held.meet(Span::of(&block)) {
+                    let held = Block {
+                        held: true,
+                        ..part(kept)
+                    };
+                    span::put(&mut self.mine.blocks, held);
+                    span::insert(&mut self.mine.usable, kept);
+                    span::remove(&mut lost, kept);
+                }
+            }
             for (_, gained) in self.mine.gains.iter().filter(|(at, _)| *at > began.serial) {
-                if let Some(kept) = gained.meet(Span::of(&block)) {
+                for kept in lost.clone().iter().filter_map(|span| gained.meet(*span)) {
                     span::put(&mut self.mine.blocks, part(kept));
                     span::remove(&mut lost, kept);
                 }

@@ -366,6 +366,37 @@ impl Space {
         }
     }
 
+    /// A peer reminds us of a takeover, and we know nothing of it: we were launched with
+    /// a state from before. So nobody has anything of it, and we say that we took nothing.
+    pub(super) fn renounce(&mut self) {
+        if !self.recovered || self.mine.taken.len() >= wire::TAKEN {
+            return;
+        }
+        let reminders = self.table.iter().flat_map(|(ward, entry)| {
+            let lost = entry.space.lost.iter();
+            let lost = lost.filter(|lost| lost.began.heir == self.me && entry.estate.is_none());
+            lost.map(|lost| (*ward, *lost))
+        });
+        let unknown = reminders.filter(|(ward, lost)| {
+            let taken = self.mine.taken.iter();
+            let mut of = taken.filter(|taken| taken.peer == *ward);
+            !of.any(|taken| taken.life >= lost.life) && !self.may_inherit(*ward, lost.life)
+        });
+        let unknown: Vec<(ShortId, Lost)> = unknown.collect();
+        for (ward, lost) in unknown {
+            if self.mine.taken.len() < wire::TAKEN {
+                self.mine.taken.push(Taken {
+                    peer: ward,
+                    life: lost.life,
+                    serial: lost.began.serial,
+                    gone: lost.began.gone,
+                    runs: Vec::new(),
+                });
+                self.changed = true;
+            }
+        }
+    }
+
     pub(super) fn bury(&mut self, ward: ShortId, life: u32, began: Option<Began>) {
         if let Some(entry) = self.table.get_mut(&ward) {
             entry.bury(began, life);

@@ -91,6 +91,7 @@ impl Space {
     pub(super) fn vote(&mut self, peers: &impl Peers, now: Instant) {
         self.learn_from_guards();
         self.claim_estates();
+        self.renounce();
         let mut wards: Vec<ShortId> = self.wards.iter().copied().collect();
         if !self.mine.guards.is_empty() {
             wards.push(self.me);

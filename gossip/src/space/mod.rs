@@ -255,6 +255,8 @@ pub struct Space {
     /// Whom we guard.
     wards: BTreeSet<ShortId>,
     heard: BTreeMap<ShortId, Guard>,
+    /// Those of them in whose records are votes: mostly nobody.
+    voting: BTreeSet<ShortId>,
     guard: Guard,
     /// Who is gone by an operator's word, ours or another's.
     gone: BTreeSet<ShortId>,
@@ -328,6 +330,7 @@ impl Space {
             early: BTreeMap::new(),
             wards: BTreeSet::new(),
             heard: BTreeMap::new(),
+            voting: BTreeSet::new(),
             guard: Guard::default(),
             gone: BTreeSet::new(),
             division: None,

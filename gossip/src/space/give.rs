@@ -389,13 +389,21 @@ impl Space {
     }
 
     /// Who has given everything back says that it is gone for good: nobody is to wait for
-    /// it as a guard.
+    /// it as a guard. Should something have been on its way to it all the same, it takes
+    /// its word back until that is given back, too: nobody takes anything from the gone.
     pub(super) fn say_farewell(&mut self) {
-        if !self.leaving || self.guard.gone.contains(&self.me) || !self.has_given_all() {
+        let (said, done) = (self.guard.gone.contains(&self.me), self.has_given_all());
+        if !self.leaving || said == done {
             return;
         }
-        self.guard.gone.truncate(wire::GONE - 1);
-        self.guard.gone.push(self.me);
+        if done {
+            self.guard.gone.truncate(wire::GONE - 1);
+            self.guard.gone.push(self.me);
+        } else {
+            let me = self.me;
+            self.guard.gone.retain(|peer| *peer != me);
+        }
+        self.note_gone();
         (self.dirty.guard, self.dirty.saved) = (true, true);
     }
 

@@ -33,6 +33,7 @@ mod prediction;
 mod relay;
 mod repair;
 mod roaming;
+mod runtimes;
 mod scale;
 mod secrets;
 mod sleeve;

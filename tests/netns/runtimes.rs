@@ -187,6 +187,28 @@ fn forgotten_when_it_dies(kind: Kind) {
     gone("unseen");
 }
 
+fn one_while_it_shares_a_namespace(kind: Kind) {
+    let lab = Lab::new();
+    let (a, _b, far) = two_hosts(&lab);
+    let engine = Engine::start(&a, kind);
+    engine.run("main", &[]);
+    engine.run("side", &["--network", "container:main"]);
+    let address = attach_named(&a, "main", &["--dns", "--name", "api"]);
+    for (container, options) in [("side", &["--dns"][..]), ("main", &[]), ("side", &[])] {
+        assert_eq!(attach_named(&a, container, options), address);
+        wait_used(&a, 1);
+        ping_within(secs(15), &far.netns, address);
+        wait_name(&far, "api", &[address]);
+        for other in ["main", "side"] {
+            wait_name(&far, other, &[]);
+        }
+    }
+    engine.inside("main", &["ping", "-c", "1", "-W", "2", "far"]);
+    a.ok(&["detach", "--container", "side"]);
+    wait_used(&a, 0);
+    wait_name(&far, "api", &[]);
+}
+
 #[test]
 fn docker_is_reached_by_name_until_it_is_detached() {
     reached_by_name_until_it_is_detached(Kind::Docker);
@@ -203,6 +225,11 @@ fn docker_is_forgotten_when_it_dies() {
 }
 
 #[test]
+fn docker_is_one_while_it_shares_a_namespace() {
+    one_while_it_shares_a_namespace(Kind::Docker);
+}
+
+#[test]
 fn podman_is_reached_by_name_until_it_is_detached() {
     reached_by_name_until_it_is_detached(Kind::Podman);
 }
@@ -215,4 +242,9 @@ fn podman_is_found_by_all_it_is_called_or_refused() {
 #[test]
 fn podman_is_forgotten_when_it_dies() {
     forgotten_when_it_dies(Kind::Podman);
+}
+
+#[test]
+fn podman_is_one_while_it_shares_a_namespace() {
+    one_while_it_shares_a_namespace(Kind::Podman);
 }

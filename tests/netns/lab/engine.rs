@@ -24,12 +24,15 @@ use super::wait::{ensure, eventually, secs};
 const STORE: usize = 256 << 20;
 /// How long an engine may take for one thing, in seconds.
 const COMMAND: u64 = 60;
+/// Says to `tests/runtimes/fetch` where to keep what it gets.
+const CACHE: &str = "WOVE_RUNTIMES_CACHE";
 /// The image of every container.
 const IMAGE: &str = "localhost/wove:lab";
 
 /// Kills by mark until nothing has it, then removes the control groups named so.
 /// The mark is an argument: in the guardian's own environment it is not.
 const GUARDIAN: &str = r#"
+trap '' INT HUP TERM
 read -r _
 for round in 1 2 3 4 5 6 7 8 9 10; do
     found=
@@ -91,7 +94,13 @@ impl<'a> Engine<'a> {
             command.args(["--cgroup-parent", &format!("/{mark}")]);
         }
         let log = Log::new(&format!("{kind:?} on {}", host.name));
-        let daemon = Daemon::spawn(command, &log);
+        let mut daemon = Daemon::spawn(command, &log);
+        eventually(secs(COMMAND), &format!("{kind:?} answers"), || {
+            let ended = daemon.exited();
+            ensure(ended.is_none(), format_args!("{kind:?} ended: {ended:?}"));
+            let connect = || std::os::unix::net::UnixStream::connect(kind.socket());
+            host.netns.run(connect).map_err(|error| error.to_string())
+        });
         let engine = Self {
             host,
             kind,
@@ -99,12 +108,6 @@ impl<'a> Engine<'a> {
             guardian,
             _daemon: daemon,
         };
-        eventually(secs(COMMAND), &format!("{kind:?} answers"), || {
-            let socket = kind.socket();
-            let connect = || std::os::unix::net::UnixStream::connect(socket);
-            let reached = host.netns.run(connect);
-            reached.map_err(|error| format!("{socket}: {error}"))
-        });
         engine.ok(&["import", &environment()["IMAGE"], IMAGE]);
         engine
     }
@@ -114,6 +117,8 @@ impl<'a> Engine<'a> {
         let mark = format!("WOVE_ENGINE={}", self.mark);
         let parent = format!("/{}", self.mark);
         let mut arguments = vec!["run", "--detach", "--name", name, "--env", &mark];
+        // A first process is deaf to other signals.
+        arguments.extend(["--stop-signal", "KILL"]);
         if self.kind == Kind::Podman {
             arguments.extend(["--cgroup-parent", &parent]);
         }
@@ -270,8 +275,13 @@ fn environment() -> &'static BTreeMap<String, String> {
     static SAID: OnceLock<BTreeMap<String, String>> = OnceLock::new();
     SAID.get_or_init(|| {
         let fetch = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/runtimes/fetch");
-        let said = Command::new(fetch).output();
-        let said = said.expect("the script is a part of the repository");
+        let mut command = Command::new(fetch);
+        if std::env::var_os(CACHE).is_none() {
+            command.env(CACHE, concat!(env!("CARGO_TARGET_TMPDIR"), "/../runtimes"));
+        }
+        let said = command
+            .output()
+            .expect("the script is a part of the repository");
         let why = String::from_utf8_lossy(&said.stderr);
         assert!(said.status.success(), "no Docker and no podman: {why}");
         let text = String::from_utf8_lossy(&said.stdout);

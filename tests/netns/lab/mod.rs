@@ -1,5 +1,6 @@
 //! The laboratory: hosts in network namespaces, the network between them, and
-//! what tests do with them. Needs root, gcc's Rust and nothing else.
+//! what tests do with them. Needs root, gcc's Rust and, but for `engine`,
+//! nothing else.
 
 mod daemon;
 mod engine;

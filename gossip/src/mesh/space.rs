@@ -23,8 +23,11 @@ use crate::{
     space::{Peers, Saved, Space, SpaceConfig, SpaceView, Span},
 };
 
-/// What was heard waits so long for more.
+/// What was heard waits so long for more...
 const TOGETHER: Duration = Duration::from_millis(20);
+/// ...and in a large mesh, where looking costs more and more is said, so long per peer.
+const TOGETHER_PER_PEER: Duration = Duration::from_micros(100);
+const TOGETHER_MAX: Duration = Duration::from_millis(250);
 
 /// The mesh, as the space sees it.
 struct View<'a> {
@@ -301,7 +304,8 @@ impl<A: Authority> Mesh<A> {
     pub(super) fn space_soon(&mut self, now: Instant) {
         let due = self.space.as_ref().and_then(|space| space.deadline(now));
         if let Some(due) = due {
-            let at = due.max(now + TOGETHER);
+            let pause = TOGETHER_PER_PEER * self.replica.owner_count() as u32;
+            let at = due.max(now + pause.clamp(TOGETHER, TOGETHER_MAX));
             self.timers.space = Some(self.timers.space.map_or(at, |before| before.min(at)));
         }
     }

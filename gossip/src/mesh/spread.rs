@@ -50,8 +50,7 @@ impl<A: Authority> Mesh<A> {
         let (key, digest) = (record.key, digest(record));
         let (mut any, mut lazy) = (false, false);
         let size = record.encoded_len() as u32;
-        let (burst, rate) = self.pace().calm;
-        let calm = self.calm.drain(size, burst, rate, now) >= burst / 2;
+        let calm = self.is_calm(size, now);
         let near = from.is_none_or(|from| from == key.owner);
         for (peer, session) in &mut self.sessions {
             let usable = session
@@ -82,6 +81,12 @@ impl<A: Authority> Mesh<A> {
         }
     }
 
+    /// Whether little happens; spends so many bytes of the store that says so.
+    fn is_calm(&mut self, size: u32, now: Instant) -> bool {
+        let (burst, rate) = self.pace().calm;
+        self.calm.drain(size, burst, rate, now) >= burst / 2
+    }
+
     /// Passes on a record that was accepted.
     pub(super) fn pass_on(&mut self, record: &Record, from: PeerId, fresh: bool, now: Instant) {
         if fresh || self.repairs.take(REPAIR_BURST, REPAIR_RATE, now) {
@@ -100,7 +105,8 @@ impl<A: Authority> Mesh<A> {
     /// A neighbour brought news that were none.
     pub(super) fn copy_came(&mut self, from: PeerId, record: &Record, now: Instant) {
         self.news.see(digest(record));
-        if record.key.owner == from {
+        // While little happens copies are meant to come, and cost nothing to speak of.
+        if record.key.owner == from || self.is_calm(0, now) {
             return;
         }
         let size = record.encoded_len() as u32;

@@ -122,11 +122,12 @@ impl Space {
         }
     }
 
-    /// Whose turn it is to ask: one, if all see the same.
+    /// Whose turn it is to ask: one, if all see the same, and none that leaves.
     fn is_asker(&self, peer: ShortId, peers: &impl Peers) -> bool {
         let key = |peer: ShortId| (weight(peer, peer), peer);
-        let others = peers.candidates().into_iter().chain([self.me]);
-        others.min_by_key(|other| key(*other)) == Some(peer)
+        let me = Some(self.me).filter(|_| !self.leaving);
+        let able = self.heirs(peers).into_iter().chain(me);
+        able.min_by_key(|other| key(*other)) == Some(peer)
     }
 
     /// Whether everybody whom we ever met is there, or dead.
@@ -168,11 +169,7 @@ impl Space {
 
     fn ask_all(&mut self, peers: &impl Peers) {
         let somebody_died = self.roll.iter().any(|peer| self.is_dead(*peer, peers));
-        if !somebody_died
-            || self.leaving
-            || !self.is_complete(peers)
-            || !self.is_asker(self.me, peers)
-        {
+        if !somebody_died || !self.is_complete(peers) || !self.is_asker(self.me, peers) {
             return;
         }
         let Some(ring) = self.ring else {

@@ -62,7 +62,12 @@ impl Space {
             // It may have come back by others.
             let ours = self.mine.blocks.iter();
             let mut ours = ours.filter(|block| block.epoch >= gift.epoch);
+            // Who passed it on had it.
+            let receiver = self.table.get(&gift.to);
+            let onward = receiver.into_iter().flat_map(|entry| &entry.space.gifts);
+            let mut onward = onward.filter(|onward| onward.epoch > gift.epoch);
             self.is_owned_above(span, gift.epoch, me)
+                || onward.any(|onward| Span::new(onward.start, onward.len).meet(span).is_some())
                 || ours.any(|block| Span::of(block).meet(span).is_some())
         };
         let waiting: Vec<Gift> = gifts
@@ -72,12 +77,11 @@ impl Space {
         self.mine.gifts = waiting;
         self.changed |= self.mine.gifts.len() != count;
         let mine = &mut self.mine;
-        let told = |since: u64, start: u32| {
-            mine.gifts
-                .iter()
-                .any(|gift| (gift.since, gift.start) == (since, start))
+        let told = |since: u64, span: Span| {
+            let mut of = mine.gifts.iter().filter(|gift| gift.since == since);
+            of.any(|gift| Span::new(gift.start, gift.len).meet(span).is_some())
         };
-        mine.from_held.retain(|(since, start)| told(*since, *start));
+        mine.from_held.retain(|(since, span)| told(*since, *span));
     }
 
     fn take_up(&mut self, from: ShortId, gift: &Gift) {
@@ -336,16 +340,15 @@ impl Space {
             .collect();
         let room = wire::GIFTS.saturating_sub(self.mine.gifts.len());
         // What there is no room to tell of is kept.
-        let lost: Vec<Block> = parts
-            .into_iter()
-            .take(room)
-            .flat_map(|part| self.lose(part))
-            .collect();
+        let since = self.mine.serial + 1;
+        let mut lost = Vec::new();
+        for part in parts.into_iter().take(room) {
+            let usable = self.mine.usable.iter().filter_map(|span| span.meet(part));
+            let usable = usable.map(|span| (since, span));
+            self.mine.from_held.extend(usable);
+            lost.extend(self.lose(part));
+        }
         for block in lost {
-            let since = self.mine.serial + 1;
-            if block.held {
-                self.mine.from_held.push((since, block.start));
-            }
             self.mine.gifts.push(Gift {
                 start: block.start,
                 len: block.len,
@@ -403,7 +406,7 @@ impl Space {
 
     /// Who can be reached and does not leave as well: two who leave would give to
     /// each other for ever.
-    fn heirs(&self, peers: &impl Peers) -> Vec<ShortId> {
+    pub(super) fn heirs(&self, peers: &impl Peers) -> Vec<ShortId> {
         let leaves = |peer: &ShortId| {
             let entry = self.table.get(peer);
             entry.is_some_and(|entry| entry.space.leaving)

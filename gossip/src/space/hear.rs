@@ -112,6 +112,10 @@ impl Space {
             let mut ours = said.acks.iter().filter(|ack| ack.ward == self.me);
             self.life_told |= ours.any(|ack| ack.life > self.mine.life);
             let before = self.heard.insert(from, said.clone());
+            match said.votes.is_empty() {
+                true => self.voting.remove(&from),
+                false => self.voting.insert(from),
+            };
             if before.map(|before| before.gone).unwrap_or_default() != said.gone {
                 self.note_gone();
             }
@@ -157,6 +161,7 @@ impl Space {
     /// A peer is forgotten by the mesh. Whom we guard we keep in mind.
     pub fn forget(&mut self, peer: ShortId) {
         let heard = self.heard.remove(&peer);
+        self.voting.remove(&peer);
         if heard.is_some_and(|heard| !heard.gone.is_empty()) {
             self.note_gone();
         }

@@ -243,25 +243,27 @@ impl Space {
                 epoch: gift.epoch.saturating_sub(GIFT_STEP),
                 held: false,
             };
-            if !began.gone && self.mine.from_held.contains(&(gift.since, gift.start)) {
-                span::put(
-                    &mut self.mine.blocks,
-                    Block {
-                        held: true,
-                        ..block
-                    },
-                );
-                span::insert(&mut self.mine.usable, Span::of(&block));
-                continue;
-            }
             let part = |span: Span| Block {
                 start: span.start,
                 len: span.len(),
                 ..block
             };
             let mut lost = vec![Span::of(&block)];
+            let was_held = self.mine.from_held.iter();
+            let was_held = was_held.filter(|(since, _)| *since == gift.since && !began.gone);
+            for (_, held) in was_held {
+                if let Some(kept) = held.meet(Span::of(&block)) {
+                    let held = Block {
+                        held: true,
+                        ..part(kept)
+                    };
+                    span::put(&mut self.mine.blocks, held);
+                    span::insert(&mut self.mine.usable, kept);
+                    span::remove(&mut lost, kept);
+                }
+            }
             for (_, gained) in self.mine.gains.iter().filter(|(at, _)| *at > began.serial) {
-                if let Some(kept) = gained.meet(Span::of(&block)) {
+                for kept in lost.clone().iter().filter_map(|span| gained.meet(*span)) {
                     span::put(&mut self.mine.blocks, part(kept));
                     span::remove(&mut lost, kept);
                 }
@@ -360,6 +362,37 @@ impl Space {
                 let had = as_of(began.serial, &estate.bids, &estate.blocks);
                 let blocks = self.inheritance(ward, had, began);
                 self.take(ward, life, began, blocks);
+            }
+        }
+    }
+
+    /// A peer reminds us of a takeover, and we know nothing of it: we were launched with
+    /// a state from before. So nobody has anything of it, and we say that we took nothing.
+    pub(super) fn renounce(&mut self) {
+        if !self.recovered || self.mine.taken.len() >= wire::TAKEN {
+            return;
+        }
+        let reminders = self.table.iter().flat_map(|(ward, entry)| {
+            let lost = entry.space.lost.iter();
+            let lost = lost.filter(|lost| lost.began.heir == self.me && entry.estate.is_none());
+            lost.map(|lost| (*ward, *lost))
+        });
+        let unknown = reminders.filter(|(ward, lost)| {
+            let taken = self.mine.taken.iter();
+            let mut of = taken.filter(|taken| taken.peer == *ward);
+            !of.any(|taken| taken.life >= lost.life) && !self.may_inherit(*ward, lost.life)
+        });
+        let unknown: Vec<(ShortId, Lost)> = unknown.collect();
+        for (ward, lost) in unknown {
+            if self.mine.taken.len() < wire::TAKEN {
+                self.mine.taken.push(Taken {
+                    peer: ward,
+                    life: lost.life,
+                    serial: lost.began.serial,
+                    gone: lost.began.gone,
+                    runs: Vec::new(),
+                });
+                self.changed = true;
             }
         }
     }

@@ -198,8 +198,8 @@ struct Mine {
     /// What heirs may have taken over in one of our lives, and have not told of yet; it
     /// is ours again if they say that they did not, or are gone before they say anything.
     ceded: Vec<(ShortId, u32, wire::Block)>,
-    /// Serial and offset of gifts that were held before.
-    from_held: Vec<(u64, u32)>,
+    /// What was usable before it was given away, and the serials of the gifts.
+    from_held: Vec<(u64, Span)>,
     /// Gifts that were taken up and are still told of: giver, offset, epoch.
     received: BTreeSet<(ShortId, u32, u32)>,
 }
@@ -255,6 +255,8 @@ pub struct Space {
     /// Whom we guard.
     wards: BTreeSet<ShortId>,
     heard: BTreeMap<ShortId, Guard>,
+    /// Those of them in whose records are votes: mostly nobody.
+    voting: BTreeSet<ShortId>,
     guard: Guard,
     /// Who is gone by an operator's word, ours or another's.
     gone: BTreeSet<ShortId>,
@@ -328,6 +330,7 @@ impl Space {
             early: BTreeMap::new(),
             wards: BTreeSet::new(),
             heard: BTreeMap::new(),
+            voting: BTreeSet::new(),
             guard: Guard::default(),
             gone: BTreeSet::new(),
             division: None,

@@ -77,10 +77,10 @@ impl Space {
     /// What was said in the votes about one life of an owner.
     pub(super) fn ballots(&self, ward: ShortId, life: u32) -> BTreeMap<ShortId, Vote> {
         let own = self.guard.votes.iter().map(|vote| (self.me, vote));
-        let others = self
-            .heard
-            .iter()
-            .flat_map(|(peer, guard)| guard.votes.iter().map(|vote| (*peer, vote)));
+        let others = self.voting.iter().flat_map(|peer| {
+            let votes = self.heard.get(peer).map(|guard| &guard.votes);
+            votes.into_iter().flatten().map(|vote| (*peer, vote))
+        });
         own.chain(others)
             .filter(|(_, vote)| vote.ward == ward && vote.life == life)
             .map(|(peer, vote)| (peer, *vote))
@@ -91,6 +91,7 @@ impl Space {
     pub(super) fn vote(&mut self, peers: &impl Peers, now: Instant) {
         self.learn_from_guards();
         self.claim_estates();
+        self.renounce();
         let mut wards: Vec<ShortId> = self.wards.iter().copied().collect();
         if !self.mine.guards.is_empty() {
             wards.push(self.me);

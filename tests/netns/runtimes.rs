@@ -117,7 +117,7 @@ fn found_by_all_it_is_called_or_refused(kind: Kind) {
         wait_used(&a, 1);
         // Its made-up host name is no name.
         assert_eq!(
-            a.json(&["ps"]).unwrap()[0]["names"],
+            a.json(&["ps"]).expect("ps answers")[0]["names"],
             serde_json::json!(["web1"])
         );
         a.ok(&["detach", "--container", called]);
@@ -125,7 +125,7 @@ fn found_by_all_it_is_called_or_refused(kind: Kind) {
     }
     engine.run("hosty", &["--network", "host"]);
     engine.run("stopped", &[]);
-    engine.ok(&["kill", "stopped"]);
+    engine.kill("stopped");
     for (container, why) in [
         ("hosty", "use `wove expose`"),
         ("stopped", "is not running"),
@@ -163,7 +163,7 @@ fn forgotten_when_it_dies(kind: Kind) {
         wait_used(&a, 0);
     };
     let first = attach_new("killed");
-    engine.ok(&["kill", "killed"]);
+    engine.kill("killed");
     gone("killed");
     // It comes back as a stranger, with the address that is free again.
     engine.ok(&["start", "killed"]);

@@ -18,7 +18,7 @@ use nix::mount::{MsFlags, mount};
 use super::daemon::Daemon;
 use super::host::{Host, run_to_end};
 use super::log::Log;
-use super::wait::{ensure, eventually, secs};
+use super::wait::{ensure, eventually, secs, until};
 
 /// Bytes that an engine may store.
 const STORE: usize = 256 << 20;
@@ -128,6 +128,15 @@ impl<'a> Engine<'a> {
         arguments.extend(options);
         arguments.extend([IMAGE, "sleep", "1000"]);
         self.ok(&arguments).trim().to_owned()
+    }
+
+    /// Kills a container and waits until the engine knows that it ended.
+    pub(crate) fn kill(&self, container: &str) {
+        self.ok(&["kill", container]);
+        let is_running = ["inspect", "--format", "{{.State.Running}}", container];
+        until(secs(20), "a killed container has ended", || {
+            self.ok(&is_running).trim() == "false"
+        });
     }
 
     /// Where it answers, from every place that has the host's `/run`.

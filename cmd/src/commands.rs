@@ -102,6 +102,7 @@ fn answer(client: &Client, command: &Ask, output: Output) -> Result<(), Failure>
 fn attach(client: &Client, options: AttachArgs) -> Result<(), Failure> {
     let mut naming = Naming {
         names: options.naming.names,
+        called: Vec::new(),
         nameless: options.naming.no_name,
         hostname: options.naming.hostname,
         dns: options.naming.dns,
@@ -110,9 +111,7 @@ fn attach(client: &Client, options: AttachArgs) -> Result<(), Failure> {
     let netns = match &options.inside.place.container {
         Some(container) => {
             let found = runtime::find(container)?;
-            if naming.names.is_empty() && !naming.nameless {
-                naming.names = found.names;
-            }
+            naming.called = found.names;
             naming.container = Some(found.id);
             process_namespace(found.pid)
         }

@@ -227,9 +227,12 @@ pub struct Attachment {
 /// What an attached container is called, and what it was given for that.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Naming {
-    /// Names without the domain. In a request: none means the default.
+    /// Names without the domain. In a request: none means those of before, else `called`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub names: Vec<String>,
+    /// Only in a request: what its engine calls it; none means the default.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub called: Vec<String>,
     /// Nobody is told a name.
     #[serde(default, skip_serializing_if = "is_false")]
     pub nameless: bool,

@@ -2,8 +2,10 @@
 //!
 //! Needs no program but the one under test, `nft` for `nat`, and `unshare` and
 //! `mount` (util-linux) for `names`; `esp` starts a virtual machine where the
-//! kernel has no ESP (`tests/vm/run`). Namespaces are anonymous and daemons die
-//! with this process, so nothing is left behind however it ends.
+//! kernel has no ESP (`tests/vm/run`), `runtimes` container engines that are
+//! fetched where they are missing (`tests/runtimes/fetch`). Namespaces are
+//! anonymous and daemons die with this process, so nothing is left behind
+//! however it ends.
 
 #![expect(
     clippy::disallowed_methods,
@@ -33,6 +35,7 @@ mod prediction;
 mod relay;
 mod repair;
 mod roaming;
+mod runtimes;
 mod scale;
 mod secrets;
 mod sleeve;

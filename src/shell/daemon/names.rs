@@ -167,7 +167,12 @@ impl Daemon {
             .attachments
             .iter()
             .find(|a| Path::new(&a.netns) == netns && a.ifname == ifname)
-            .map(|a| &a.naming);
+            .map(|a| &a.naming)
+            // The path may mean another container by now.
+            .filter(|b| match (&asked.container, &b.container) {
+                (Some(asked), Some(before)) => asked == before,
+                _ => true,
+            });
         let relative = |names: &[String]| -> Result<Vec<String>> {
             names.iter().map(|name| self.names.relative(name)).collect()
         };
@@ -175,6 +180,7 @@ impl Daemon {
             _ if asked.nameless => Vec::new(),
             _ if !asked.names.is_empty() => relative(&asked.names)?,
             Some(before) => before.names.clone(),
+            None if !asked.called.is_empty() => relative(&asked.called)?,
             None => default_name(netns).into_iter().collect(),
         };
         let hostname = asked
@@ -194,6 +200,7 @@ impl Daemon {
         );
         Ok(Naming {
             names,
+            called: Vec::new(),
             nameless: asked.nameless,
             hostname,
             dns,

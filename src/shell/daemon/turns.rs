@@ -5,7 +5,10 @@
 //! Who detaches what somebody still waits for an address for does not wait with
 //! him; and who has gone away waits no longer.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::{
+    collections::{BTreeMap, VecDeque},
+    path::Path,
+};
 
 use tokio::sync::oneshot;
 
@@ -15,7 +18,7 @@ use super::{
 };
 use crate::{
     engine::{Command, Failure},
-    shell::api::Request,
+    shell::{api::Request, netns::identity_of},
 };
 
 /// How many may wait for one container.
@@ -29,7 +32,8 @@ pub(super) type Turns = BTreeMap<String, VecDeque<Request>>;
 
 impl Daemon {
     /// Does what is asked, or has it wait for its turn.
-    pub(super) fn take_turn(&mut self, request: Request) {
+    pub(super) fn take_turn(&mut self, mut request: Request) {
+        self.call_by_known_path(&mut request.command);
         let Some(place) = place_of(&request.command) else {
             return self.handle_request(request);
         };
@@ -45,6 +49,35 @@ impl Daemon {
             Some(_) => {
                 let message = format!("{} is busy: try again", place.0);
                 let _ = request.reply.send(Err(Failure { message }));
+            }
+        }
+    }
+
+    /// A namespace has many paths: one of each process in it, and containers may
+    /// share one. All mean the path by which it was attached first, else the same
+    /// interface would be taken for several, and what fails for one undone for all.
+    fn call_by_known_path(&self, command: &mut Command) {
+        let (netns, naming) = match command {
+            Command::Attach { netns, naming, .. } => (netns, Some(naming)),
+            Command::Detach { netns, .. } => (netns, None),
+            _ => return,
+        };
+        let known = || {
+            let attached = self.containers().map(|attachment| &attachment.netns);
+            attached.chain(self.turns.keys()).map(Path::new)
+        };
+        if known().any(|path| path == netns) {
+            return;
+        }
+        let Some(identity) = identity_of(netns) else {
+            return;
+        };
+        let is_it = |path: &&Path| identity_of(path) == Some(identity);
+        if let Some(path) = known().find(is_it).map(Path::to_owned) {
+            *netns = path;
+            if let Some(naming) = naming {
+                // It is known as a part of the first.
+                naming.container = None;
             }
         }
     }

@@ -234,6 +234,13 @@ impl Host {
         run_to_end(command, secs(COMMAND))
     }
 
+    /// Runs a client command that is told of a container engine's socket.
+    pub(crate) fn cli_at(&self, docker_host: &str, arguments: &[&str]) -> Output {
+        let mut command = self.command_as(None);
+        command.env("DOCKER_HOST", docker_host).args(arguments);
+        run_to_end(command, secs(COMMAND))
+    }
+
     /// Runs a client command as another user.
     pub(crate) fn cli_as(&self, user: u32, arguments: &[&str]) -> Output {
         let mut command = self.command_as(Some(user));
@@ -462,6 +469,7 @@ impl Host {
             }
         }
         command.env("WOVE_SOCKET", SOCKET).env("NO_COLOR", "1");
+        command.env_remove("DOCKER_HOST");
         command.env_remove("NOTIFY_SOCKET").stdin(Stdio::null());
         command.stdout(Stdio::piped()).stderr(Stdio::piped());
         command
@@ -505,7 +513,7 @@ impl Container {
 }
 
 /// Runs a command that must end within `limit`.
-fn run_to_end(mut command: Command, limit: Duration) -> Output {
+pub(super) fn run_to_end(mut command: Command, limit: Duration) -> Output {
     let spawned = command.spawn();
     let mut child = spawned.unwrap_or_else(|e| panic!("{command:?} does not start: {e}"));
     let stdout = read_all(child.stdout.take());

@@ -1,7 +1,9 @@
 //! The laboratory: hosts in network namespaces, the network between them, and
-//! what tests do with them. Needs root, gcc's Rust and nothing else.
+//! what tests do with them. Needs root, gcc's Rust and, but for `engine`,
+//! nothing else.
 
 mod daemon;
+mod engine;
 mod host;
 mod log;
 mod nat;
@@ -16,6 +18,7 @@ mod wait;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 
+pub(crate) use engine::{Engine, Kind};
 pub(crate) use host::{Container, Host, PORT, STATE};
 pub(crate) use log::Log;
 pub(crate) use nat::{Gate, Nat};

@@ -132,6 +132,7 @@ fn private_mounts() -> io::Result<OwnedFd> {
     let nothing: Option<&str> = None;
     let private = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
     mount(nothing, "/", nothing, private, nothing)?;
+    let groups = File::open("/sys/fs/cgroup");
     mount(
         Some("sysfs"),
         "/sys",
@@ -139,6 +140,18 @@ fn private_mounts() -> io::Result<OwnedFd> {
         MsFlags::empty(),
         nothing,
     )?;
+    // Container engines need them where they were.
+    if let Ok(groups) = groups {
+        let below = format!("/proc/self/fd/{}", groups.as_raw_fd());
+        let bind = MsFlags::MS_BIND | MsFlags::MS_REC;
+        mount(
+            Some(below.as_str()),
+            "/sys/fs/cgroup",
+            nothing,
+            bind,
+            nothing,
+        )?;
+    }
     // A kernel without BPF has no such directory; the daemon copes with that.
     let _ = mount(
         Some("bpf"),

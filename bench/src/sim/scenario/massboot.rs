@@ -50,6 +50,8 @@ fn run(run: &mut Run<'_>) {
         run.violated(format!("peer {suspect} does not reach all others"));
     }
     let reachable_s = run.world.now.since(begun).as_secs_f64();
+    let known = format!("massboot, all reach all since {reachable_s:.2} s");
+    run.world.progress.phase(known);
     let peak = memory::peak() - idle;
     let traffic = run.world.traffic();
     let bytes: u64 = traffic.iter().map(|t| t.in_bytes + t.out_bytes).sum();

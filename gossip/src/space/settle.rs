@@ -25,7 +25,9 @@ pub(super) fn enough(guards: usize) -> usize {
     guards.div_ceil(2)
 }
 
-/// The highest serial that enough of the guards, of both sets, keep in mind.
+/// The highest serial that enough of the guards, of both sets, keep in mind. Those who
+/// are gone may have voted before, so as many of the living must know as of all; or all
+/// of them, where they are fewer.
 fn known_serial(
     (guards, former): (&[ShortId], &[ShortId]),
     gone: impl Fn(ShortId) -> bool,
@@ -33,7 +35,8 @@ fn known_serial(
 ) -> u64 {
     let of = |set: &[ShortId]| {
         let alive: Vec<ShortId> = set.iter().copied().filter(|peer| !gone(*peer)).collect();
-        let Some(last) = enough(alive.len()).checked_sub(1) else {
+        let needed = enough(set.len()).min(alive.len());
+        let Some(last) = needed.checked_sub(1) else {
             return u64::MAX;
         };
         let mut known: Vec<u64> = alive.iter().map(|peer| guard(*peer).unwrap_or(0)).collect();

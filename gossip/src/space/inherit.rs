@@ -369,7 +369,9 @@ impl Space {
     /// A peer reminds us of a takeover, and we know nothing of it: we were launched with
     /// a state from before. So nobody has anything of it, and we say that we took nothing.
     pub(super) fn renounce(&mut self) {
-        if !self.recovered || self.mine.taken.len() >= wire::TAKEN {
+        // Where there is no room, older ones may have been forgotten.
+        let room = wire::TAKEN.saturating_sub(self.mine.taken.len());
+        if !self.recovered || room == 0 {
             return;
         }
         let reminders = self.table.iter().flat_map(|(ward, entry)| {
@@ -382,19 +384,18 @@ impl Space {
             let mut of = taken.filter(|taken| taken.peer == *ward);
             !of.any(|taken| taken.life >= lost.life) && !self.may_inherit(*ward, lost.life)
         });
-        let unknown: Vec<(ShortId, Lost)> = unknown.collect();
-        for (ward, lost) in unknown {
-            if self.mine.taken.len() < wire::TAKEN {
-                self.mine.taken.push(Taken {
-                    peer: ward,
-                    life: lost.life,
-                    serial: lost.began.serial,
-                    gone: lost.began.gone,
-                    runs: Vec::new(),
-                });
-                self.changed = true;
-            }
-        }
+        let nothing: Vec<Taken> = unknown
+            .take(room)
+            .map(|(ward, lost)| Taken {
+                peer: ward,
+                life: lost.life,
+                serial: lost.began.serial,
+                gone: lost.began.gone,
+                runs: Vec::new(),
+            })
+            .collect();
+        self.changed |= !nothing.is_empty();
+        self.mine.taken.extend(nothing);
     }
 
     pub(super) fn bury(&mut self, ward: ShortId, life: u32, began: Option<Began>) {

@@ -54,7 +54,9 @@
 //!    knows of a gift or a verdict by which it gained is among them, and does not agree.
 //!    A peer that none of the living ever met is not among them: what the dead gave to
 //!    it is lost to it, if the operator's word comes before it does. Who gave all back
-//!    and left is gone, too, by its own word.
+//!    and left is gone, too, by its own word, and takes that back for what was still on
+//!    its way to it. Who is gone may have voted before, so it is left in when the halves
+//!    of 2, 3 and 7 are counted.
 //! 7. *Restart.* A peer uses nothing until half of its guards have answered its new
 //!    launch. A guard that knows of another life says so, and one that knows a later
 //!    record makes it wait until it has that back. So what was decided about it is known

@@ -16,7 +16,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use nix::mount::{MsFlags, mount};
 
 use super::daemon::Daemon;
-use super::host::{Host, run_to_end};
+use super::host::{Host, run_to_end, succeeded};
 use super::log::Log;
 use super::wait::{ensure, eventually, secs, until};
 
@@ -154,15 +154,7 @@ impl<'a> Engine<'a> {
     /// Runs a client command that must succeed; returns what it printed.
     #[track_caller]
     pub(crate) fn ok(&self, arguments: &[&str]) -> String {
-        let output = self.cli(arguments);
-        let stdout = String::from_utf8_lossy(&output.stdout).into_owned();
-        let stderr = String::from_utf8_lossy(&output.stderr);
-        let (kind, status) = (self.kind, output.status);
-        ensure(
-            status.success(),
-            format_args!("{kind:?}: {arguments:?}: {status}: {stdout}{stderr}"),
-        );
-        stdout
+        succeeded(self.kind.client(), arguments, &self.cli(arguments))
     }
 
     /// What a program in a container prints, once it succeeds.

@@ -251,15 +251,7 @@ impl Host {
     /// Runs a client command that must succeed; returns what it printed.
     #[track_caller]
     pub(crate) fn ok(&self, arguments: &[&str]) -> String {
-        let output = self.cli(arguments);
-        let stdout = String::from_utf8_lossy(&output.stdout).into_owned();
-        let stderr = String::from_utf8_lossy(&output.stderr);
-        let status = output.status;
-        super::ensure(
-            status.success(),
-            format_args!("{}: {arguments:?}: {status}: {stdout}{stderr}", self.name),
-        );
-        stdout
+        succeeded(&self.name, arguments, &self.cli(arguments))
     }
 
     /// Runs a client command that must print JSON.
@@ -510,6 +502,19 @@ impl Container {
     pub(crate) fn path(&self) -> String {
         self.netns.path().to_string_lossy().into_owned()
     }
+}
+
+/// What a client command printed, which must have succeeded.
+#[track_caller]
+pub(super) fn succeeded(who: &str, arguments: &[&str], output: &Output) -> String {
+    let stdout = String::from_utf8_lossy(&output.stdout).into_owned();
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    let status = output.status;
+    super::ensure(
+        status.success(),
+        format_args!("{who}: {arguments:?}: {status}: {stdout}{stderr}"),
+    );
+    stdout
 }
 
 /// Runs a command that must end within `limit`.

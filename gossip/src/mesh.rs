@@ -124,6 +124,9 @@ pub struct Mesh<A> {
     rejections: u32,
     /// When a link was last lost.
     exposed_since: Instant,
+    /// Since when there are links too many that are borne, and how patiently, in
+    /// pauses, 0 to 2.
+    surplus: Option<(Instant, f64)>,
     news: News,
     /// Copies that may come yet, before few and before one link bring news.
     spare: [TokenBucket; 2],
@@ -176,6 +179,11 @@ struct Session {
 }
 
 impl Session {
+    /// Whether news are named in beats instead of being pushed.
+    fn is_lazy(&self, now: Instant) -> bool {
+        self.lazy_until.is_some_and(|until| now < until)
+    }
+
     /// Queues a list, unless it was given for the same sums a moment ago.
     fn give(&mut self, list: &List, now: Instant) {
         if self.given.is_new(list, now) {
@@ -259,6 +267,7 @@ impl<A: Authority> Mesh<A> {
             next_dial: 0,
             rejections: 0,
             exposed_since: now,
+            surplus: None,
             news: News::default(),
             spare: spread::SPARE_BURSTS.map(|burst| TokenBucket::full(burst, now)),
             calm: TokenBucket::full(config.pace.calm.0, now),

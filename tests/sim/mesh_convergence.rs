@@ -57,11 +57,34 @@ fn a_change_is_known_everywhere_at_once() {
 }
 
 #[test]
+fn links_too_many_are_given_up_one_after_the_other() {
+    const PEERS: usize = 60;
+    let most = |world: &World| {
+        let links = |peer| world.mesh(peer).neighbours().count();
+        (0..PEERS).map(links).max().unwrap_or_default()
+    };
+    let changes = |world: &World| world.mesh(0).counters().accepted;
+    let mut world = World::new(11).peers(PEERS);
+    world.run_until(30 * SECOND, World::is_one_mesh);
+    // More than are borne go as soon as they are settled...
+    world.run_for(20 * SECOND);
+    assert!((13..=16).contains(&most(&world)), "{}", most(&world));
+    // ...the others over minutes, each told by both ends or by one.
+    let before = changes(&world);
+    world.run_for(10 * SECOND);
+    let changed = changes(&world) - before;
+    assert!((1..=100).contains(&changed), "{changed}");
+    world.run_for(600 * SECOND);
+    assert!(most(&world) <= 12, "{}", most(&world));
+}
+
+#[test]
 fn a_quiet_mesh_is_quiet() {
     let mut world = World::new(4).peers(40);
     world.run_until(30 * SECOND, World::is_one_mesh);
-    // The one whom all dialled finds room for a link of its own choice.
-    world.run_for(120 * SECOND);
+    // The one whom all dialled finds room for a link of its own choice, and links
+    // too many are given up.
+    world.run_for(300 * SECOND);
     let pushed = |world: &World| -> u64 { (0..40).map(|p| world.mesh(p).counters().pushed).sum() };
     let (before, sent) = (pushed(&world), world.sent);
     world.run_for(30 * SECOND);

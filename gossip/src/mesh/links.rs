@@ -47,6 +47,12 @@ const CROWD: usize = 64;
 const CROWDS_MAX: usize = 10;
 /// A link younger than this is not pruned: its other end may still be settling.
 const SETTLED: Duration = Duration::from_secs(10);
+/// More links than this are not borne, whatever it costs to be rid of them.
+const BORNE: usize = 16;
+/// Links too many that are borne are given up one after the other, each after this
+/// for every peer, so that the whole mesh gives up a few a second: everybody hears
+/// of each, and after a launch of all at once everybody has some.
+const THINNING: Duration = Duration::from_millis(200);
 
 impl<A: Authority> Mesh<A> {
     /// Whether somebody who wants a link may have it.
@@ -181,6 +187,7 @@ impl<A: Authority> Mesh<A> {
             return;
         };
         let was_up = link.state().is_usable();
+        let brought_news = !session.is_lazy(now);
         link.bye(now);
         session.outbox = Outbox::default();
         session.given = Given::default();
@@ -189,6 +196,11 @@ impl<A: Authority> Mesh<A> {
         session.missed_most = false;
         session.differed = None;
         self.link_over(peer, was_up.then(|| link.since()), reason, now);
+        // What was given up and brought no news leaves no gap in their ways.
+        let given_up = matches!(reason, DownReason::Pruned | DownReason::Full);
+        if was_up && (brought_news || !given_up) {
+            self.graft_all(now);
+        }
     }
 
     fn link_over(
@@ -203,7 +215,6 @@ impl<A: Authority> Mesh<A> {
             tracing::debug!(%peer, %reason, "link down");
             self.events.push_back(Event::LinkDown { peer, reason });
             self.exposed_since = now;
-            self.graft_all(now);
             let at = now + self.withdrawal_delay(reason);
             self.timers.links = Some(self.timers.links.map_or(at, |links| links.min(at)));
         }
@@ -290,6 +301,9 @@ impl<A: Authority> Mesh<A> {
             // Whoever does not answer pings does not answer on this session any more.
             self.sessions.remove(&peer);
             self.link_over(peer, up_since, DownReason::Silent, now);
+            if up_since.is_some() {
+                self.graft_all(now);
+            }
             self.events.push_back(Event::CloseSession(peer));
         }
     }
@@ -297,8 +311,35 @@ impl<A: Authority> Mesh<A> {
     /// Ends one link too many, if its other end can do without.
     pub(super) fn prune(&mut self, now: Instant) {
         if self.is_small() || self.link_count() <= 2 * self.degree() {
-            return;
+            self.surplus = None;
+        } else if self.is_thinning_due(now)
+            && let Some(peer) = self.spare_link(now)
+        {
+            self.surplus = None;
+            self.out.push_back((
+                peer,
+                GossipMessage::Bye {
+                    reason: ByeReason::Pruned,
+                },
+            ));
+            self.end_link(peer, DownReason::Pruned, now);
+            self.timers.links = Some(now + self.config.links_delay);
         }
+    }
+
+    /// Whether links too many have been borne for long enough.
+    fn is_thinning_due(&mut self, now: Instant) -> bool {
+        let rng = &mut self.rng;
+        let surplus = self
+            .surplus
+            .get_or_insert_with(|| (now, rng.random_range(0.0..2.0)));
+        let (since, patience) = *surplus;
+        let pause = THINNING * u32::try_from(self.ways.reached()).unwrap_or(u32::MAX);
+        self.link_count() > BORNE.max(2 * self.degree()) || now >= since + pause.mul_f64(patience)
+    }
+
+    /// A link to end: from the fullest network, and rather one that brings no news.
+    fn spare_link(&mut self, now: Instant) -> Option<PeerId> {
         let settled = |link: &Link| {
             link.state() == LinkState::Up && now.saturating_duration_since(link.since()) >= SETTLED
         };
@@ -311,18 +352,12 @@ impl<A: Authority> Mesh<A> {
         let spare: Vec<_> = spare
             .map(|(peer, session)| (*peer, session.info.address))
             .collect();
-        let spare = Crowds::of(self.link_addresses().values()).fullest(&spare);
+        let fullest = Crowds::of(self.link_addresses().values()).fullest(&spare);
+        let is_pruned = |peer: &&PeerId| self.sessions.get(peer).is_some_and(|s| s.is_lazy(now));
+        let silent: Vec<PeerId> = fullest.iter().filter(is_pruned).copied().collect();
+        let spare = if silent.is_empty() { fullest } else { silent };
         let at = self.random_index(spare.len());
-        if let Some(peer) = spare.get(at) {
-            self.out.push_back((
-                *peer,
-                GossipMessage::Bye {
-                    reason: ByeReason::Pruned,
-                },
-            ));
-            self.end_link(*peer, DownReason::Pruned, now);
-            self.timers.links = Some(now + self.config.links_delay);
-        }
+        spare.get(at).copied()
     }
 
     /// Links that this peer dialled, those being probed included.

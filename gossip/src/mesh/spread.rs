@@ -61,7 +61,7 @@ impl<A: Authority> Mesh<A> {
             if !usable || !readable || Some(*peer) == from || *peer == key.owner {
                 continue;
             }
-            let pruned = session.lazy_until.is_some_and(|until| now < until);
+            let pruned = session.is_lazy(now);
             lazy |= pruned;
             if calm || !pruned || near {
                 session.outbox.tell(key);
@@ -141,7 +141,7 @@ impl<A: Authority> Mesh<A> {
                 .link
                 .as_ref()
                 .is_some_and(|link| link.state().is_usable());
-            usable && session.lazy_until.is_none_or(|until| now >= until)
+            usable && !session.is_lazy(now)
         };
         let others = self.sessions.iter().filter(|(other, _)| *other != peer);
         others.filter(|(_, session)| is_eager(session)).count()
@@ -201,7 +201,7 @@ impl<A: Authority> Mesh<A> {
         let fingerprint = self.fingerprint_in_short(to);
         let ripe = self.pace().ripe;
         let news = match self.sessions.get_mut(to) {
-            Some(session) if session.lazy_until.is_some_and(|until| now < until) => {
+            Some(session) if session.is_lazy(now) => {
                 let slot = self.replica.slot(to);
                 self.news.name(&mut session.told, slot, ripe, now)
             }

@@ -19,7 +19,7 @@ use crypto::ReplayWindow;
 use proto::{
     Endpoint, PeerId,
     content::{BroadcastHeader, Content, FragmentHeader, Frames, RelayHeader},
-    datagram::{Datagram, Protection, SessionIndex, TransportHeader},
+    datagram::{Datagram, Protection, SessionIndex, Stage, TransportHeader},
     ethernet::EthernetFrame,
 };
 
@@ -134,7 +134,9 @@ impl Ingress {
         now: Instant,
         out: &mut impl Output,
     ) -> Result<(), DropReason> {
-        let header = match Datagram::parse(datagram).map_err(|_| DropReason::Malformed)? {
+        let parsed = Datagram::parse(datagram).map_err(|_| DropReason::Malformed)?;
+        let begins = matches!(&parsed, Datagram::Handshake(step) if step.stage == Stage::Initiation);
+        let header = match parsed {
             Datagram::Transport(header) => header,
             _ if matches!(origin, Origin::Tunnel(_)) => return Err(DropReason::Malformed),
             Datagram::Handshake(_)
@@ -143,6 +145,7 @@ impl Ingress {
             | Datagram::NoSession { .. } => {
                 out.upcall(Upcall::Handshake {
                     datagram: datagram.to_vec(),
+                    begins,
                     origin,
                 });
                 return Ok(());

@@ -79,6 +79,9 @@ pub enum Upcall {
     Handshake {
         /// The datagram.
         datagram: Vec<u8>,
+        /// Whether it begins a handshake. All others belong to one that is under way,
+        /// or are dismissed at next to no cost.
+        begins: bool,
         /// Where it came from.
         origin: Origin,
     },

@@ -59,14 +59,17 @@ const PROBE: usize = 65_535 + 18;
 const PROBES: usize = 64;
 /// How many control messages wait for the control thread.
 const CONTROL_QUEUE: usize = 4096;
-/// How many handshakes wait; a flood of them must not displace control.
+/// How many handshakes wait to begin, and how many others to go on: a flood of them
+/// must not displace control, nor those that begin the steps of those begun.
 const HANDSHAKE_QUEUE: usize = 256;
 
 /// What the data threads tell the control thread.
 pub(super) struct Upcalls {
     /// Control messages of established sessions, and what concerns frames.
     pub control: mpsc::Receiver<Upcall>,
-    /// Handshakes: anybody can send them.
+    /// Later steps of handshakes.
+    pub steps: mpsc::Receiver<Upcall>,
+    /// What begins a handshake: anybody can send that.
     pub handshakes: mpsc::Receiver<Upcall>,
     /// Destinations for which the first hop refused a datagram, with its bytes.
     pub too_large: mpsc::Receiver<(SocketAddr, usize)>,
@@ -84,6 +87,7 @@ pub(super) struct DataPlane {
 #[derive(Clone)]
 struct Queues {
     control: mpsc::Sender<Upcall>,
+    steps: mpsc::Sender<Upcall>,
     handshakes: mpsc::Sender<Upcall>,
     too_large: mpsc::Sender<(SocketAddr, usize)>,
 }
@@ -97,10 +101,12 @@ impl DataPlane {
         snapshot: Arc<Snapshot>,
     ) -> Result<(Self, Upcalls)> {
         let (control, control_rx) = mpsc::channel(CONTROL_QUEUE);
+        let (steps, steps_rx) = mpsc::channel(HANDSHAKE_QUEUE);
         let (handshakes, handshakes_rx) = mpsc::channel(HANDSHAKE_QUEUE);
         let (too_large, too_large_rx) = mpsc::channel(64);
         let queues = Queues {
             control,
+            steps,
             handshakes,
             too_large,
         };
@@ -130,6 +136,7 @@ impl DataPlane {
             plane,
             Upcalls {
                 control: control_rx,
+                steps: steps_rx,
                 handshakes: handshakes_rx,
                 too_large: too_large_rx,
             },
@@ -414,6 +421,7 @@ impl Output for Sink<'_> {
     fn upcall(&mut self, upcall: Upcall) {
         let queues = &self.carrier.queues;
         let queue = match upcall {
+            Upcall::Handshake { begins: false, .. } => &queues.steps,
             Upcall::Handshake { .. } | Upcall::UnknownSession { .. } => &queues.handshakes,
             Upcall::Control { .. }
             | Upcall::Moved { .. }

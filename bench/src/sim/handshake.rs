@@ -28,6 +28,8 @@ const BURST: f64 = 400.0;
 const RATE: f64 = 200.0;
 /// The responder's time for one handshake.
 const WORK: Duration = Duration::from_micros(500);
+/// First steps that wait for the responder at most; what overflows is dropped.
+const QUEUE: u32 = 256;
 
 /// The handshakes of a host.
 #[derive(Default)]
@@ -219,6 +221,9 @@ impl Host {
         net: &mut Net<'_>,
     ) {
         let now = net.now;
+        if self.handshakes.busy_until > now + WORK * QUEUE {
+            return;
+        }
         if !self.handshakes.admits(now) && !proven {
             return self.send(from, Datagram::Cookie { attempt }, now, net);
         }

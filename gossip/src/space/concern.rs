@@ -30,6 +30,8 @@ pub(super) struct Concern {
     pub(super) reborn: BTreeSet<ShortId>,
     /// They call on us as a guard, or propose a census.
     pub(super) callers: BTreeSet<ShortId>,
+    /// They wait until we say that we keep their latest words in mind.
+    pub(super) waiting: BTreeSet<ShortId>,
     /// What they own was not held against what is ours yet.
     pub(super) fresh: BTreeSet<ShortId>,
     /// What of ours was held against the words of all others.
@@ -81,6 +83,7 @@ impl Concern {
                 &mut self.heirs,
                 &mut self.claimants,
                 &mut self.fresh,
+                &mut self.waiting,
             ];
             owners.into_iter().for_each(|set| name(set, peer, false));
         }

@@ -64,6 +64,8 @@ impl Space {
         let before = self.table.remove(&from);
         let before = before.filter(|entry| entry.space.life == said.life);
         let is_new_life = before.is_none();
+        let known = before.as_ref();
+        let holds_more = known.is_none_or(|before| before.holds_less_than(said));
         let (began, bids) = match before {
             Some(entry) => (entry.began, entry.bids),
             None => (None, Vec::new()),
@@ -78,6 +80,9 @@ impl Space {
         self.table.insert(from, entry);
         self.note_entry(from);
         self.note_ward(from);
+        if holds_more && said.is_guard(self.me) {
+            self.concern.waiting.insert(from);
+        }
         if is_new_life {
             self.recall_takeovers_of(from);
         }

@@ -262,6 +262,8 @@ pub struct Space {
     heard: BTreeMap<ShortId, Guard>,
     concern: Concern,
     guard: Guard,
+    /// What we keep in mind is said again then.
+    acks_at: Option<Instant>,
     /// Who is gone by an operator's word, ours or another's.
     gone: BTreeSet<ShortId>,
     division: Option<wire::Division>,
@@ -336,6 +338,7 @@ impl Space {
             heard: BTreeMap::new(),
             concern: Concern::default(),
             guard: Guard::default(),
+            acks_at: None,
             gone: BTreeSet::new(),
             division: None,
             divisions: BTreeMap::new(),
@@ -486,22 +489,21 @@ impl Space {
             self.answer_asks(peers);
             self.give_all_away(peers);
             self.vote(peers, now);
-            self.keep_in_mind(peers);
+            self.keep_in_mind(peers, now);
             self.count(peers);
             self.say_farewell();
         }
         self.call();
         self.number();
-        self.due = Some(now + if self.is_busy() { BUSY } else { CALM });
+        let due = now + if self.is_busy() { BUSY } else { CALM };
+        self.due = Some(self.acks_at.map_or(due, |at| at.min(due)));
     }
 
-    /// Whether something is awaited.
+    /// Whether something is awaited that is not heard of.
     fn is_busy(&self) -> bool {
         !self.requests.is_empty()
             || (self.ring.is_none() && (self.primed || self.founding.is_some()))
             || !self.mine.pending.is_empty()
-            || !self.mine.former.is_empty()
-            || !self.mine.gifts.is_empty()
             || !self.guard.votes.is_empty()
             || self.accused.is_some()
             || self.census.is_some()

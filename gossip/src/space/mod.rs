@@ -484,10 +484,11 @@ impl Space {
             let fresh = std::mem::take(&mut self.concern.fresh);
             self.take_up_gifts(&fresh);
             self.yield_to_others(&fresh);
-            self.choose_guards(peers, now);
             self.serve(peers, now);
             self.answer_asks(peers);
             self.give_all_away(peers);
+            // Who asks for the first time names them with that.
+            self.choose_guards(peers, now);
             self.vote(peers, now);
             self.keep_in_mind(peers, now);
             self.count(peers);

@@ -144,7 +144,8 @@ impl Space {
 
     /// What others use outside their own space is given to nobody.
     fn claimed(&self) -> BTreeSet<u32> {
-        let claims = self.table.values().flat_map(|entry| &entry.space.claims);
+        let claimants = self.entries(&self.concern.claimants);
+        let claims = claimants.flat_map(|(_, entry)| &entry.space.claims);
         claims.copied().collect()
     }
 

@@ -244,7 +244,9 @@ impl Space {
 
     /// Agrees with a census of another if nothing of it is ours.
     fn agree(&mut self, peers: &impl Peers) {
-        let asked = self.divisions.iter().find_map(|(peer, said)| {
+        let mut callers = self.concern.callers.iter();
+        let asked = callers.find_map(|peer| {
+            let said = self.divisions.get(peer)?;
             let census = said
                 .census
                 .as_ref()
@@ -333,16 +335,14 @@ impl Space {
 
     /// The dead own nothing that others have.
     fn strip_the_dead(&mut self, peers: &impl Peers) {
-        let owners = self
-            .table
-            .iter()
-            .filter(|(_, entry)| !entry.space.blocks.is_empty());
+        let gone = self.entries(&self.gone);
+        let owners = gone.filter(|(_, entry)| !entry.space.blocks.is_empty());
         let done: Vec<ShortId> = owners
             .filter(|(peer, entry)| {
-                self.is_dead(**peer, peers)
-                    && self.bequest(**peer, &entry.space.blocks, true).is_empty()
+                self.is_dead(*peer, peers)
+                    && self.bequest(*peer, &entry.space.blocks, true).is_empty()
             })
-            .map(|(peer, _)| *peer)
+            .map(|(peer, _)| peer)
             .collect();
         for peer in done {
             if let Some(entry) = self.table.get_mut(&peer) {

@@ -297,6 +297,7 @@ impl Space {
             estate: None,
             bids: Vec::new(),
         });
+        self.note_entry(founder);
         self.note_ward(founder);
     }
 }

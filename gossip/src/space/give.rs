@@ -1,6 +1,9 @@
 //! Space that changes hands: asked for, given, taken up, and given back.
 
-use std::time::{Duration, Instant};
+use std::{
+    collections::BTreeSet,
+    time::{Duration, Instant},
+};
 
 use proto::{
     ShortId,
@@ -9,7 +12,7 @@ use proto::{
 use rand::Rng;
 
 use super::{
-    Peers, Space,
+    Entry, Peers, Space,
     span::{self, Span},
 };
 
@@ -37,9 +40,21 @@ impl Space {
         others.flat_map(|(_, entry)| &entry.space.blocks).any(above)
     }
 
+    /// The same of a gift of ours: if nobody did before, only by what was heard since.
+    fn is_now_owned(&self, gift: &Gift, fresh: &BTreeSet<ShortId>) -> bool {
+        let span = Span::new(gift.start, gift.len);
+        if !self.concern.gifts.contains(gift) {
+            return self.is_owned_above(span, gift.epoch, self.me);
+        }
+        let blocks = self
+            .entries(fresh)
+            .flat_map(|(_, entry)| &entry.space.blocks);
+        let mut above = blocks.filter(|block| block.epoch >= gift.epoch);
+        above.any(|block| Span::of(block).meet(span).is_some())
+    }
+
     /// Takes up what others gave us, and forgets gifts of ours that were taken up.
-    pub(super) fn take_up_gifts(&mut self) {
-        let me = self.me;
+    pub(super) fn take_up_gifts(&mut self, fresh: &BTreeSet<ShortId>) {
         let offered = self.offered();
         let offered: Vec<(ShortId, Gift)> = offered.map(|(from, gift)| (from, *gift)).collect();
         let key = |from: ShortId, gift: &Gift| (from, gift.start, gift.epoch);
@@ -66,7 +81,7 @@ impl Space {
             let receiver = self.table.get(&gift.to);
             let onward = receiver.into_iter().flat_map(|entry| &entry.space.gifts);
             let mut onward = onward.filter(|onward| onward.epoch > gift.epoch);
-            self.is_owned_above(span, gift.epoch, me)
+            self.is_now_owned(gift, fresh)
                 || onward.any(|onward| Span::new(onward.start, onward.len).meet(span).is_some())
                 || ours.any(|block| Span::of(block).meet(span).is_some())
         };
@@ -74,6 +89,7 @@ impl Space {
             .into_iter()
             .filter(|gift| !is_taken_up(gift))
             .collect();
+        self.concern.gifts.clone_from(&waiting);
         self.mine.gifts = waiting;
         self.changed |= self.mine.gifts.len() != count;
         let mine = &mut self.mine;
@@ -119,19 +135,12 @@ impl Space {
     }
 
     /// Stops using what somebody else owns by a higher epoch.
-    pub(super) fn yield_to_others(&mut self) {
-        let mut lost = Vec::new();
-        for (peer, entry) in &self.table {
-            for theirs in &entry.space.blocks {
-                let beaten = self.mine.blocks.iter().filter(|ours| {
-                    let above = (theirs.epoch, *peer) > (ours.epoch, self.me);
-                    above && Span::of(ours).meet(Span::of(theirs)).is_some()
-                });
-                lost.extend(
-                    beaten.filter_map(|ours| Some((*peer, Span::of(ours).meet(Span::of(theirs))?))),
-                );
-            }
-        }
+    pub(super) fn yield_to_others(&mut self, fresh: &BTreeSet<ShortId>) {
+        let lost = if self.concern.blocks == self.mine.blocks {
+            self.beaten_by(self.entries(fresh))
+        } else {
+            self.beaten_by(self.table.iter().map(|(peer, entry)| (*peer, entry)))
+        };
         for (peer, span) in lost {
             self.lose(span);
             let in_use = self.used.range(span.start..span.end).count();
@@ -143,6 +152,24 @@ impl Space {
                 ));
             }
         }
+        self.concern.blocks.clone_from(&self.mine.blocks);
+    }
+
+    /// What is ours no more, for others own it by a higher epoch.
+    pub(super) fn beaten_by<'a>(
+        &self,
+        others: impl Iterator<Item = (ShortId, &'a Entry)>,
+    ) -> Vec<(ShortId, Span)> {
+        let mut lost = Vec::new();
+        for (peer, entry) in others {
+            for theirs in &entry.space.blocks {
+                let ours = self.mine.blocks.iter();
+                let beaten = ours.filter(|ours| (theirs.epoch, peer) > (ours.epoch, self.me));
+                let parts = beaten.filter_map(|ours| Span::of(ours).meet(Span::of(theirs)));
+                lost.extend(parts.map(|part| (peer, part)));
+            }
+        }
+        lost
     }
 
     /// An address in use here that somebody else owns, in turn.
@@ -224,10 +251,8 @@ impl Space {
 
     /// Whether somebody gave us something there that does not count yet.
     fn is_on_its_way(&self, wanted: Span) -> bool {
-        let living = self.table.iter().filter(|(from, _)| !self.is_gone(**from));
-        let gifts = living.flat_map(|(_, entry)| &entry.space.gifts);
-        let mut ours = gifts.filter(|gift| gift.to == self.me);
-        ours.any(|gift| Span::new(gift.start, gift.len).meet(wanted).is_some())
+        let mut living = self.offered().filter(|(from, _)| !self.is_gone(*from));
+        living.any(|(_, gift)| Span::new(gift.start, gift.len).meet(wanted).is_some())
     }
 
     /// Who has much is asked more often.
@@ -264,9 +289,8 @@ impl Space {
         }
         let me = self.me;
         let asks: Vec<(ShortId, Ask)> = self
-            .table
-            .iter()
-            .filter_map(|(peer, entry)| Some((*peer, entry.space.ask?)))
+            .entries(&self.concern.owners)
+            .filter_map(|(peer, entry)| Some((peer, entry.space.ask?)))
             .filter(|(peer, ask)| ask.donor == me && peers.reaches(*peer))
             .collect();
         let share = (asks.len() + 1) as u32;
@@ -383,8 +407,9 @@ impl Space {
 
     /// What others gave us.
     fn offered(&self) -> impl Iterator<Item = (ShortId, &Gift)> {
-        let all = self.table.iter();
-        let all = all.flat_map(|(from, entry)| entry.space.gifts.iter().map(|gift| (*from, gift)));
+        let all = self.entries(&self.concern.owners);
+        let all =
+            all.flat_map(|(from, entry)| entry.space.gifts.iter().map(move |gift| (from, gift)));
         all.filter(|(_, gift)| gift.to == self.me)
     }
 

@@ -64,6 +64,8 @@ impl Space {
         let before = self.table.remove(&from);
         let before = before.filter(|entry| entry.space.life == said.life);
         let is_new_life = before.is_none();
+        let known = before.as_ref();
+        let holds_more = known.is_none_or(|before| before.holds_less_than(said));
         let (began, bids) = match before {
             Some(entry) => (entry.began, entry.bids),
             None => (None, Vec::new()),
@@ -76,7 +78,11 @@ impl Space {
             bids,
         };
         self.table.insert(from, entry);
+        self.note_entry(from);
         self.note_ward(from);
+        if holds_more && said.is_guard(self.me) {
+            self.concern.waiting.insert(from);
+        }
         if is_new_life {
             self.recall_takeovers_of(from);
         }
@@ -112,11 +118,10 @@ impl Space {
             let mut ours = said.acks.iter().filter(|ack| ack.ward == self.me);
             self.life_told |= ours.any(|ack| ack.life > self.mine.life);
             let before = self.heard.insert(from, said.clone());
-            match said.votes.is_empty() {
-                true => self.voting.remove(&from),
-                false => self.voting.insert(from),
-            };
-            if before.map(|before| before.gone).unwrap_or_default() != said.gone {
+            self.concern.note_guard(from, said);
+            self.gone.extend(&said.gone);
+            let mut before = before.iter().flat_map(|before| &before.gone);
+            if before.any(|peer| !said.gone.contains(peer)) {
                 self.note_gone();
             }
             return;
@@ -146,6 +151,7 @@ impl Space {
         self.stale = true;
         if from != self.me {
             self.divisions.insert(from, said.clone());
+            self.concern.note_division(self.me, from, said);
         } else if self
             .division
             .as_ref()
@@ -161,14 +167,15 @@ impl Space {
     /// A peer is forgotten by the mesh. Whom we guard we keep in mind.
     pub fn forget(&mut self, peer: ShortId) {
         let heard = self.heard.remove(&peer);
-        self.voting.remove(&peer);
         if heard.is_some_and(|heard| !heard.gone.is_empty()) {
             self.note_gone();
         }
         self.early.remove(&peer);
         self.divisions.remove(&peer);
-        if !self.wards.contains(&peer) {
+        let is_ward = self.wards.contains(&peer);
+        if !is_ward {
             self.table.remove(&peer);
         }
+        self.concern.forget(peer, !is_ward);
     }
 }

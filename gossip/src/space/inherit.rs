@@ -79,10 +79,8 @@ impl Space {
 
     /// Heirs told of takeovers of a peer before we heard of it in that life.
     pub(super) fn recall_takeovers_of(&mut self, peer: ShortId) {
-        let others = self
-            .table
-            .iter()
-            .map(|(heir, entry)| (*heir, &entry.space.taken));
+        let others = self.entries(&self.concern.heirs);
+        let others = others.map(|(heir, entry)| (heir, &entry.space.taken));
         let all = others.chain([(self.me, &self.mine.taken)]);
         let mut told: Vec<(ShortId, Taken)> = all
             .flat_map(|(heir, taken)| taken.iter().map(move |taken| (heir, taken)))
@@ -281,6 +279,7 @@ impl Space {
                 continue;
             };
             let guards = entry.space.guards.iter().chain(&entry.space.former);
+            let guards = guards.filter(|peer| self.concern.reborn.contains(*peer));
             let acks = guards.filter_map(|peer| self.heard.get(peer));
             let acks = acks.flat_map(|guard| &guard.acks);
             let latest = acks
@@ -297,6 +296,7 @@ impl Space {
             {
                 entry.estate = estate;
                 entry.bids.clear();
+                self.note_entry(ack.ward);
             }
             self.bury(ack.ward, ack.life, ack.began);
         }
@@ -329,14 +329,15 @@ impl Space {
 
     /// A peer came back before we knew that we were its heir.
     pub(super) fn claim_estates(&mut self) {
-        let estates = self.table.iter().filter_map(|(ward, entry)| {
+        let estates = self.entries(&self.concern.estates);
+        let estates = estates.filter_map(|(ward, entry)| {
             let estate = entry.estate.as_ref()?;
-            let done = |taken: &Taken| (taken.peer, taken.life) == (*ward, estate.life);
+            let done = |taken: &Taken| (taken.peer, taken.life) == (ward, estate.life);
             if self.mine.taken.iter().any(done) {
                 return None;
             }
             let acks = self.heard.values().flat_map(|guard| &guard.acks);
-            let mut of = acks.filter(|ack| ack.ward == *ward && ack.life == estate.life + 1);
+            let mut of = acks.filter(|ack| ack.ward == ward && ack.life == estate.life + 1);
             // Its former owner says it, or a guard.
             let lost = entry.space.lost.iter();
             let mut lost = lost.filter(|lost| lost.life == estate.life);
@@ -344,11 +345,11 @@ impl Space {
             let told = told.or_else(|| of.find_map(|ack| ack.began));
             // Perhaps nobody else decided: the votes say it.
             let began = told.or_else(|| {
-                let ballots = self.ballots(*ward, estate.life);
+                let ballots = self.ballots(ward, estate.life);
                 let verdict = self.verdict(&ballots, &estate.guards, &estate.former);
                 verdict.and_then(takeover_of)
             })?;
-            Some((*ward, estate.life, began))
+            Some((ward, estate.life, began))
         });
         let known: Vec<_> = estates.collect();
         for (ward, life, began) in known {
@@ -374,10 +375,11 @@ impl Space {
         if !self.recovered || room == 0 {
             return;
         }
-        let reminders = self.table.iter().flat_map(|(ward, entry)| {
+        let reminders = self.entries(&self.concern.owners);
+        let reminders = reminders.flat_map(|(ward, entry)| {
             let lost = entry.space.lost.iter();
             let lost = lost.filter(|lost| lost.began.heir == self.me && entry.estate.is_none());
-            lost.map(|lost| (*ward, *lost))
+            lost.map(move |lost| (ward, *lost))
         });
         let unknown = reminders.filter(|(ward, lost)| {
             let taken = self.mine.taken.iter();

@@ -81,10 +81,13 @@
 
 mod allot;
 mod census;
+mod concern;
 mod divide;
 mod give;
 mod hear;
 mod inherit;
+mod keep;
+mod say;
 mod settle;
 pub(crate) mod span;
 mod view;
@@ -107,7 +110,6 @@ use std::{
 
 use proto::{
     ShortId,
-    record::{Body, MAX_BODY},
     space::{self as wire, Guard, Ring},
 };
 use rand::SeedableRng;
@@ -115,6 +117,7 @@ use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 
 pub use allot::{Grant, Outcome};
+use concern::Concern;
 pub use span::Span;
 pub use view::{OwnerView, SpaceView};
 use vote::Attempt;
@@ -257,9 +260,10 @@ pub struct Space {
     /// Whom we guard.
     wards: BTreeSet<ShortId>,
     heard: BTreeMap<ShortId, Guard>,
-    /// Those of them in whose records are votes: mostly nobody.
-    voting: BTreeSet<ShortId>,
+    concern: Concern,
     guard: Guard,
+    /// What we keep in mind is said again then.
+    acks_at: Option<Instant>,
     /// Who is gone by an operator's word, ours or another's.
     gone: BTreeSet<ShortId>,
     division: Option<wire::Division>,
@@ -332,8 +336,9 @@ impl Space {
             early: BTreeMap::new(),
             wards: BTreeSet::new(),
             heard: BTreeMap::new(),
-            voting: BTreeSet::new(),
+            concern: Concern::default(),
             guard: Guard::default(),
+            acks_at: None,
             gone: BTreeSet::new(),
             division: None,
             divisions: BTreeMap::new(),
@@ -371,6 +376,8 @@ impl Space {
         self.dirty.division = self.division.is_some();
         self.wards = saved.wards.iter().map(|(ward, _)| *ward).collect();
         self.table = saved.wards.into_iter().collect();
+        let wards = self.wards.clone();
+        wards.into_iter().for_each(|ward| self.note_entry(ward));
         self.guard = saved.guard;
         self.roll = saved.roll;
         self.census = saved.census;
@@ -474,29 +481,30 @@ impl Space {
             self.reclaim();
             self.recover();
             self.settle();
-            self.take_up_gifts();
-            self.yield_to_others();
-            self.choose_guards(peers, now);
+            let fresh = std::mem::take(&mut self.concern.fresh);
+            self.take_up_gifts(&fresh);
+            self.yield_to_others(&fresh);
             self.serve(peers, now);
             self.answer_asks(peers);
             self.give_all_away(peers);
+            // Who asks for the first time names them with that.
+            self.choose_guards(peers, now);
             self.vote(peers, now);
-            self.keep_in_mind(peers);
+            self.keep_in_mind(peers, now);
             self.count(peers);
             self.say_farewell();
         }
         self.call();
         self.number();
-        self.due = Some(now + if self.is_busy() { BUSY } else { CALM });
+        let due = now + if self.is_busy() { BUSY } else { CALM };
+        self.due = Some(self.acks_at.map_or(due, |at| at.min(due)));
     }
 
-    /// Whether something is awaited.
+    /// Whether something is awaited that is not heard of.
     fn is_busy(&self) -> bool {
         !self.requests.is_empty()
             || (self.ring.is_none() && (self.primed || self.founding.is_some()))
             || !self.mine.pending.is_empty()
-            || !self.mine.former.is_empty()
-            || !self.mine.gifts.is_empty()
             || !self.guard.votes.is_empty()
             || self.accused.is_some()
             || self.census.is_some()
@@ -516,68 +524,6 @@ impl Space {
         }
     }
 
-    /// Our own record, if it is to be published anew.
-    pub fn take_space(&mut self) -> Option<wire::Space> {
-        if !(self.recovered && std::mem::take(&mut self.dirty.space)) {
-            return None;
-        }
-        let mut space = self.own_space()?;
-        // What is largest and least needed gives way.
-        while encoded_len(&space) > MAX_BODY && space.claims.pop().is_some() {}
-        while encoded_len(&space) > MAX_BODY && !space.taken.is_empty() {
-            space.taken.remove(0);
-        }
-        Some(space)
-    }
-
-    fn own_space(&self) -> Option<wire::Space> {
-        let mine = &self.mine;
-        Some(wire::Space {
-            ring: self.ring?,
-            life: mine.life,
-            serial: mine.serial,
-            guards: mine.guards.clone(),
-            former: mine.former.clone(),
-            blocks: mine.blocks.clone(),
-            gifts: mine.gifts.clone(),
-            taken: mine.taken.clone(),
-            lost: mine.lost.clone(),
-            claims: self.claims().take(wire::CLAIMS).collect(),
-            ask: self.ask.map(|(ask, _)| ask),
-            range6: self.config.range6,
-            leaving: self.leaving,
-        })
-    }
-
-    /// Our knowledge and votes, if they are to be published anew.
-    pub fn take_guard(&mut self) -> Option<Guard> {
-        if !std::mem::take(&mut self.dirty.guard) {
-            return None;
-        }
-        let mut guard = self.guard.clone();
-        let too_long = |guard: &Guard| Body::Guard(guard.clone()).encode().len() > MAX_BODY;
-        while too_long(&guard) && guard.acks.pop().is_some() {}
-        Some(guard)
-    }
-
-    /// Our part in the first division, if it is to be published anew.
-    pub fn take_division(&mut self) -> Option<wire::Division> {
-        if !std::mem::take(&mut self.dirty.division) {
-            return None;
-        }
-        let mut division = self.division.clone()?;
-        division.roll = self.roll.iter().copied().take(wire::ROLL + 1).collect();
-        division.census.clone_from(&self.census);
-        Some(division)
-    }
-
-    /// All that was said is to be published again.
-    pub fn publish_again(&mut self) {
-        self.dirty.space |= self.mine.serial > 0;
-        self.dirty.guard |= self.guard != Guard::default();
-        self.dirty.division |= self.division.is_some();
-    }
-
     /// The next address that was given, or refused.
     pub fn poll_outcome(&mut self) -> Option<Outcome> {
         self.outcomes.pop_front()
@@ -593,8 +539,4 @@ impl Space {
             self.warnings.push_back(text);
         }
     }
-}
-
-fn encoded_len(space: &wire::Space) -> usize {
-    Body::Space(space.clone()).encode().len()
 }

@@ -16,7 +16,7 @@ use super::{
 };
 
 /// Serials leap at every launch, so that none is used for two different things.
-const LEAP: u64 = 1 << 20;
+pub(super) const LEAP: u64 = 1 << 20;
 /// A guard that is silent for so long is replaced if there is another.
 const REPLACE: Duration = Duration::from_secs(60);
 

@@ -1,6 +1,6 @@
 //! The address space as people see it.
 
-use std::cmp::Reverse;
+use std::{cmp::Reverse, collections::BTreeMap};
 
 use proto::{ShortId, space::Block};
 
@@ -111,14 +111,21 @@ fn current<'a>(
         by_epoch.extend(blocks.iter().map(|block| (block.epoch, at, *block)));
     }
     by_epoch.sort_unstable_by_key(|(epoch, at, block)| (Reverse(*epoch), *at, block.start));
-    let mut covered: Vec<Span> = Vec::new();
+    // Disjoint, by their starts.
+    let mut covered: BTreeMap<u32, u32> = BTreeMap::new();
     for (_, at, block) in by_epoch {
-        let mut rest = vec![Span::of(&block)];
-        for later in &covered {
-            super::span::remove(&mut rest, *later);
+        let span = Span::of(&block);
+        let mut rest = vec![span];
+        let reaches_in = covered.range(..span.start).next_back();
+        for (start, end) in reaches_in
+            .into_iter()
+            .chain(covered.range(span.start..span.end))
+        {
+            let (start, end) = (*start, *end);
+            super::span::remove(&mut rest, Span { start, end });
         }
         for span in rest {
-            super::span::insert(&mut covered, span);
+            covered.insert(span.start, span.end);
             all[at].1.push(Block {
                 start: span.start,
                 len: span.len(),

@@ -77,7 +77,7 @@ impl Space {
     /// What was said in the votes about one life of an owner.
     pub(super) fn ballots(&self, ward: ShortId, life: u32) -> BTreeMap<ShortId, Vote> {
         let own = self.guard.votes.iter().map(|vote| (self.me, vote));
-        let others = self.voting.iter().flat_map(|peer| {
+        let others = self.concern.voting.iter().flat_map(|peer| {
             let votes = self.heard.get(peer).map(|guard| &guard.votes);
             votes.into_iter().flatten().map(|vote| (*peer, vote))
         });
@@ -96,7 +96,7 @@ impl Space {
         if !self.mine.guards.is_empty() {
             wards.push(self.me);
         }
-        if !self.gone.is_empty() {
+        if !self.gone.is_empty() && self.roll.len() <= wire::ROLL {
             // Where guards are gone, the others vote, too.
             let orphans = self.table.iter().filter(|(ward, entry)| {
                 let sets = (&*entry.space.guards, &*entry.space.former);
@@ -521,51 +521,5 @@ impl Space {
             })
         });
         binding.map(|(_, verdict)| verdict)
-    }
-
-    /// Says which records of our wards we keep in mind. A guard that accepted a
-    /// takeover keeps nothing later in mind in that life.
-    pub(super) fn keep_in_mind(&mut self, peers: &impl Peers) {
-        let called = |ward: ShortId| {
-            let call = self.divisions.get(&ward)?.call.as_ref()?;
-            let to_us = self.ring.is_some_and(|ring| ring.id == call.ring)
-                && call.guards.contains(&self.me);
-            to_us.then_some((call.life, 0))
-        };
-        let ack = |ward: &ShortId| {
-            let entry = self.table.get(ward);
-            let known = entry.map(|entry| (entry.space.life, entry.space.serial));
-            // Nothing later than what it says itself.
-            let (life, serial) = known.into_iter().chain(called(*ward)).max()?;
-            let fence = self
-                .guard
-                .votes
-                .iter()
-                .find_map(|vote| match vote.accepted {
-                    Some((_, Verdict::Inherits { serial, .. }))
-                        if (vote.ward, vote.life) == (*ward, life) =>
-                    {
-                        Some(serial)
-                    }
-                    _ => None,
-                });
-            Some(wire::Ack {
-                ward: *ward,
-                instance: peers.instance(*ward).unwrap_or(0),
-                life,
-                serial: serial.min(fence.unwrap_or(u64::MAX)),
-                began: entry
-                    .filter(|entry| entry.space.life == life)
-                    .and_then(|entry| entry.began),
-            })
-        };
-        let callers = self.divisions.keys().copied();
-        let asked = callers.filter(|peer| called(*peer).is_some());
-        let wards: BTreeSet<ShortId> = self.wards.iter().copied().chain(asked).collect();
-        let acks: Vec<wire::Ack> = wards.iter().filter_map(ack).take(wire::WARDS).collect();
-        if acks != self.guard.acks {
-            self.guard.acks = acks;
-            (self.dirty.guard, self.dirty.saved) = (true, true);
-        }
     }
 }

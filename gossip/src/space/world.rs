@@ -227,6 +227,7 @@ impl World {
         };
         space.touch();
         space.run(&view, now);
+        assert!(space.misses_nothing(), "peer {at} overlooks something");
         if let Some(saved) = space.take_saved() {
             node.saved.push((node.epoch, saved));
             if node.saved.len() > 20 {

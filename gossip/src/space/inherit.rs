@@ -179,7 +179,7 @@ impl Space {
         self.tried.clear();
     }
 
-    /// Takes back what an heir never told of before it was gone.
+    /// Takes back what an heir tells that it did not take.
     pub(super) fn reclaim(&mut self) {
         let me = self.me;
         let before = self.mine.lost.len();
@@ -196,17 +196,14 @@ impl Space {
             let mut parts = vec![Span::of(&block)];
             let taken = self.table.get(&heir).map(|entry| &entry.space.taken);
             let mut taken = taken.into_iter().flatten();
-            match taken.find(|taken| (taken.peer, taken.life) == (me, life)) {
-                Some(taken) => {
-                    for (start, len) in &taken.runs {
-                        span::remove(&mut parts, Span::new(*start, *len));
-                    }
-                }
-                None if self.is_gone(heir) => {}
-                None => {
-                    self.mine.ceded.push((heir, life, block));
-                    continue;
-                }
+            // Who is gone before it told of it may have taken it, and given it away: to
+            // whom, others know, and bring back by a census what none of them has.
+            let Some(taken) = taken.find(|taken| (taken.peer, taken.life) == (me, life)) else {
+                self.mine.ceded.push((heir, life, block));
+                continue;
+            };
+            for (start, len) in &taken.runs {
+                span::remove(&mut parts, Span::new(*start, *len));
             }
             let spare = parts.into_iter().map(|part| Block {
                 start: part.start,

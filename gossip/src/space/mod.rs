@@ -198,7 +198,7 @@ struct Mine {
     /// What became ours with these serials, not yet known to enough guards.
     gains: Vec<(u64, Span)>,
     /// What heirs may have taken over in one of our lives, and have not told of yet; it
-    /// is ours again if they say that they did not, or are gone before they say anything.
+    /// is ours again if they say that they did not.
     ceded: Vec<(ShortId, u32, wire::Block)>,
     /// What was usable before it was given away, and the serials of the gifts.
     from_held: Vec<(u64, Span)>,

@@ -11,7 +11,7 @@ use proto::{
 };
 
 use super::{
-    Init,
+    Init, Span,
     world::{DEAD, World, id},
 };
 
@@ -107,7 +107,7 @@ fn who_cannot_be_reached_yet_is_waited_for() {
     // But not for ever.
     world.part = vec![0, 1];
     if let Some(space) = &mut world.nodes[1].space {
-        space.allocate(3, super::Span::new(0, 64));
+        space.allocate(3, Span::new(0, 64));
     }
     talk(&mut world, 40);
     assert_eq!(world.refused, 1, "{}", world.story());
@@ -455,5 +455,53 @@ fn an_owner_that_forgets_its_state_is_followed_at_once() {
     talk(&mut world, 40);
     assert_eq!(world.refused, 0, "{}", world.story());
     assert_eq!(world.given, 6, "{}", world.story());
+    world.check_calm();
+}
+
+/// An heir gave what it took to somebody, and is gone before the former owner hears of it.
+#[test]
+fn what_an_heir_gave_away_is_not_taken_back_when_it_is_gone() {
+    let mut world = World::new(5, 26, Init::Consensus(5));
+    ask(&mut world, 4, 1);
+    talk(&mut world, 20);
+    let spans = |world: &World, at: usize| -> Vec<Span> {
+        let space = world.nodes[at].space.iter();
+        let blocks = space.flat_map(|space| &space.mine.blocks);
+        blocks.map(Span::of).collect()
+    };
+    let before = spans(&world, 4);
+    world.part[4] = 1;
+    world.run(4);
+    talk(&mut world, 2);
+    world.now += DEAD;
+    talk(&mut world, 20);
+    let meets = |world: &World, at: usize| {
+        let mut now = spans(world, at).into_iter();
+        now.any(|span| before.iter().any(|had| had.meet(span).is_some()))
+    };
+    let heirs: Vec<usize> = (0..4).filter(|at| meets(&world, *at)).collect();
+    let [heir] = *heirs else {
+        panic!("{heirs:?}\n{}", world.story());
+    };
+    let given_to = (heir + 1) % 4;
+    for wish in 10..60 {
+        if !meets(&world, given_to) {
+            ask(&mut world, given_to, wish);
+            talk(&mut world, 4);
+        }
+    }
+    assert!(meets(&world, given_to), "{}", world.story());
+    // The former owner hears of it all by those who are neither.
+    world.part = vec![1; 5];
+    world.part[given_to] = 0;
+    world.destroy(heir);
+    talk(&mut world, 10);
+    world.order(4, id(heir), false);
+    for wish in 100..120 {
+        ask(&mut world, 4, wish);
+    }
+    talk(&mut world, 40);
+    world.part.fill(0);
+    talk(&mut world, 60);
     world.check_calm();
 }

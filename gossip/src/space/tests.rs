@@ -157,6 +157,35 @@ fn former_guards_that_are_all_gone_are_not_waited_for() {
     world.check_calm();
 }
 
+/// Most of the guards that were just named fall silent: those before still decide, so the
+/// lost ones give way to them.
+#[test]
+fn new_guards_that_are_lost_at_once_hold_up_nobody() {
+    let mut world = World::new(5, 24, Init::Consensus(1));
+    world.part = vec![0, 1, 2, 3, 4];
+    ask(&mut world, 0, 1);
+    talk(&mut world, 3);
+    world.part[1] = 0;
+    talk(&mut world, 10);
+    world.part.fill(0);
+    world.run(0);
+    for at in 2..5 {
+        world.kill(at);
+    }
+    let wishes = 2..120;
+    wishes.for_each(|wish| ask(&mut world, 0, wish));
+    talk(&mut world, 5);
+    assert_eq!(world.given, 63, "{}", world.story());
+    world.now += DEAD;
+    talk(&mut world, 10);
+    assert_eq!(world.given, 119, "{}", world.story());
+    for at in 2..5 {
+        world.launch(at, usize::MAX);
+    }
+    talk(&mut world, 40);
+    world.check_calm();
+}
+
 #[test]
 fn silence_brings_back_what_was_not_held() {
     let mut world = World::new(3, 24, Init::Consensus(3));

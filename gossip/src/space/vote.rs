@@ -117,7 +117,7 @@ impl Space {
         let keep = votes
             .into_iter()
             .filter(|vote| lives(self, vote.ward) == Some(vote.life))
-            .filter(|vote| !self.has_left_nothing(vote.ward, peers));
+            .filter(|vote| !self.is_over(vote, peers));
         self.guard.votes = keep.collect();
         self.dirty.guard |= self.guard.votes.len() != before;
         self.carry_out_orders(peers);
@@ -291,6 +291,15 @@ impl Space {
         let accepts = latest.filter(|(ballot, verdict)| {
             *ballot >= highest && self.agrees(ward, verdict, peers, now)
         });
+        let new = Vote {
+            ward,
+            life,
+            promised: highest,
+            accepted: None,
+        };
+        if !ballots.contains_key(&self.me) && self.is_over(&new, peers) {
+            return;
+        }
         let Some(own) = self.own_vote(ward, life) else {
             return;
         };

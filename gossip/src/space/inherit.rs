@@ -508,7 +508,8 @@ impl Space {
         }
         self.adopt_gifts(ward, began);
         if self.mine.taken.len() >= wire::TAKEN {
-            self.mine.taken.remove(0);
+            let told = self.mine.taken.iter().position(|taken| self.is_told(taken));
+            self.mine.taken.remove(told.unwrap_or(0));
         }
         self.mine.taken.push(Taken {
             peer: ward,
@@ -528,6 +529,18 @@ impl Space {
         self.warn(format!(
             "took over {count} addresses of peer {ward:?}, by vote"
         ));
+    }
+
+    /// Whether nobody waits any more to hear of a takeover: its former owner is gone, or
+    /// has spoken since and does not remind us.
+    fn is_told(&self, taken: &Taken) -> bool {
+        let entry = self.table.get(&taken.peer);
+        let spoke = entry.is_some_and(|entry| {
+            let reminds = entry.space.lost.iter().any(|lost| lost.life == taken.life);
+            let later = (entry.space.life, entry.space.serial) > (taken.life + 1, taken.serial);
+            later && !reminds
+        });
+        spoke || self.is_gone(taken.peer)
     }
 
     /// What a peer gave before its end may not have been heard of by those it was

@@ -116,7 +116,11 @@ impl Space {
                 true => self.voting.remove(&from),
                 false => self.voting.insert(from),
             };
-            if before.map(|before| before.gone).unwrap_or_default() != said.gone {
+            let farewell = said.gone.contains(&from);
+            if before.map(|before| before.gone).unwrap_or_default() != said.gone
+                || farewell != self.farewells.contains(&from)
+            {
+                self.note_farewell(from, farewell);
                 self.note_gone();
             }
             return;
@@ -135,6 +139,15 @@ impl Space {
             }
         }
         self.dirty.guard = true;
+    }
+
+    /// Whoever left is not there to say so again, and all who live are counted without it.
+    fn note_farewell(&mut self, peer: ShortId, said: bool) {
+        let changed = match said {
+            true => self.roll.contains(&peer) && self.farewells.insert(peer),
+            false => self.farewells.remove(&peer),
+        };
+        self.dirty.saved |= changed;
     }
 
     /// A peer's part in the first division.

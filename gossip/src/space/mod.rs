@@ -71,10 +71,10 @@
 //! **Why nothing is lost.** Every run has an owner, is in a gift that its giver tells of
 //! until the receiver owns it, or was taken over: then the heir says what exactly it
 //! took, the former owner reminds it until it does, and has the rest back. What only the
-//! dead had comes back by the census, once all who live are there. Half of a small share
-//! and an eighth of a large one is held from the start (see `span::held_share`), so a
-//! takeover by time brings back most of what a dead peer did not use, and `rmpeer` the
-//! rest.
+//! dead had, or an heir that died before it told of it, comes back by the census, once all
+//! who live are there. Half of a small share and an eighth of a large one is held from the
+//! start (see `span::held_share`), so a takeover by time brings back most of what a dead
+//! peer did not use, and `rmpeer` the rest.
 //!
 //! `model` goes through all interleavings of a few steps, `schedules` through random
 //! ones; both run this code, and assume what is assumed above, no more.
@@ -85,6 +85,7 @@ mod divide;
 mod give;
 mod hear;
 mod inherit;
+mod kept;
 mod settle;
 pub(crate) mod span;
 mod view;
@@ -177,6 +178,8 @@ pub struct Saved {
     roll: BTreeSet<ShortId>,
     census: Option<wire::Census>,
     counted: Vec<(Span, u32)>,
+    #[serde(default)]
+    farewells: BTreeSet<ShortId>,
 }
 
 /// What we own, and how far others know.
@@ -260,8 +263,10 @@ pub struct Space {
     /// Those of them in whose records are votes: mostly nobody.
     voting: BTreeSet<ShortId>,
     guard: Guard,
-    /// Who is gone by an operator's word, ours or another's.
+    /// Who is gone by an operator's word, ours or another's, or by its own.
     gone: BTreeSet<ShortId>,
+    /// Those of the roll who gave everything back and said farewell.
+    farewells: BTreeSet<ShortId>,
     division: Option<wire::Division>,
     divisions: BTreeMap<ShortId, wire::Division>,
     /// Everybody we ever met or heard of.
@@ -335,6 +340,7 @@ impl Space {
             voting: BTreeSet::new(),
             guard: Guard::default(),
             gone: BTreeSet::new(),
+            farewells: BTreeSet::new(),
             division: None,
             divisions: BTreeMap::new(),
             roll: BTreeSet::new(),
@@ -362,49 +368,6 @@ impl Space {
             space.restore(saved);
         }
         space
-    }
-
-    fn restore(&mut self, saved: Saved) {
-        self.ring = saved.ring;
-        self.mine = saved.mine;
-        self.division = saved.division;
-        self.dirty.division = self.division.is_some();
-        self.wards = saved.wards.iter().map(|(ward, _)| *ward).collect();
-        self.table = saved.wards.into_iter().collect();
-        self.guard = saved.guard;
-        self.roll = saved.roll;
-        self.census = saved.census;
-        self.counted = saved.counted;
-        // What was said of launches before counts for them alone.
-        self.guard.acks.clear();
-        // Whoever ended before its farewell was carried out is back.
-        self.guard.gone.retain(|peer| *peer != self.me);
-        self.note_gone();
-        self.dirty.guard = true;
-    }
-
-    /// What is to be saved before anything else is sent; none if nothing changed.
-    pub fn take_saved(&mut self) -> Option<Saved> {
-        std::mem::take(&mut self.dirty.saved).then(|| self.saved())
-    }
-
-    /// What a restart needs.
-    pub fn saved(&self) -> Saved {
-        let wards = self.wards.iter();
-        Saved {
-            base: self.config.base.to_bits(),
-            prefix: self.config.prefix,
-            ring: self.ring,
-            mine: self.mine.clone(),
-            division: self.division.clone(),
-            wards: wards
-                .filter_map(|ward| Some((*ward, self.table.get(ward)?.clone())))
-                .collect(),
-            guard: self.guard.clone(),
-            roll: self.roll.clone(),
-            census: self.census.clone(),
-            counted: self.counted.clone(),
-        }
     }
 
     /// How it was set up.

@@ -78,7 +78,8 @@ impl Space {
     /// Looks again who is gone, because somebody says something else.
     pub(super) fn note_gone(&mut self) {
         let said = self.heard.values().chain([&self.guard]);
-        self.gone = said.flat_map(|guard| &guard.gone).copied().collect();
+        let said = said.flat_map(|guard| &guard.gone);
+        self.gone = said.chain(&self.farewells).copied().collect();
     }
 
     /// How far enough guards know what an owner said in its present life.

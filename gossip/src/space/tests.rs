@@ -186,6 +186,33 @@ fn new_guards_that_are_lost_at_once_hold_up_nobody() {
     world.check_calm();
 }
 
+/// Who left is not waited for by those who were launched anew since.
+#[test]
+fn a_farewell_outlives_those_who_heard_it() {
+    let mut world = World::new(4, 24, Init::Consensus(4));
+    ask(&mut world, 0, 1);
+    talk(&mut world, 20);
+    world.leave(3);
+    for _ in 0..20 {
+        talk(&mut world, 1);
+        world.let_go(true);
+    }
+    assert!(world.nodes[3].destroyed, "{}", world.story());
+    for at in 0..3 {
+        world.kill(at);
+        world.launch(at, usize::MAX);
+    }
+    talk(&mut world, 20);
+    world.destroy(0);
+    world.destroy(1);
+    for gone in [0, 1] {
+        world.order(2, id(gone), false);
+    }
+    talk(&mut world, 40);
+    assert_eq!(owned(&world, 2), 256, "{}", world.story());
+    world.check_calm();
+}
+
 #[test]
 fn silence_brings_back_what_was_not_held() {
     let mut world = World::new(3, 24, Init::Consensus(3));

@@ -144,11 +144,15 @@ impl Space {
             self.ordered.remove(&peer);
         }
         // Who is back is not gone.
-        let before = self.guard.gone.len();
+        let before = (self.guard.gone.len(), self.farewells.len());
         let me = self.me;
         let is_gone = |peer: &ShortId| *peer == me || !peers.reaches(*peer);
         self.guard.gone.retain(is_gone);
-        if self.guard.gone.len() != before {
+        let heard = &self.heard;
+        let says = |peer: &ShortId| heard.get(peer).is_some_and(|own| own.gone.contains(peer));
+        self.farewells
+            .retain(|peer| !peers.reaches(*peer) || says(peer));
+        if (self.guard.gone.len(), self.farewells.len()) != before {
             self.note_gone();
             (self.dirty.guard, self.dirty.saved) = (true, true);
         }

@@ -186,6 +186,40 @@ fn new_guards_that_are_lost_at_once_hold_up_nobody() {
     world.check_calm();
 }
 
+/// A guard that heard of nothing that a dead peer owned votes with one that did.
+#[test]
+fn who_knows_less_of_the_dead_votes_all_the_same() {
+    let mut world = World::new(3, 24, Init::Consensus(1));
+    world.part = vec![0, 1, 2];
+    ask(&mut world, 0, 1);
+    talk(&mut world, 5);
+    world.part.fill(0);
+    talk(&mut world, 10);
+    ask(&mut world, 1, 2);
+    world.run(1);
+    world.tell(1, 2, || false);
+    world.run(2);
+    for _ in 0..10 {
+        world.now += Duration::from_millis(300);
+        world.run(1);
+        world.tell(1, 0, || false);
+        world.run(0);
+        world.tell(0, 1, || false);
+    }
+    assert!(owned(&world, 1) > 0, "{}", world.story());
+    world.destroy(1);
+    // Too many were ever there for a census.
+    for at in [0, 2] {
+        if let Some(space) = &mut world.nodes[at].space {
+            space.roll.extend((100..100 + wire::ROLL).map(id));
+        }
+        world.order(at, id(1), false);
+    }
+    talk(&mut world, 40);
+    assert_eq!(owned(&world, 0), 256, "{}", world.story());
+    world.check_calm();
+}
+
 /// Who left is not waited for by those who were launched anew since.
 #[test]
 fn a_farewell_outlives_those_who_heard_it() {

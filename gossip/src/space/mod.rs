@@ -20,9 +20,11 @@
 //! disk) is brought back only where somebody who knows what this peer knew runs, and is
 //! heard first; else the state is deleted, and the peer is a new one. Without that,
 //! nothing can be promised: when a gift is known to its giver and half of the giver's
-//! guards, and just those forget it, nobody is left who could tell. And an operator who
-//! says that a peer is gone is right, and its containers are gone, too. Messages may be
-//! lost and late, and peers cut off, for as long as they like.
+//! guards, and just those forget it, nobody is left who could tell. If all who know were
+//! launched anew since they heard it, they say that there were later words, but do not
+//! have them: the peer then uses nothing, for ever. And an operator who says that a peer
+//! is gone is right, and its containers are gone, too. Messages may be lost and late, and
+//! peers cut off, for as long as they like.
 //!
 //! **Why two live containers never hold one address.** An address is given out
 //! by the peer that has it in a *held* block, once. So it is to be shown that no

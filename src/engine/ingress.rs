@@ -135,7 +135,8 @@ impl Ingress {
         out: &mut impl Output,
     ) -> Result<(), DropReason> {
         let parsed = Datagram::parse(datagram).map_err(|_| DropReason::Malformed)?;
-        let begins = matches!(&parsed, Datagram::Handshake(step) if step.stage == Stage::Initiation);
+        let begins =
+            matches!(&parsed, Datagram::Handshake(step) if step.stage == Stage::Initiation);
         let header = match parsed {
             Datagram::Transport(header) => header,
             _ if matches!(origin, Origin::Tunnel(_)) => return Err(DropReason::Malformed),

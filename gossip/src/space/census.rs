@@ -12,7 +12,7 @@ use std::collections::BTreeSet;
 
 use proto::{
     ShortId,
-    space::{self as wire, Block, Call, Census, Gift},
+    space::{self as wire, Block, Call, Census, Gift, Verdict, Vote},
 };
 use rand::Rng;
 
@@ -66,6 +66,31 @@ impl Space {
     pub(super) fn has_left_nothing(&self, peer: ShortId, peers: &impl Peers) -> bool {
         let entry = self.table.get(&peer);
         self.is_dead(peer, peers) && entry.is_none_or(|entry| entry.space.blocks.is_empty())
+    }
+
+    /// Whether nothing comes of our vote about somebody dead any more. Who leads it, or would
+    /// be the heir, may know of more that is left: our vote stands while they go on with
+    /// theirs, and while an heir is not there to say so. As the heir we would get nothing.
+    pub(super) fn is_over(&self, vote: &Vote, peers: &impl Peers) -> bool {
+        let heir_by = |vote: &Vote| match vote.accepted {
+            Some((_, Verdict::Inherits { heir, .. })) => Some(heir),
+            _ => None,
+        };
+        let said_by = |peer: ShortId| {
+            let heard = self.heard.get(&peer).filter(|_| peers.reaches(peer));
+            let mut votes = heard.into_iter().flat_map(|guard| &guard.votes);
+            votes.find(|other| (other.ward, other.life) == (vote.ward, vote.life))
+        };
+        let is_led = said_by(vote.promised.proposer).is_some();
+        self.has_left_nothing(vote.ward, peers)
+            && match heir_by(vote) {
+                None => !is_led,
+                Some(heir) if heir == self.me => true,
+                Some(heir) if peers.reaches(heir) => {
+                    !is_led && said_by(heir).and_then(heir_by) != Some(heir)
+                }
+                Some(heir) => !is_led && self.is_gone(heir),
+            }
     }
 
     /// Asks our guards what they know of us, until enough have answered.

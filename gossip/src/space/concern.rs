@@ -136,7 +136,8 @@ impl Space {
         let settled = others.filter(|(owner, _)| !concern.fresh.contains(owner));
         let kept = concern.blocks != self.mine.blocks || self.beaten_by(settled).is_empty();
         let said = self.heard.values().chain([&self.guard]);
-        let gone: BTreeSet<ShortId> = said.flat_map(|guard| &guard.gone).copied().collect();
+        let said = said.flat_map(|guard| &guard.gone);
+        let gone: BTreeSet<ShortId> = said.chain(&self.farewells).copied().collect();
         entries && guards && divisions && kept && gone == self.gone
     }
 }

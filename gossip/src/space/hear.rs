@@ -119,9 +119,13 @@ impl Space {
             self.life_told |= ours.any(|ack| ack.life > self.mine.life);
             let before = self.heard.insert(from, said.clone());
             self.concern.note_guard(from, said);
-            self.gone.extend(&said.gone);
+            let farewell = said.gone.contains(&from);
             let mut before = before.iter().flat_map(|before| &before.gone);
-            if before.any(|peer| !said.gone.contains(peer)) {
+            let taken_back = before.any(|peer| !said.gone.contains(peer))
+                || (!farewell && self.farewells.contains(&from));
+            self.note_farewell(from, farewell);
+            self.gone.extend(&said.gone);
+            if taken_back {
                 self.note_gone();
             }
             return;
@@ -140,6 +144,15 @@ impl Space {
             }
         }
         self.dirty.guard = true;
+    }
+
+    /// Whoever left is not there to say so again, and all who live are counted without it.
+    fn note_farewell(&mut self, peer: ShortId, said: bool) {
+        let changed = match said {
+            true => self.roll.contains(&peer) && self.farewells.insert(peer),
+            false => self.farewells.remove(&peer),
+        };
+        self.dirty.saved |= changed;
     }
 
     /// A peer's part in the first division.

@@ -177,7 +177,7 @@ impl Space {
         self.tried.clear();
     }
 
-    /// Takes back what an heir never told of before it was gone.
+    /// Takes back what an heir tells that it did not take.
     pub(super) fn reclaim(&mut self) {
         let me = self.me;
         let before = self.mine.lost.len();
@@ -194,17 +194,14 @@ impl Space {
             let mut parts = vec![Span::of(&block)];
             let taken = self.table.get(&heir).map(|entry| &entry.space.taken);
             let mut taken = taken.into_iter().flatten();
-            match taken.find(|taken| (taken.peer, taken.life) == (me, life)) {
-                Some(taken) => {
-                    for (start, len) in &taken.runs {
-                        span::remove(&mut parts, Span::new(*start, *len));
-                    }
-                }
-                None if self.is_gone(heir) => {}
-                None => {
-                    self.mine.ceded.push((heir, life, block));
-                    continue;
-                }
+            // Who is gone before it told of it may have taken it, and given it away: to
+            // whom, others know, and bring back by a census what none of them has.
+            let Some(taken) = taken.find(|taken| (taken.peer, taken.life) == (me, life)) else {
+                self.mine.ceded.push((heir, life, block));
+                continue;
+            };
+            for (start, len) in &taken.runs {
+                span::remove(&mut parts, Span::new(*start, *len));
             }
             let spare = parts.into_iter().map(|part| Block {
                 start: part.start,
@@ -513,7 +510,8 @@ impl Space {
         }
         self.adopt_gifts(ward, began);
         if self.mine.taken.len() >= wire::TAKEN {
-            self.mine.taken.remove(0);
+            let told = self.mine.taken.iter().position(|taken| self.is_told(taken));
+            self.mine.taken.remove(told.unwrap_or(0));
         }
         self.mine.taken.push(Taken {
             peer: ward,
@@ -533,6 +531,18 @@ impl Space {
         self.warn(format!(
             "took over {count} addresses of peer {ward:?}, by vote"
         ));
+    }
+
+    /// Whether nobody waits any more to hear of a takeover: its former owner is gone, or
+    /// has spoken since and does not remind us.
+    fn is_told(&self, taken: &Taken) -> bool {
+        let entry = self.table.get(&taken.peer);
+        let spoke = entry.is_some_and(|entry| {
+            let reminds = entry.space.lost.iter().any(|lost| lost.life == taken.life);
+            let later = (entry.space.life, entry.space.serial) > (taken.life + 1, taken.serial);
+            later && !reminds
+        });
+        spoke || self.is_gone(taken.peer)
     }
 
     /// What a peer gave before its end may not have been heard of by those it was

@@ -20,9 +20,11 @@
 //! disk) is brought back only where somebody who knows what this peer knew runs, and is
 //! heard first; else the state is deleted, and the peer is a new one. Without that,
 //! nothing can be promised: when a gift is known to its giver and half of the giver's
-//! guards, and just those forget it, nobody is left who could tell. And an operator who
-//! says that a peer is gone is right, and its containers are gone, too. Messages may be
-//! lost and late, and peers cut off, for as long as they like.
+//! guards, and just those forget it, nobody is left who could tell. If all who know were
+//! launched anew since they heard it, they say that there were later words, but do not
+//! have them: the peer then uses nothing, for ever. And an operator who says that a peer
+//! is gone is right, and its containers are gone, too. Messages may be lost and late, and
+//! peers cut off, for as long as they like.
 //!
 //! **Why two live containers never hold one address.** An address is given out
 //! by the peer that has it in a *held* block, once. So it is to be shown that no
@@ -71,10 +73,10 @@
 //! **Why nothing is lost.** Every run has an owner, is in a gift that its giver tells of
 //! until the receiver owns it, or was taken over: then the heir says what exactly it
 //! took, the former owner reminds it until it does, and has the rest back. What only the
-//! dead had comes back by the census, once all who live are there. Half of a small share
-//! and an eighth of a large one is held from the start (see `span::held_share`), so a
-//! takeover by time brings back most of what a dead peer did not use, and `rmpeer` the
-//! rest.
+//! dead had, or an heir that died before it told of it, comes back by the census, once all
+//! who live are there. Half of a small share and an eighth of a large one is held from the
+//! start (see `span::held_share`), so a takeover by time brings back most of what a dead
+//! peer did not use, and `rmpeer` the rest.
 //!
 //! `model` goes through all interleavings of a few steps, `schedules` through random
 //! ones; both run this code, and assume what is assumed above, no more.
@@ -87,6 +89,7 @@ mod give;
 mod hear;
 mod inherit;
 mod keep;
+mod saved;
 mod say;
 mod settle;
 pub(crate) mod span;
@@ -180,6 +183,8 @@ pub struct Saved {
     roll: BTreeSet<ShortId>,
     census: Option<wire::Census>,
     counted: Vec<(Span, u32)>,
+    #[serde(default)]
+    farewells: BTreeSet<ShortId>,
 }
 
 /// What we own, and how far others know.
@@ -201,7 +206,7 @@ struct Mine {
     /// What became ours with these serials, not yet known to enough guards.
     gains: Vec<(u64, Span)>,
     /// What heirs may have taken over in one of our lives, and have not told of yet; it
-    /// is ours again if they say that they did not, or are gone before they say anything.
+    /// is ours again if they say that they did not.
     ceded: Vec<(ShortId, u32, wire::Block)>,
     /// What was usable before it was given away, and the serials of the gifts.
     from_held: Vec<(u64, Span)>,
@@ -264,8 +269,10 @@ pub struct Space {
     guard: Guard,
     /// What we keep in mind is said again then.
     acks_at: Option<Instant>,
-    /// Who is gone by an operator's word, ours or another's.
+    /// Who is gone by an operator's word, ours or another's, or by its own.
     gone: BTreeSet<ShortId>,
+    /// Those of the roll who gave everything back and said farewell.
+    farewells: BTreeSet<ShortId>,
     division: Option<wire::Division>,
     divisions: BTreeMap<ShortId, wire::Division>,
     /// Everybody we ever met or heard of.
@@ -340,6 +347,7 @@ impl Space {
             guard: Guard::default(),
             acks_at: None,
             gone: BTreeSet::new(),
+            farewells: BTreeSet::new(),
             division: None,
             divisions: BTreeMap::new(),
             roll: BTreeSet::new(),
@@ -367,51 +375,6 @@ impl Space {
             space.restore(saved);
         }
         space
-    }
-
-    fn restore(&mut self, saved: Saved) {
-        self.ring = saved.ring;
-        self.mine = saved.mine;
-        self.division = saved.division;
-        self.dirty.division = self.division.is_some();
-        self.wards = saved.wards.iter().map(|(ward, _)| *ward).collect();
-        self.table = saved.wards.into_iter().collect();
-        let wards = self.wards.clone();
-        wards.into_iter().for_each(|ward| self.note_entry(ward));
-        self.guard = saved.guard;
-        self.roll = saved.roll;
-        self.census = saved.census;
-        self.counted = saved.counted;
-        // What was said of launches before counts for them alone.
-        self.guard.acks.clear();
-        // Whoever ended before its farewell was carried out is back.
-        self.guard.gone.retain(|peer| *peer != self.me);
-        self.note_gone();
-        self.dirty.guard = true;
-    }
-
-    /// What is to be saved before anything else is sent; none if nothing changed.
-    pub fn take_saved(&mut self) -> Option<Saved> {
-        std::mem::take(&mut self.dirty.saved).then(|| self.saved())
-    }
-
-    /// What a restart needs.
-    pub fn saved(&self) -> Saved {
-        let wards = self.wards.iter();
-        Saved {
-            base: self.config.base.to_bits(),
-            prefix: self.config.prefix,
-            ring: self.ring,
-            mine: self.mine.clone(),
-            division: self.division.clone(),
-            wards: wards
-                .filter_map(|ward| Some((*ward, self.table.get(ward)?.clone())))
-                .collect(),
-            guard: self.guard.clone(),
-            roll: self.roll.clone(),
-            census: self.census.clone(),
-            counted: self.counted.clone(),
-        }
     }
 
     /// How it was set up.

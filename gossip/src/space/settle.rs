@@ -78,7 +78,8 @@ impl Space {
     /// Looks again who is gone, because somebody says something else.
     pub(super) fn note_gone(&mut self) {
         let said = self.heard.values().chain([&self.guard]);
-        self.gone = said.flat_map(|guard| &guard.gone).copied().collect();
+        let said = said.flat_map(|guard| &guard.gone);
+        self.gone = said.chain(&self.farewells).copied().collect();
     }
 
     /// How far enough guards know what an owner said in its present life.
@@ -191,18 +192,22 @@ impl Space {
         )
     }
 
-    /// Names enough guards, and replaces those that are gone for long.
+    /// Names enough guards, and replaces those that are gone for long. While the former ones
+    /// are still asked, whoever is lost of the new ones gives way at once: each set between
+    /// counts only together with the former, and so shares a guard with all others.
     pub(super) fn choose_guards(&mut self, peers: &impl Peers, now: Instant) {
         let needed = self.recovered && (!self.mine.blocks.is_empty() || self.ask.is_some());
-        if !needed || !self.mine.former.is_empty() {
+        if !needed {
             return;
         }
+        let changes = !self.mine.former.is_empty();
         let is_lost = |peer: &ShortId| {
             let since = self.absent.get(peer);
             self.is_gone(*peer) || since.is_some_and(|since| *since + REPLACE <= now)
         };
         let mine = &self.mine;
-        if mine.guards.len() >= wire::GUARDS && !mine.guards.iter().any(is_lost) {
+        let is_full = changes || mine.guards.len() >= wire::GUARDS;
+        if is_full && !mine.guards.iter().any(is_lost) {
             return;
         }
         let mut others = peers.candidates();
@@ -211,7 +216,8 @@ impl Space {
         let mut guards = mine.guards.clone();
         guards.retain(|peer| !self.is_gone(*peer));
         let lost: Vec<ShortId> = guards.iter().copied().filter(is_lost).collect();
-        for old in lost.iter().take(others.len()) {
+        let replaced = if changes { lost.len() } else { others.len() };
+        for old in lost.iter().take(replaced) {
             guards.retain(|peer| peer != old);
         }
         let room = wire::GUARDS.saturating_sub(guards.len());
@@ -219,11 +225,14 @@ impl Space {
         guards.sort_unstable();
         let mut before = mine.guards.clone();
         before.sort_unstable();
-        if guards != before {
-            self.mine.former = before;
-            self.mine.guards = guards;
-            self.changed = true;
+        if guards == before || (changes && guards.is_empty()) {
+            return;
         }
+        if !changes {
+            self.mine.former = before;
+        }
+        self.mine.guards = guards;
+        self.changed = true;
     }
 
     /// Adds a run that became ours: part of it is held, the rest is spare.

@@ -11,7 +11,7 @@ use proto::{
 };
 
 use super::{
-    Init,
+    Init, Span,
     world::{DEAD, World, id},
 };
 
@@ -107,7 +107,7 @@ fn who_cannot_be_reached_yet_is_waited_for() {
     // But not for ever.
     world.part = vec![0, 1];
     if let Some(space) = &mut world.nodes[1].space {
-        space.allocate(3, super::Span::new(0, 64));
+        space.allocate(3, Span::new(0, 64));
     }
     talk(&mut world, 40);
     assert_eq!(world.refused, 1, "{}", world.story());
@@ -152,6 +152,96 @@ fn former_guards_that_are_all_gone_are_not_waited_for() {
     talk(&mut world, 5);
     world.order(2, id(1), false);
     world.order(2, id(0), false);
+    talk(&mut world, 40);
+    assert_eq!(owned(&world, 2), 256, "{}", world.story());
+    world.check_calm();
+}
+
+/// Most of the guards that were just named fall silent: those before still decide, so the
+/// lost ones give way to them.
+#[test]
+fn new_guards_that_are_lost_at_once_hold_up_nobody() {
+    let mut world = World::new(5, 24, Init::Consensus(1));
+    world.part = vec![0, 1, 2, 3, 4];
+    ask(&mut world, 0, 1);
+    talk(&mut world, 3);
+    world.part[1] = 0;
+    talk(&mut world, 10);
+    world.part.fill(0);
+    world.run(0);
+    for at in 2..5 {
+        world.kill(at);
+    }
+    let wishes = 2..120;
+    wishes.for_each(|wish| ask(&mut world, 0, wish));
+    talk(&mut world, 5);
+    assert_eq!(world.given, 63, "{}", world.story());
+    world.now += DEAD;
+    talk(&mut world, 10);
+    assert_eq!(world.given, 119, "{}", world.story());
+    for at in 2..5 {
+        world.launch(at, usize::MAX);
+    }
+    talk(&mut world, 40);
+    world.check_calm();
+}
+
+/// A guard that heard of nothing that a dead peer owned votes with one that did.
+#[test]
+fn who_knows_less_of_the_dead_votes_all_the_same() {
+    let mut world = World::new(3, 24, Init::Consensus(1));
+    world.part = vec![0, 1, 2];
+    ask(&mut world, 0, 1);
+    talk(&mut world, 5);
+    world.part.fill(0);
+    talk(&mut world, 10);
+    ask(&mut world, 1, 2);
+    world.run(1);
+    world.tell(1, 2, || false);
+    world.run(2);
+    for _ in 0..10 {
+        world.now += Duration::from_millis(300);
+        world.run(1);
+        world.tell(1, 0, || false);
+        world.run(0);
+        world.tell(0, 1, || false);
+    }
+    assert!(owned(&world, 1) > 0, "{}", world.story());
+    world.destroy(1);
+    // Too many were ever there for a census.
+    for at in [0, 2] {
+        if let Some(space) = &mut world.nodes[at].space {
+            space.roll.extend((100..100 + wire::ROLL).map(id));
+        }
+        world.order(at, id(1), false);
+    }
+    talk(&mut world, 40);
+    assert_eq!(owned(&world, 0), 256, "{}", world.story());
+    world.check_calm();
+}
+
+/// Who left is not waited for by those who were launched anew since.
+#[test]
+fn a_farewell_outlives_those_who_heard_it() {
+    let mut world = World::new(4, 24, Init::Consensus(4));
+    ask(&mut world, 0, 1);
+    talk(&mut world, 20);
+    world.leave(3);
+    for _ in 0..20 {
+        talk(&mut world, 1);
+        world.let_go(true);
+    }
+    assert!(world.nodes[3].destroyed, "{}", world.story());
+    for at in 0..3 {
+        world.kill(at);
+        world.launch(at, usize::MAX);
+    }
+    talk(&mut world, 20);
+    world.destroy(0);
+    world.destroy(1);
+    for gone in [0, 1] {
+        world.order(2, id(gone), false);
+    }
     talk(&mut world, 40);
     assert_eq!(owned(&world, 2), 256, "{}", world.story());
     world.check_calm();
@@ -455,5 +545,53 @@ fn an_owner_that_forgets_its_state_is_followed_at_once() {
     talk(&mut world, 40);
     assert_eq!(world.refused, 0, "{}", world.story());
     assert_eq!(world.given, 6, "{}", world.story());
+    world.check_calm();
+}
+
+/// An heir gave what it took to somebody, and is gone before the former owner hears of it.
+#[test]
+fn what_an_heir_gave_away_is_not_taken_back_when_it_is_gone() {
+    let mut world = World::new(5, 26, Init::Consensus(5));
+    ask(&mut world, 4, 1);
+    talk(&mut world, 20);
+    let spans = |world: &World, at: usize| -> Vec<Span> {
+        let space = world.nodes[at].space.iter();
+        let blocks = space.flat_map(|space| &space.mine.blocks);
+        blocks.map(Span::of).collect()
+    };
+    let before = spans(&world, 4);
+    world.part[4] = 1;
+    world.run(4);
+    talk(&mut world, 2);
+    world.now += DEAD;
+    talk(&mut world, 20);
+    let meets = |world: &World, at: usize| {
+        let mut now = spans(world, at).into_iter();
+        now.any(|span| before.iter().any(|had| had.meet(span).is_some()))
+    };
+    let heirs: Vec<usize> = (0..4).filter(|at| meets(&world, *at)).collect();
+    let [heir] = *heirs else {
+        panic!("{heirs:?}\n{}", world.story());
+    };
+    let given_to = (heir + 1) % 4;
+    for wish in 10..60 {
+        if !meets(&world, given_to) {
+            ask(&mut world, given_to, wish);
+            talk(&mut world, 4);
+        }
+    }
+    assert!(meets(&world, given_to), "{}", world.story());
+    // The former owner hears of it all by those who are neither.
+    world.part = vec![1; 5];
+    world.part[given_to] = 0;
+    world.destroy(heir);
+    talk(&mut world, 10);
+    world.order(4, id(heir), false);
+    for wish in 100..120 {
+        ask(&mut world, 4, wish);
+    }
+    talk(&mut world, 40);
+    world.part.fill(0);
+    talk(&mut world, 60);
     world.check_calm();
 }

@@ -117,7 +117,7 @@ impl Space {
         let keep = votes
             .into_iter()
             .filter(|vote| lives(self, vote.ward) == Some(vote.life))
-            .filter(|vote| !self.has_left_nothing(vote.ward, peers));
+            .filter(|vote| !self.is_over(vote, peers));
         self.guard.votes = keep.collect();
         self.dirty.guard |= self.guard.votes.len() != before;
         self.carry_out_orders(peers);
@@ -144,11 +144,15 @@ impl Space {
             self.ordered.remove(&peer);
         }
         // Who is back is not gone.
-        let before = self.guard.gone.len();
+        let before = (self.guard.gone.len(), self.farewells.len());
         let me = self.me;
         let is_gone = |peer: &ShortId| *peer == me || !peers.reaches(*peer);
         self.guard.gone.retain(is_gone);
-        if self.guard.gone.len() != before {
+        let heard = &self.heard;
+        let says = |peer: &ShortId| heard.get(peer).is_some_and(|own| own.gone.contains(peer));
+        self.farewells
+            .retain(|peer| !peers.reaches(*peer) || says(peer));
+        if (self.guard.gone.len(), self.farewells.len()) != before {
             self.note_gone();
             (self.dirty.guard, self.dirty.saved) = (true, true);
         }
@@ -291,6 +295,15 @@ impl Space {
         let accepts = latest.filter(|(ballot, verdict)| {
             *ballot >= highest && self.agrees(ward, verdict, peers, now)
         });
+        let new = Vote {
+            ward,
+            life,
+            promised: highest,
+            accepted: None,
+        };
+        if !ballots.contains_key(&self.me) && self.is_over(&new, peers) {
+            return;
+        }
         let Some(own) = self.own_vote(ward, life) else {
             return;
         };

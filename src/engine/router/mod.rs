@@ -275,7 +275,9 @@ impl Router {
     /// Handles what the data path left to the control thread.
     pub fn handle_upcall(&mut self, upcall: Upcall, now: Instant) {
         match upcall {
-            Upcall::Handshake { datagram, origin, .. } => self.handle_handshake(&datagram, origin, now),
+            Upcall::Handshake {
+                datagram, origin, ..
+            } => self.handle_handshake(&datagram, origin, now),
             Upcall::Control {
                 peer,
                 session,

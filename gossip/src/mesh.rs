@@ -160,8 +160,8 @@ struct Session {
     given: Given,
     /// When to send the sum over everything.
     summary_at: Option<Instant>,
-    /// The first comparison has not been answered yet; it is repeated once.
-    greeted: bool,
+    /// So often the first comparison is begun at most, unless the other end compares.
+    greetings: u8,
     /// Until when news are named in beats instead of being pushed.
     lazy_until: Option<Instant>,
     /// When we last asked for no news.

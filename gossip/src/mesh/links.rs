@@ -35,6 +35,8 @@ const REJECTIONS: u32 = 2;
 const EXPOSED: Duration = Duration::from_secs(5);
 /// Between the first comparisons with several new neighbours.
 const TURN: Duration = Duration::from_millis(250);
+/// The first of these comparisons may be lost, and a newcomer is not to wait for a beat.
+const GREETINGS: u8 = 2;
 /// So long the first neighbour has to tell who is there.
 const GREETED: Duration = Duration::from_millis(600);
 /// If most are out of reach, the first comparison waits for links to be told, at most so long.
@@ -153,7 +155,7 @@ impl<A: Authority> Mesh<A> {
         let topics = std::iter::once(Topic::Node).chain((0..LINK_PARTS).map(Topic::Links));
         topics.for_each(|topic| session.outbox.tell(RecordKey { owner, topic }));
         session.told = self.news.end();
-        session.greeted = true;
+        session.greetings = GREETINGS;
         // Who knows nobody waits for the answer before it chooses others.
         if self.fed_by.is_none() {
             self.fed_by = Some((peer, now + GREETED));
@@ -171,7 +173,11 @@ impl<A: Authority> Mesh<A> {
     /// A neighbour can be reached. If others by way of it were only waiting for
     /// that, the first comparison no longer finds a difference in all of them.
     pub(super) fn recognise(&mut self, peer: &PeerId, now: Instant) {
-        if let Some(session) = self.sessions.get_mut(peer).filter(|s| s.greeted) {
+        if let Some(session) = self
+            .sessions
+            .get_mut(peer)
+            .filter(|s| s.greetings == GREETINGS)
+        {
             let at = session.summary_at.map_or(now, |at| at.min(now));
             session.summary_at = Some(at);
             self.timers.session_due(at, "summary");

@@ -51,7 +51,7 @@ impl<A: Authority> Mesh<A> {
                 outbox: Outbox::default(),
                 given: Given::default(),
                 summary_at: None,
-                greeted: false,
+                greetings: 0,
                 lazy_until: None,
                 pruned_at: self.start,
                 told: self.news.end(),

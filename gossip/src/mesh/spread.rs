@@ -258,9 +258,13 @@ impl<A: Authority> Mesh<A> {
     /// Starts rounds of anti-entropy that are due.
     pub(super) fn run_anti_entropy(&mut self, now: Instant) {
         if self.timers.wave.is_some_and(|at| at <= now) {
-            self.timers.wave = None;
-            self.kept_back = 0;
-            self.compare_with_all(now);
+            // As long as more of it comes, each round would find most of it again.
+            let fed = self.fed_by.map(|(_, until)| until);
+            self.timers.wave = fed.filter(|until| now < *until);
+            if self.timers.wave.is_none() {
+                self.kept_back = 0;
+                self.compare_with_all(now);
+            }
         }
         if now >= self.timers.anti_entropy {
             self.timers.anti_entropy = now + self.jittered(self.pace().anti_entropy);
@@ -285,23 +289,41 @@ impl<A: Authority> Mesh<A> {
         }
     }
 
-    /// Begins the comparisons that are due.
+    /// Begins the comparisons that are due, but none while another brings a lot: it
+    /// would find all that is still to come.
     fn start_comparisons(&mut self, now: Instant) {
+        let fed = self.fed_by.filter(|(_, until)| now < *until);
         let mut any = false;
-        for session in self
-            .sessions
-            .values_mut()
-            .filter(|s| s.summary_at.is_some_and(|at| at <= now))
-        {
-            // The first one may be lost, and a newcomer is not to wait for a beat.
-            let repeated = std::mem::take(&mut session.greeted);
-            session.summary_at = repeated.then(|| now + UNANSWERED);
+        for (peer, session) in &mut self.sessions {
+            if session.summary_at.is_none_or(|at| at > now) {
+                continue;
+            }
+            if let Some((_, until)) = fed.filter(|(feeder, _)| feeder != peer) {
+                session.summary_at = Some(until);
+                self.timers.session_due(until, "summary");
+                continue;
+            }
+            session.greetings = session.greetings.saturating_sub(1);
+            session.summary_at = (session.greetings > 0).then(|| now + UNANSWERED);
             let root = reconcile::root(&self.replica, session.info.scope);
             session.outbox.summarise([root]);
             any = true;
         }
         if any {
             self.flush_soon(now);
+        }
+    }
+
+    /// A neighbour compares, so that we need not begin. But if most are out of our
+    /// reach, it will find more once they are.
+    pub(super) fn is_compared(&mut self, from: &PeerId) {
+        let waits = self.absent.len() > self.ways.reached();
+        if let Some(session) = self.sessions.get_mut(from)
+            && session.greetings > 0
+            && !waits
+        {
+            session.greetings = 0;
+            session.summary_at = None;
         }
     }
 

@@ -170,8 +170,8 @@ struct Session {
     told: u64,
     /// We had not seen most of what its last beat with news named.
     missed_most: bool,
-    /// Their fingerprint and ours, if they differed at the last beat.
-    differed: Option<([u8; 2], [u8; 2])>,
+    /// Their fingerprint without what is in ours too, if they differed at the last beat.
+    differed: Option<[u8; 2]>,
     /// The other end said it has hardly another way into the mesh.
     needy: bool,
     /// Signatures checked on its account.

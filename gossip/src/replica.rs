@@ -84,9 +84,9 @@ struct Owner {
 }
 
 /// Further parts of links, stations, names, and what is said of the address space,
-/// by topic.
+/// by topic, which stands beside them: to look one up must not touch all.
 #[derive(Clone, Debug, Default)]
-struct Others(Vec<Arc<Record>>);
+struct Others(Vec<(Topic, Arc<Record>)>);
 
 impl Replica {
     /// An empty replica for at most `owner_limit` owners. `salt` is secret.
@@ -372,7 +372,8 @@ impl Replica {
     fn link_parts(&self, slot: Slot) -> impl Iterator<Item = &[LinkTo]> {
         let owner = &self.owners[slot.at()];
         let others = owner.others.iter().flat_map(|others| &others.0);
-        let parts = owner.links.iter().chain(others);
+        let others = others.take_while(|(topic, _)| matches!(topic, Topic::Links(_)));
+        let parts = owner.links.iter().chain(others.map(|(_, record)| record));
         parts.filter_map(|record| match record.content() {
             Some(Body::Links(links)) => Some(links.links.as_slice()),
             _ => None,
@@ -394,6 +395,7 @@ impl Replica {
 impl Owner {
     fn records(&self) -> impl Iterator<Item = &Arc<Record>> {
         let others = self.others.iter().flat_map(|others| &others.0);
+        let others = others.map(|(_, record)| record);
         self.node.iter().chain(&self.links).chain(others)
     }
 
@@ -403,8 +405,8 @@ impl Owner {
             Topic::Links(0) => self.links.as_ref(),
             _ => {
                 let others = &self.others.as_ref()?.0;
-                let at = others.binary_search_by_key(&topic, |record| record.key.topic);
-                others.get(at.ok()?)
+                let at = others.binary_search_by_key(&topic, |(topic, _)| *topic);
+                Some(&others.get(at.ok()?)?.1)
             }
         }
     }
@@ -417,10 +419,10 @@ impl Owner {
             Topic::Links(0) => self.links.replace(new),
             _ => {
                 let others = &mut self.others.get_or_insert_default().0;
-                match others.binary_search_by_key(&topic, |record| record.key.topic) {
-                    Ok(at) => Some(mem::replace(&mut others[at], new)),
+                match others.binary_search_by_key(&topic, |(topic, _)| *topic) {
+                    Ok(at) => Some(mem::replace(&mut others[at].1, new)),
                     Err(at) => {
-                        others.insert(at, new);
+                        others.insert(at, (topic, new));
                         None
                     }
                 }

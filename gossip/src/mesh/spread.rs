@@ -244,12 +244,13 @@ impl<A: Authority> Mesh<A> {
                 .flush
                 .get_or_insert(now + self.config.push_delay);
         }
-        let both = (beat.fingerprint, ours);
+        // What both hear of cancels out, so a record that one side lacks shows as long
+        // as it does, whatever else happens.
+        let difference = [0, 1].map(|i| beat.fingerprint[i] ^ ours[i]);
         let leads = session.link.as_ref().is_some_and(|link| link.leads());
-        if both.0 == both.1 {
+        if difference == [0, 0] {
             session.differed = None;
-        } else if session.differed.replace(both) == Some(both) && leads {
-            // Neither has changed for a beat, and still they differ.
+        } else if session.differed.replace(difference) == Some(difference) && leads {
             let at = *session.summary_at.get_or_insert(now);
             self.timers.session_due(at, "summary");
         }

@@ -67,12 +67,27 @@ const HANDSHAKE_QUEUE: usize = 256;
 pub(super) struct Upcalls {
     /// Control messages of established sessions, and what concerns frames.
     pub control: mpsc::Receiver<Upcall>,
-    /// Later steps of handshakes.
-    pub steps: mpsc::Receiver<Upcall>,
-    /// What begins a handshake: anybody can send that.
-    pub handshakes: mpsc::Receiver<Upcall>,
+    /// Handshakes: anybody can send what begins one.
+    pub handshakes: Handshakes,
     /// Destinations for which the first hop refused a datagram, with its bytes.
     pub too_large: mpsc::Receiver<(SocketAddr, usize)>,
+}
+
+/// What comes of handshakes, those first that are under way.
+pub(super) struct Handshakes {
+    steps: mpsc::Receiver<Upcall>,
+    begun: mpsc::Receiver<Upcall>,
+}
+
+impl Handshakes {
+    /// The next one; none once nobody sends any more. May be dropped without loss.
+    pub(super) async fn recv(&mut self) -> Option<Upcall> {
+        tokio::select! {
+            biased;
+            Some(step) = self.steps.recv() => Some(step),
+            first = self.begun.recv() => first,
+        }
+    }
 }
 
 /// The running threads. Dropping it stops them.
@@ -136,8 +151,10 @@ impl DataPlane {
             plane,
             Upcalls {
                 control: control_rx,
-                steps: steps_rx,
-                handshakes: handshakes_rx,
+                handshakes: Handshakes {
+                    steps: steps_rx,
+                    begun: handshakes_rx,
+                },
                 too_large: too_large_rx,
             },
         ))

@@ -269,7 +269,6 @@ impl Daemon {
                     self.router.handle_timeout(Instant::now());
                 }
                 Some(upcall) = self.upcalls.control.recv() => self.handle_control(upcall),
-                Some(upcall) = self.upcalls.steps.recv() => self.router.handle_upcall(upcall, Instant::now()),
                 Some(upcall) = self.upcalls.handshakes.recv() => self.router.handle_upcall(upcall, Instant::now()),
                 Some((address, size)) = self.upcalls.too_large.recv() => {
                     self.router.handle_too_large(address, size, Instant::now());

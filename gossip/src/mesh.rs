@@ -135,6 +135,8 @@ pub struct Mesh<A> {
     wants: Wants,
     /// Whom we are being brought a lot by, and until when that is believed.
     fed_by: Option<(PeerId, Instant)>,
+    /// Since when it does.
+    fed_since: Instant,
     /// Repairs that may be passed on as news.
     repairs: TokenBucket,
     /// Repairs that were not, since the neighbours were last told to compare.
@@ -273,6 +275,7 @@ impl<A: Authority> Mesh<A> {
             calm: TokenBucket::full(config.pace.calm.0, now),
             wants: Wants::default(),
             fed_by: None,
+            fed_since: now,
             repairs: TokenBucket::full(spread::REPAIR_BURST, now),
             kept_back: 0,
             start: now,

@@ -134,16 +134,15 @@ impl Ingress {
         now: Instant,
         out: &mut impl Output,
     ) -> Result<(), DropReason> {
-        let parsed = Datagram::parse(datagram).map_err(|_| DropReason::Malformed)?;
-        let begins =
-            matches!(&parsed, Datagram::Handshake(step) if step.stage == Stage::Initiation);
-        let header = match parsed {
+        let header = match Datagram::parse(datagram).map_err(|_| DropReason::Malformed)? {
             Datagram::Transport(header) => header,
             _ if matches!(origin, Origin::Tunnel(_)) => return Err(DropReason::Malformed),
-            Datagram::Handshake(_)
+            other @ (Datagram::Handshake(_)
             | Datagram::CookieReply { .. }
             | Datagram::Reject { .. }
-            | Datagram::NoSession { .. } => {
+            | Datagram::NoSession { .. }) => {
+                let begins =
+                    matches!(&other, Datagram::Handshake(step) if step.stage == Stage::Initiation);
                 out.upcall(Upcall::Handshake {
                     datagram: datagram.to_vec(),
                     begins,

@@ -73,19 +73,21 @@ pub(super) struct Upcalls {
     pub too_large: mpsc::Receiver<(SocketAddr, usize)>,
 }
 
-/// What comes of handshakes, those first that are under way.
+/// What comes of handshakes: later steps, and beginnings.
 pub(super) struct Handshakes {
     steps: mpsc::Receiver<Upcall>,
-    begun: mpsc::Receiver<Upcall>,
+    beginnings: mpsc::Receiver<Upcall>,
 }
 
 impl Handshakes {
-    /// The next one; none once nobody sends any more. May be dropped without loss.
+    /// The next one of either queue by chance, for a stranger can forge both, and a
+    /// flood of one must not keep the other waiting. None once nobody sends any more.
+    /// May be dropped without loss.
     pub(super) async fn recv(&mut self) -> Option<Upcall> {
         tokio::select! {
-            biased;
             Some(step) = self.steps.recv() => Some(step),
-            first = self.begun.recv() => first,
+            Some(beginning) = self.beginnings.recv() => Some(beginning),
+            else => None,
         }
     }
 }
@@ -103,7 +105,7 @@ pub(super) struct DataPlane {
 struct Queues {
     control: mpsc::Sender<Upcall>,
     steps: mpsc::Sender<Upcall>,
-    handshakes: mpsc::Sender<Upcall>,
+    beginnings: mpsc::Sender<Upcall>,
     too_large: mpsc::Sender<(SocketAddr, usize)>,
 }
 
@@ -117,12 +119,12 @@ impl DataPlane {
     ) -> Result<(Self, Upcalls)> {
         let (control, control_rx) = mpsc::channel(CONTROL_QUEUE);
         let (steps, steps_rx) = mpsc::channel(HANDSHAKE_QUEUE);
-        let (handshakes, handshakes_rx) = mpsc::channel(HANDSHAKE_QUEUE);
+        let (beginnings, beginnings_rx) = mpsc::channel(HANDSHAKE_QUEUE);
         let (too_large, too_large_rx) = mpsc::channel(64);
         let queues = Queues {
             control,
             steps,
-            handshakes,
+            beginnings,
             too_large,
         };
         let mut plane = Self {
@@ -153,7 +155,7 @@ impl DataPlane {
                 control: control_rx,
                 handshakes: Handshakes {
                     steps: steps_rx,
-                    begun: handshakes_rx,
+                    beginnings: beginnings_rx,
                 },
                 too_large: too_large_rx,
             },
@@ -439,7 +441,7 @@ impl Output for Sink<'_> {
         let queues = &self.carrier.queues;
         let queue = match upcall {
             Upcall::Handshake { begins: false, .. } => &queues.steps,
-            Upcall::Handshake { .. } | Upcall::UnknownSession { .. } => &queues.handshakes,
+            Upcall::Handshake { .. } | Upcall::UnknownSession { .. } => &queues.beginnings,
             Upcall::Control { .. }
             | Upcall::Moved { .. }
             | Upcall::Station { .. }

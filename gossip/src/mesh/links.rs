@@ -156,10 +156,6 @@ impl<A: Authority> Mesh<A> {
         topics.for_each(|topic| session.outbox.tell(RecordKey { owner, topic }));
         session.told = self.news.end();
         session.greetings = GREETINGS;
-        // Who knows nobody waits for the answer before it chooses others.
-        if self.fed_by.is_none() {
-            self.fed_by = Some((peer, now + GREETED));
-        }
         let at = if self.absent.len() > self.ways.reached() {
             now + RECOGNISED
         } else {
@@ -167,6 +163,10 @@ impl<A: Authority> Mesh<A> {
         };
         session.summary_at = Some(at);
         self.timers.session_due(at, "summary");
+        // Who knows nobody waits for the answer before it chooses others.
+        if self.fed_by.is_none() {
+            self.feed(peer, GREETED, now);
+        }
         self.flush_soon(now);
     }
 

@@ -320,7 +320,7 @@ impl<A: Authority> Mesh<A> {
     }
 
     fn receive_summary(&mut self, from: PeerId, ranges: &[RangeSummary], now: Instant) {
-        self.is_compared(&from);
+        self.note_compared(&from);
         let Some(session) = self.sessions.get_mut(&from) else {
             return;
         };
@@ -346,7 +346,7 @@ impl<A: Authority> Mesh<A> {
     }
 
     fn receive_versions(&mut self, from: PeerId, range: (u64, u64), held: &[Held], now: Instant) {
-        self.is_compared(&from);
+        self.note_compared(&from);
         let Some(session) = self.sessions.get_mut(&from) else {
             return;
         };

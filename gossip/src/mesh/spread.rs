@@ -39,6 +39,8 @@ const FED: Duration = Duration::from_millis(300);
 const WAVE: Duration = Duration::from_millis(200);
 /// A neighbour that is to bring us a lot has so long to begin.
 const FEED: Duration = Duration::from_secs(1);
+/// Nobody keeps all others waiting for longer.
+const FEAST: Duration = Duration::from_secs(10);
 /// A first comparison without an answer is repeated after this.
 const UNANSWERED: Duration = Duration::from_millis(500);
 /// Digests of one beat that are looked at.
@@ -98,7 +100,7 @@ impl<A: Authority> Mesh<A> {
             }
         }
         if !fresh && self.fed_by.is_some_and(|(feeder, _)| feeder == from) {
-            self.fed_by = Some((from, now + FED));
+            self.feed(from, FED, now);
         }
     }
 
@@ -317,7 +319,7 @@ impl<A: Authority> Mesh<A> {
 
     /// A neighbour compares, so that we need not begin. But if most are out of our
     /// reach, it will find more once they are.
-    pub(super) fn is_compared(&mut self, from: &PeerId) {
+    pub(super) fn note_compared(&mut self, from: &PeerId) {
         let waits = self.absent.len() > self.ways.reached();
         if let Some(session) = self.sessions.get_mut(from)
             && session.greetings > 0
@@ -350,8 +352,18 @@ impl<A: Authority> Mesh<A> {
             }
             return false;
         }
-        self.fed_by = Some((peer, now + FEED));
+        self.feed(peer, FEED, now);
         true
+    }
+
+    /// A neighbour brings us a lot, for so long at least. All others wait meanwhile, so
+    /// that must end, whatever it goes on bringing.
+    pub(super) fn feed(&mut self, peer: PeerId, time: Duration, now: Instant) {
+        let goes_on = |(feeder, until): (PeerId, Instant)| feeder == peer && now < until;
+        if !self.fed_by.is_some_and(goes_on) {
+            self.fed_since = now;
+        }
+        self.fed_by = Some((peer, (now + time).min(self.fed_since + FEAST)));
     }
 
     pub(super) fn flush_soon(&mut self, now: Instant) {

@@ -164,10 +164,16 @@ async fn inspect(stream: UnixStream, name: &str) -> Result<Option<Inspection>, S
         StatusCode::OK => serde_json::from_slice(&body)
             .map(Some)
             .map_err(|error| format!("its answer is not understood: {error}")),
-        StatusCode::NOT_FOUND => Ok(None),
         other => {
             let said = serde_json::from_slice::<Trouble>(&body);
-            Err(said.map_or_else(|_| other.to_string(), |trouble| trouble.message))
+            let message = said.map(|trouble| trouble.message);
+            match message {
+                // Podman answers so as well when several ids begin like this.
+                Ok(message) if message.contains("more than one") => Err(message),
+                _ if other == StatusCode::NOT_FOUND => Ok(None),
+                Ok(message) => Err(message),
+                Err(_) => Err(other.to_string()),
+            }
         }
     }
 }

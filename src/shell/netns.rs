@@ -7,6 +7,7 @@
 pub(in crate::shell) mod lab;
 
 use std::{
+    collections::BTreeMap,
     fs::{self, DirBuilder, File, OpenOptions},
     io::ErrorKind,
     os::{
@@ -38,7 +39,7 @@ pub struct Namespace {
 }
 
 /// What tells two namespaces apart, whatever paths they were opened by.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Identity {
     /// Device number of the namespace file system.
     pub device: u64,
@@ -186,6 +187,32 @@ pub fn path_of(name: &str) -> Result<PathBuf> {
         "'{name}' is not a name for a network namespace"
     );
     Ok(Path::new(DIRECTORY).join(name))
+}
+
+/// All namespaces that have a name or a process, each by one path.
+///
+/// # Errors
+/// The processes cannot be listed.
+pub fn all() -> Result<BTreeMap<Identity, PathBuf>> {
+    let mut found = BTreeMap::new();
+    let named = fs::read_dir(DIRECTORY).into_iter().flatten().flatten();
+    for path in named.map(|entry| entry.path()) {
+        if let Some(identity) = identity_of(&path) {
+            found.insert(identity, path);
+        }
+    }
+    for entry in fs::read_dir("/proc").context("processes cannot be listed")? {
+        let name = entry.context("processes cannot be listed")?.file_name();
+        let pid = name.to_str().and_then(|name| name.parse().ok());
+        let Some(path) = pid.map(path_of_process) else {
+            continue;
+        };
+        // It may have ended meanwhile.
+        if let Some(identity) = identity_of(&path) {
+            found.entry(identity).or_insert(path);
+        }
+    }
+    Ok(found)
 }
 
 /// The path of a process's namespace.

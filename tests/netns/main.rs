@@ -38,6 +38,7 @@ mod roaming;
 mod runtimes;
 mod scale;
 mod secrets;
+mod sharing;
 mod sleeve;
 mod targets;
 mod tcp;

@@ -14,7 +14,7 @@ use crate::lab::{Container, Engine, Host, Kind, Lab, ensure, eventually, secs};
 
 /// Two hosts in one network; the second has a container of the laboratory that
 /// asks wove for names. It is called `far`.
-fn two_hosts(lab: &Lab) -> (Host, Host, Container) {
+pub(crate) fn two_hosts(lab: &Lab) -> (Host, Host, Container) {
     let (a, b) = (lab.host("a"), lab.host("b"));
     a.launch(&[]);
     b.join(&a.token(), &[&a], &[]);
@@ -35,7 +35,7 @@ fn attach_named(host: &Host, container: &str, options: &[&str]) -> Ipv4Addr {
 }
 
 /// Until a name is these addresses for a container; none: it is not known.
-fn wait_name(from: &Container, name: &str, expected: &[Ipv4Addr]) {
+pub(crate) fn wait_name(from: &Container, name: &str, expected: &[Ipv4Addr]) {
     let expected: BTreeSet<String> = expected.iter().map(Ipv4Addr::to_string).collect();
     let query = format!("{name}.wove.local.");
     eventually(secs(15), &format!("{name} is {expected:?}"), || {
@@ -51,7 +51,7 @@ fn wait_name(from: &Container, name: &str, expected: &[Ipv4Addr]) {
 }
 
 /// Until a host holds so many addresses for attached containers.
-fn wait_used(host: &Host, expected: u64) {
+pub(crate) fn wait_used(host: &Host, expected: u64) {
     eventually(secs(15), &format!("{expected} addresses are used"), || {
         let (used, listed) = (ipam(host)["used"].as_u64(), host.json(&["ps"])?);
         match used == Some(expected) && listed.as_array().map(Vec::len) == Some(expected as usize) {

@@ -104,6 +104,11 @@ fn what_cannot_be_attached_is_said_with_the_cause() {
             "no container is called web1",
         ),
         (
+            "404 Not Found",
+            r#"{"message":"more than one result for container name or ID web1"}"#,
+            "more than one result",
+        ),
+        (
             "500 Oops",
             r#"{"message":"multiple IDs found"}"#,
             "multiple IDs found",

@@ -14,6 +14,7 @@
 mod commands;
 mod dress;
 mod fast;
+mod follow;
 mod ipam;
 mod kept;
 mod names;
@@ -118,6 +119,10 @@ struct Daemon {
     /// It is being looked which attached containers are gone.
     looking: bool,
     look_again: bool,
+    /// Paths of attached namespaces that lead nowhere, and where nobody is any more.
+    unfound: BTreeSet<String>,
+    /// It is being looked where others live on.
+    following: bool,
     requests: mpsc::Receiver<Request>,
     done: mpsc::Receiver<Done>,
     done_tx: mpsc::Sender<Done>,
@@ -199,6 +204,8 @@ impl Daemon {
             names,
             looking: false,
             look_again: false,
+            unfound: BTreeSet::new(),
+            following: false,
             requests,
             done,
             done_tx,
@@ -388,6 +395,7 @@ impl Daemon {
             self.repair();
         }
         self.care_for_fast().await;
+        self.follow_strayed();
         Ok(())
     }
 

@@ -321,7 +321,7 @@ impl Daemon {
         }
     }
 
-    fn close_door(&mut self, netns: &str) {
+    pub(super) fn close_door(&mut self, netns: &str) {
         if self.names.doors.remove(netns).is_some()
             && let Some(resolver) = &self.names.resolver
         {
@@ -373,8 +373,23 @@ impl Daemon {
         self.names.kept.restore(|_, _| true);
     }
 
+    /// A namespace has another path.
+    pub(super) fn move_door(&mut self, from: &str, to: &str) {
+        if let Some(identity) = self.names.doors.remove(from)
+            && let Some(resolver) = &self.names.resolver
+        {
+            resolver.rename(from.to_owned(), to.to_owned());
+            self.names.doors.insert(to.to_owned(), identity);
+        }
+        // The files were those of the container that is gone.
+        self.names.kept.put_aside(|gone| gone.0 == from);
+        self.save_names();
+    }
+
     /// Closes the doors of namespaces that are gone, lest they stay for our sockets.
     pub(super) fn keep_vigil(&mut self) {
+        // A process may still be there: if not, the door is closed.
+        let sought = self.follow_strayed();
         let is_there = |netns: &str, identity: &Identity| {
             netns::identity_of(Path::new(netns)) == Some(*identity)
         };
@@ -382,7 +397,7 @@ impl Daemon {
             .names
             .doors
             .iter()
-            .filter(|(netns, identity)| !is_there(netns, identity))
+            .filter(|(netns, identity)| !sought.contains(*netns) && !is_there(netns, identity))
             .map(|(netns, _)| netns.clone())
             .collect();
         for netns in gone {

@@ -32,7 +32,19 @@ pub(super) type Turns = BTreeMap<String, VecDeque<Request>>;
 
 impl Daemon {
     /// Does what is asked, or has it wait for its turn.
-    pub(super) fn take_turn(&mut self, mut request: Request) {
+    pub(super) fn take_turn(&mut self, request: Request) {
+        if Self::names_container(&request.command) {
+            // It may be one of those, by another path.
+            let strayed = self.strayed();
+            if !strayed.is_empty() {
+                return self.follow(strayed, Some(request));
+            }
+        }
+        self.queue(request);
+    }
+
+    /// The same for a request that is about what is known where it is.
+    pub(super) fn queue(&mut self, mut request: Request) {
         self.call_by_known_path(&mut request.command);
         let Some(place) = place_of(&request.command) else {
             return self.handle_request(request);

@@ -12,7 +12,7 @@ use gossip::{DialId, Target};
 use ipnet::IpNet;
 use tokio::{sync::oneshot, time::timeout};
 
-use super::{Daemon, dress::Dressed, ipam::Given, turns::Place};
+use super::{Daemon, dress::Dressed, follow::Search, ipam::Given, turns::Place};
 use crate::engine::{Attachment, Failure, Naming, Reply};
 
 /// What a client gets.
@@ -48,6 +48,8 @@ pub(super) enum Done {
         attachment: Attachment,
         dressed: Box<Dressed>,
     },
+    /// It was looked where namespaces live on whose paths lead nowhere.
+    Followed(Box<Search>),
     /// Attached containers that are gone were looked for.
     Vanished { result: Result<Vec<Attachment>> },
     /// Something failed; addresses that were to be used are free again.
@@ -333,6 +335,7 @@ impl Daemon {
                 attachment,
                 dressed,
             } => self.keep_dressed_anew(&attachment, *dressed),
+            Done::Followed(search) => self.handle_followed(*search),
             Done::Vanished { result } => self.handle_vanished(result),
             Done::Failed {
                 error,
@@ -397,12 +400,15 @@ impl Daemon {
     /// container by now.
     pub(super) async fn restore_attachments(&mut self) -> Result<()> {
         let known = self.store.attachments()?;
-        let (exposed, containers): (Vec<_>, Vec<_>) =
+        let (exposed, mut containers): (Vec<_>, Vec<_>) =
             known.into_iter().partition(|a| a.netns == HOST);
+        self.find_again(&mut containers).await;
         // Also what this launch knows nothing of: its state may be lost.
         let mut places = containers.clone();
         let same = |a: &Attachment, b: &Attachment| a.netns == b.netns && a.ifname == b.ifname;
-        for place in self.host.places().await? {
+        let mut marked = self.host.places().await?;
+        self.find_again(&mut marked).await;
+        for place in marked {
             if !places.iter().any(|known| same(known, &place)) {
                 places.push(place);
             }

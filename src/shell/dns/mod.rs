@@ -70,6 +70,7 @@ pub(super) struct Resolver {
 enum Order {
     Open { key: String, door: Door },
     Close { key: String },
+    Rename { key: String, to: String },
 }
 
 /// What the thread and its tasks share with the control thread.
@@ -153,6 +154,11 @@ impl Resolver {
         let _ = self.orders.send(Order::Close { key });
     }
 
+    /// A door has another key from now on.
+    pub(super) fn rename(&self, key: String, to: String) {
+        let _ = self.orders.send(Order::Rename { key, to });
+    }
+
     /// The servers that are asked for what is not of the mesh.
     pub(super) fn upstream(&self) -> Vec<SocketAddr> {
         self.shared.upstream.servers().to_vec()
@@ -201,6 +207,11 @@ async fn serve(shared: Arc<Shared>, mut orders: mpsc::UnboundedReceiver<Order>) 
                 }
             }
             Order::Close { key } => close(open.remove(&key)),
+            Order::Rename { key, to } => {
+                if let Some(tasks) = open.remove(&key) {
+                    close(open.insert(to, tasks));
+                }
+            }
         }
     }
     watch.abort();

@@ -8,7 +8,7 @@
 //! | file | kernel object |
 //! |---|---|
 //! | `bridge` | the bridge and its port to userspace |
-//! | `veth`, `places` | a container's interface; which there are |
+//! | `veth`, `places` | a container's interface; which there are, and where |
 //! | `tunnel` | the VXLAN device of the fast path |
 //! | `link`, `address`, `route`, `sysctl` | what any device has |
 //! | `announce` | the frames that say where an address is now |

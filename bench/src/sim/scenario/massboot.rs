@@ -31,23 +31,9 @@ fn run(run: &mut Run<'_>) {
     memory::reset_peak();
     let begun = run.world.now;
     launch(run);
-    let mut links_max = 0;
-    let mut suspect = 0;
-    let reachable = run.world.run_until(PATIENCE, LOOK, |world| {
-        links_max = links_max.max(world.links_max());
-        let reaches_all = |number: u32| {
-            let view = world.view(number);
-            view.is_some_and(|view| view.reachable_count() as u32 == peers - 1)
-        };
-        // Whoever did not reach all others a moment ago is asked first.
-        let lacking = (0..peers)
-            .map(|turn| (suspect + turn) % peers)
-            .find(|number| !reaches_all(*number));
-        suspect = lacking.unwrap_or_default();
-        lacking.is_none()
-    });
-    if reachable.is_none() {
-        run.violated(format!("peer {suspect} does not reach all others"));
+    let (lacking, links_max) = reach_all(run);
+    if let Some(number) = lacking.first() {
+        run.violated(format!("peer {number} does not reach all others"));
     }
     let reachable_s = run.world.now.since(begun).as_secs_f64();
     let known = format!("massboot, all reach all since {reachable_s:.2} s");
@@ -70,6 +56,29 @@ fn run(run: &mut Run<'_>) {
             .set("peak_over_steady", peak as f64 / steady as f64);
     }
     run.figures.set("seed_handshakes", handshakes as f64);
+}
+
+/// Goes on until everybody reaches everybody. Says who does not, and how many links a peer
+/// had at most.
+fn reach_all(run: &mut Run<'_>) -> (Vec<u32>, usize) {
+    let peers = run.world.setup.peers;
+    let begun = run.world.now;
+    let mut links_max = 0;
+    loop {
+        links_max = links_max.max(run.world.links_max());
+        let lacks = |number: &u32| {
+            let view = run.world.view(*number);
+            view.is_none_or(|view| view.reachable_count() as u32 != peers - 1)
+        };
+        let lacking: Vec<u32> = (0..peers).filter(lacks).collect();
+        if lacking.is_empty() || run.world.now.since(begun) >= PATIENCE {
+            return (lacking, links_max);
+        }
+        let reach = peers as usize - lacking.len();
+        let phase = format!("massboot, {reach} of {peers} reach all");
+        run.world.progress.phase(phase);
+        run.world.run_for(LOOK);
+    }
 }
 
 /// Launches the peers in random order, evenly over a second on average.

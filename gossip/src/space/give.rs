@@ -284,7 +284,7 @@ impl Space {
 
     /// Gives to those who ask us.
     pub(super) fn answer_asks(&mut self, peers: &impl Peers) {
-        if !self.recovered || self.leaving {
+        if !self.recovered || self.leaving || self.sentence().is_some() {
             return;
         }
         let me = self.me;
@@ -381,6 +381,7 @@ impl Space {
                 since,
             });
         }
+        self.mine.effective = Some(since);
         self.changed = true;
     }
 
@@ -450,7 +451,8 @@ impl Space {
     }
 
     pub(super) fn give_all_away(&mut self, peers: &impl Peers) {
-        if !self.leaving || !self.recovered || self.mine.blocks.is_empty() {
+        let may_give = self.leaving && self.recovered && self.sentence().is_none();
+        if !may_give || self.mine.blocks.is_empty() {
             return;
         }
         let mut heirs = self.heirs(peers);

@@ -47,10 +47,14 @@ impl Space {
         let known = known.map(|space| (space.life, space.serial));
         if known.is_none_or(|known| known < (said.life, said.serial)) {
             self.note_words(from, said);
-        } else if known.is_some_and(|(life, _)| life > said.life) && said.is_guard(self.me) {
+        } else if known.is_some_and(|(life, _)| life > said.life) {
             // It does not know yet that another life began: whoever it takes for a guard
-            // tells it.
-            self.wards.insert(from);
+            // tells it, or everybody if none of those is left.
+            if said.is_guard(self.me) {
+                self.wards.insert(from);
+            }
+            let guards = said.guards.iter().chain(&said.former);
+            self.misled.insert(from, guards.copied().collect());
         }
         for taken in &said.taken {
             self.life_told |= taken.peer == self.me;
@@ -61,6 +65,7 @@ impl Space {
     /// Later words of a peer than we know.
     fn note_words(&mut self, from: ShortId, said: &wire::Space) {
         let estate = self.estate_of(from, said.life);
+        self.misled.remove(&from);
         let before = self.table.remove(&from);
         let before = before.filter(|entry| entry.space.life == said.life);
         let is_new_life = before.is_none();
@@ -106,8 +111,11 @@ impl Space {
         mine.taken.clone_from(&said.taken);
         mine.lost.clone_from(&said.lost);
         mine.usable.clear();
+        mine.effective = None;
         mine.pending.clear();
         self.behind = false;
+        // The next launch is to know it even if nobody is left who does.
+        self.dirty.saved = true;
     }
 
     /// What a peer says of others' space; our own votes, too, if they are later
@@ -143,7 +151,7 @@ impl Space {
                 None => {}
             }
         }
-        self.dirty.guard = true;
+        (self.dirty.guard, self.dirty.saved) = (true, true);
     }
 
     /// Whoever left is not there to say so again, and all who live are counted without it.
@@ -171,6 +179,7 @@ impl Space {
             .is_none_or(|own| !own.decided && (said.decided || own.promised < said.promised))
         {
             self.division = Some(said.clone());
+            self.dirty.saved = true;
         }
         if from == self.me && !self.recovered {
             self.recall_census(said.census.as_ref());
@@ -184,6 +193,7 @@ impl Space {
             self.note_gone();
         }
         self.early.remove(&peer);
+        self.misled.remove(&peer);
         self.divisions.remove(&peer);
         let is_ward = self.wards.contains(&peer);
         if !is_ward {

@@ -254,6 +254,7 @@ impl Space {
                     };
                     span::put(&mut self.mine.blocks, held);
                     span::insert(&mut self.mine.usable, kept);
+                    self.mine.effective = Some(self.mine.serial + 1);
                     span::remove(&mut lost, kept);
                 }
             }

@@ -59,7 +59,11 @@ impl Space {
         };
         let callers = self.concern.callers.iter().copied();
         let asked = callers.filter(|peer| called(*peer).is_some());
-        let wards: BTreeSet<ShortId> = self.wards.iter().copied().chain(asked).collect();
+        let is_alone = |guards: &[ShortId]| guards.iter().all(|guard| self.is_gone(*guard));
+        let misled = self.misled.iter().filter(|(_, guards)| is_alone(guards));
+        let misled = misled.map(|(peer, _)| *peer);
+        let wards = self.wards.iter().copied().chain(asked).chain(misled);
+        let wards: BTreeSet<ShortId> = wards.collect();
         let acks: Vec<Ack> = wards.iter().filter_map(ack).take(wire::WARDS).collect();
         if acks == self.guard.acks {
             self.acks_at = None;

@@ -49,7 +49,8 @@
 //! 5. *Takeover by an operator's word* (`rmpeer`) gives the heir everything. A majority
 //!    of all the guards decides, those that are gone included: it shares one with any
 //!    half, so that gifts are known. If it is forced on a peer that can be reached, the
-//!    rest of 4 applies.
+//!    rest of 4 applies, and the owner, once it has agreed, gives nothing away and puts
+//!    nothing more to use until the vote is over.
 //! 6. *Gone guards.* If more are gone than a majority can do without, the living decide:
 //!    each of those whom any of them ever met, and who is not gone. About a living owner
 //!    they vote together (`vote`); what the dead had is counted (`census`). Whoever
@@ -201,6 +202,10 @@ struct Mine {
     lost: Vec<wire::Lost>,
     /// What may be given out now: held, and enough guards know.
     usable: Vec<Span>,
+    /// The serial of what was last put to use or given away; none if it is not known any
+    /// more. A takeover that knows it overlooks nothing of ours.
+    #[serde(default)]
+    effective: Option<u64>,
     /// Held from these serials on, not yet known to enough guards.
     pending: Vec<(u64, Span)>,
     /// What became ours with these serials, not yet known to enough guards.
@@ -264,6 +269,8 @@ pub struct Space {
     early: BTreeMap<ShortId, wire::Space>,
     /// Whom we guard.
     wards: BTreeSet<ShortId>,
+    /// Who speaks in a life that has ended, and whom it takes for its guards.
+    misled: BTreeMap<ShortId, Vec<ShortId>>,
     heard: BTreeMap<ShortId, Guard>,
     concern: Concern,
     guard: Guard,
@@ -342,6 +349,7 @@ impl Space {
             table: BTreeMap::new(),
             early: BTreeMap::new(),
             wards: BTreeSet::new(),
+            misled: BTreeMap::new(),
             heard: BTreeMap::new(),
             concern: Concern::default(),
             guard: Guard::default(),

@@ -160,14 +160,15 @@ impl Space {
     pub(super) fn settle(&mut self) {
         let mine = &self.mine;
         let awaits = !(mine.pending.is_empty() && mine.former.is_empty() && mine.gains.is_empty());
-        if !self.recovered || !awaits {
+        if !self.recovered || !awaits || self.sentence().is_some() {
             return;
         }
         let settled = self.own_settled();
         let mine = &mut self.mine;
         let before = mine.pending.len();
-        for (_, span) in mine.pending.iter().filter(|(serial, _)| *serial <= settled) {
+        for (serial, span) in mine.pending.iter().filter(|(serial, _)| *serial <= settled) {
             span::insert(&mut mine.usable, *span);
+            mine.effective = mine.effective.map(|effective| effective.max(*serial));
         }
         mine.pending.retain(|(serial, _)| *serial > settled);
         mine.gains.retain(|(serial, _)| *serial > settled);
@@ -256,6 +257,7 @@ impl Space {
         }
         // The serial that this change will get.
         self.mine.gains.push((self.mine.serial + 1, span));
+        self.mine.effective = Some(self.mine.serial + 1);
         self.tried.clear();
         self.rounds = 0;
         self.asking_since = None;

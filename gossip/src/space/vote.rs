@@ -351,7 +351,9 @@ impl Space {
             return true;
         };
         if ward == self.me {
-            return *cause == Cause::Forced && self.mine.serial <= *serial;
+            // What we said later matters only if it had an effect.
+            let effective = self.mine.effective.unwrap_or(self.mine.serial);
+            return *cause == Cause::Forced && effective <= *serial;
         }
         // What we said that we keep in mind counts, not what we merely heard.
         let Some(entry) = self.table.get(&ward) else {
@@ -377,6 +379,25 @@ impl Space {
                 Cause::Gone => self.is_gone(ward) && !peers.reaches(ward),
                 Cause::Forced => true,
             }
+    }
+
+    /// The takeover from us to which we agreed in this life. It may be decided, so until the
+    /// vote is over we put nothing to use that it does not know of.
+    pub(super) fn sentence(&self) -> Option<Verdict> {
+        let mut votes = self.guard.votes.iter();
+        let own = votes.find(|vote| (vote.ward, vote.life) == (self.me, self.mine.life));
+        let (_, verdict) = own?.accepted?;
+        takeover_of(verdict).map(|_| verdict)
+    }
+
+    /// Whether a guard said that it knows later words than a takeover: then it neither
+    /// accepted that nor ever will.
+    fn knows_better(&self, guard: ShortId, ward: ShortId, life: u32, verdict: &Verdict) -> bool {
+        let Verdict::Inherits { serial, .. } = verdict else {
+            return false;
+        };
+        let ack = self.ack_of(guard, ward);
+        ack.is_some_and(|ack| ack.life == life && ack.serial > *serial)
     }
 
     fn is_long_absent(&self, ward: ShortId, now: Instant) -> bool {
@@ -488,8 +509,13 @@ impl Space {
         {
             return;
         }
-        let verdict = self.bound_to(ballot, ballots, sets).unwrap_or(wish);
-        if self.has_vote(sets) && !self.agrees(ward, &verdict, peers, now) {
+        let verdict = self
+            .bound_to(ballot, ward, life, ballots, sets)
+            .unwrap_or(wish);
+        // If all who are left have to agree, our proposal counts as our word on our own space.
+        let is_asked = ward == self.me && cause_of(&verdict) == Some(Cause::Forced);
+        let has_vote = self.has_vote(sets) || is_asked;
+        if has_vote && !self.agrees(ward, &verdict, peers, now) {
             return;
         }
         if let Some(own) = self.own_vote(ward, life) {
@@ -501,10 +527,12 @@ impl Space {
 
     /// What a proposal must say: the verdict of the highest ballot that may have
     /// been decided. One that too few can have accepted binds nobody; that matters,
-    /// for a guard that knows better never accepts it.
+    /// for a guard that knows better never accepts it, and says what it knows.
     fn bound_to(
         &self,
         ballot: Ballot,
+        ward: ShortId,
+        life: u32,
         ballots: &BTreeMap<ShortId, Vote>,
         sets: (&[ShortId], &[ShortId]),
     ) -> Option<Verdict> {
@@ -523,9 +551,9 @@ impl Space {
             self.carries(sets, cause_of(verdict), |peer| {
                 let vote = ballots.get(&peer).filter(|vote| vote.promised == ballot);
                 // Who promised this ballot accepts no earlier one any more. The dead may have
-                // accepted anything.
+                // accepted anything but what they knew better.
                 match vote {
-                    None => !all_promised,
+                    None => !all_promised && !self.knows_better(peer, ward, life, verdict),
                     // Had it been decided, what was accepted later would say the same.
                     Some(vote) => vote
                         .accepted

@@ -171,27 +171,10 @@ impl World {
         self.run(at);
     }
 
-    /// The latest that anybody who is launched again or runs holds a peer to.
-    fn known_of(&self, peer: ShortId) -> u64 {
-        let known = |node: &Node| match (&node.space, node.saved.last()) {
-            (Some(space), _) => space.table.get(&peer).map(|entry| entry.space.serial),
-            (None, Some((_, saved))) => {
-                let mut wards = saved.wards.iter();
-                let ward = wards.find(|(ward, _)| *ward == peer);
-                ward.map(|(_, entry)| entry.space.serial)
-            }
-            (None, None) => None,
-        };
-        let left = self.nodes.iter().filter(|node| !node.destroyed);
-        left.filter_map(known).max().unwrap_or(0)
-    }
-
-    /// A running peer in the same part that knows all that a killed one knew, and has its
-    /// last words to bring them back: what it was launched with does not tell them.
+    /// A running peer in the same part that knows all that a killed one knew.
     fn witness(&self, at: usize) -> Option<usize> {
         let gone = &self.nodes[at];
         let (_, saved) = gone.saved.last()?;
-        let held_to = self.known_of(gone.id);
         let knows = |other: &usize| {
             let node = &self.nodes[*other];
             let Some(space) = node
@@ -209,9 +192,7 @@ impl World {
                     && said.division.as_ref().map(|said| said.0)
                         <= theirs.division.as_ref().map(|said| said.0)
             });
-            let own = node.heard.get(&gone.id).and_then(|own| own.space.as_ref());
             heard
-                && own.map_or(0, |(_, said)| said.serial) >= held_to
                 && saved.wards.iter().all(|(ward, entry)| {
                     let known = match space.table.get(ward) {
                         Some(entry) => (entry.space.life, entry.space.serial),

@@ -22,11 +22,11 @@ use super::{Peers, Space, divide::ATTEMPT};
 /// A vote about a peer that lives is ended by it after so long.
 const STALE: Duration = Duration::from_secs(5);
 
-/// Our own attempt to decide.
+/// An attempt to decide: our own, or that of somebody else whom we let go first.
 #[derive(Clone, Debug)]
 pub(super) struct Attempt {
     pub(super) ballot: Ballot,
-    /// When another is begun.
+    /// When another is begun, unless somebody outbids this one.
     pub(super) until: Instant,
 }
 
@@ -483,12 +483,19 @@ impl Space {
             .cloned()
             .filter(|attempt| now < attempt.until)
         else {
-            let round = ballots.values().map(|vote| vote.promised.round).max();
+            let highest = ballots.values().map(|vote| vote.promised).max();
+            let highest = highest.unwrap_or_default();
+            let last = self.attempts.get(&ward).map(|last| last.ballot);
+            let until = now + ATTEMPT.mul_f64(self.rng.random_range(0.7..1.3));
+            if highest.proposer != self.me && last < Some(highest) && highest.round > 0 {
+                // Whoever outbid us gets as long as we had: else nobody is ever done.
+                self.attempts.insert(ward, Attempt::new(highest, until));
+                return;
+            }
             let ballot = Ballot {
-                round: round.unwrap_or(0).saturating_add(1),
+                round: highest.round.saturating_add(1),
                 proposer: self.me,
             };
-            let until = now + ATTEMPT.mul_f64(self.rng.random_range(0.7..1.3));
             if let Some(own) = self.own_vote(ward, life) {
                 own.promised = ballot;
                 self.attempts.insert(ward, Attempt::new(ballot, until));
@@ -503,7 +510,8 @@ impl Space {
                 .is_some_and(|vote| vote.promised == ballot)
         };
         let proposed = ballots.get(&self.me).and_then(|vote| vote.accepted);
-        if !promised(self.me)
+        if ballot.proposer != self.me
+            || !promised(self.me)
             || proposed.is_some_and(|(held, _)| held == ballot)
             || !self.carries(sets, None, promised)
         {
@@ -512,10 +520,10 @@ impl Space {
         let verdict = self
             .bound_to(ballot, ward, life, ballots, sets)
             .unwrap_or(wish);
-        // If all who are left have to agree, our proposal counts as our word on our own space.
-        let is_asked = ward == self.me && cause_of(&verdict) == Some(Cause::Forced);
-        let has_vote = self.has_vote(sets) || is_asked;
-        if has_vote && !self.agrees(ward, &verdict, peers, now) {
+        // Where all who are left have to agree a proposal counts as its leader's word, and
+        // that may come to be so later.
+        let counts = self.has_vote(sets) || cause_of(&verdict) == Some(Cause::Forced);
+        if counts && !self.agrees(ward, &verdict, peers, now) {
             return;
         }
         if let Some(own) = self.own_vote(ward, life) {

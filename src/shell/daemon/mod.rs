@@ -11,6 +11,7 @@
     reason = "this is the shell: the clock is read here"
 )]
 
+mod care;
 mod commands;
 mod dress;
 mod fast;
@@ -384,70 +385,6 @@ impl Daemon {
                 tracing::info!(peer = %peer.short(), nickname, reason, "link down");
             }
         }
-    }
-
-    /// Looks after what no event tells.
-    async fn care(&mut self) -> Result<()> {
-        if !self.plane.is_running() {
-            self.restart_plane().await?;
-        }
-        if self.damaged && !std::mem::replace(&mut self.repairing, true) {
-            self.repair();
-        }
-        self.care_for_fast().await;
-        self.follow_strayed();
-        Ok(())
-    }
-
-    /// The TAP is gone: somebody deleted it.
-    async fn restart_plane(&mut self) -> Result<()> {
-        tracing::warn!(
-            tap = self.host_config.tap,
-            "the TAP device was removed; making it again"
-        );
-        let tap = Arc::new(Tap::open(&self.host_config.tap)?);
-        self.bridge_mac = self.host.set_up(self.host_config.clone()).await?.mac;
-        let (udp, streams) = (Arc::clone(&self.udp), Arc::clone(&self.streams));
-        let (plane, upcalls) = DataPlane::start(tap, udp, streams, self.router.snapshot())?;
-        (self.plane, self.upcalls) = (plane, upcalls);
-        self.make_fast().await;
-        Ok(())
-    }
-
-    /// The kernel reports a change of links or addresses.
-    async fn care_for_host(&mut self) {
-        // First what loses frames until it is mended.
-        self.check_fast().await;
-        self.update_endpoints().await;
-        self.look_for_vanished();
-        if !std::mem::replace(&mut self.repairing, true) {
-            self.repair();
-        }
-    }
-
-    async fn update_endpoints(&mut self) {
-        let addresses = match self.host.local_addresses().await {
-            Ok(addresses) => addresses,
-            Err(error) => {
-                return tracing::warn!("cannot list the addresses of this host: {error:#}");
-            }
-        };
-        let bound = self.config.host;
-        let addresses: BTreeSet<IpAddr> = addresses
-            .into_iter()
-            .filter(|ip| bound.is_none_or(|b| b == *ip || b.is_unspecified()))
-            .collect();
-        if addresses == self.endpoints {
-            return;
-        }
-        let port = self.config.port;
-        let endpoints = addresses
-            .iter()
-            .map(|ip| SocketAddr::new(*ip, port))
-            .collect();
-        self.endpoints = addresses;
-        self.router.set_endpoints(endpoints, Instant::now());
-        self.tell_names();
     }
 
     fn nickname(&self) -> &str {

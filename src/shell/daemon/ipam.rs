@@ -4,9 +4,11 @@ use std::{
     collections::BTreeSet,
     net::{IpAddr, Ipv4Addr},
     path::{Path, PathBuf},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
+use anyhow::Result;
 use gossip::space::Saved;
 use ipnet::{IpNet, Ipv4Net};
 use proto::ShortId;
@@ -14,7 +16,7 @@ use tokio::sync::oneshot;
 
 use super::{
     Daemon, Ending, MIN_MTU, turns,
-    work::{Answer, HOST},
+    work::{Answer, Done, HOST, failure},
 };
 use crate::{
     engine::{Failure, Naming, Ranges, Reply, Status, TakenOver, Wanted},
@@ -119,7 +121,7 @@ fn refusal(message: impl Into<String>) -> Answer {
 ///
 /// # Errors
 /// The file is damaged, or is about another range.
-pub(super) fn load(store: &Store, range: Ipv4Net) -> anyhow::Result<Option<Saved>> {
+pub(super) fn load(store: &Store, range: Ipv4Net) -> Result<Option<Saved>> {
     let Some(saved) = store.space()? else {
         return Ok(None);
     };
@@ -483,8 +485,23 @@ impl Daemon {
         });
     }
 
-    /// Gives back what this peer owns, then ends.
+    /// Takes everything from the containers, gives back what this peer owns, then ends.
     pub(super) fn leave_for_good(&mut self, reply: oneshot::Sender<Answer>) {
+        self.restore_files();
+        let (host, done) = (Arc::clone(&self.host), self.done_tx.clone());
+        tokio::spawn(async move {
+            let result = host.empty().await;
+            let _ = done.send(Done::Emptied { result, reply }).await;
+        });
+    }
+
+    /// Nobody here has an address any more: others may give them out.
+    pub(super) fn handle_emptied(&mut self, result: Result<()>, reply: oneshot::Sender<Answer>) {
+        if let Err(error) = result {
+            let error = error.context("nothing was given back");
+            let _ = reply.send(Err(failure(&error)));
+            return;
+        }
         let now = Instant::now();
         if self.router.leave_space(now) {
             self.waiting.leaving = Some((now + LEAVE, reply));

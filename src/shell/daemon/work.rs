@@ -50,6 +50,11 @@ pub(super) enum Done {
     },
     /// It was looked where namespaces live on whose paths lead nowhere.
     Followed(Box<Search>),
+    /// Before the end of everything containers and host lost their addresses, or did not.
+    Emptied {
+        result: Result<()>,
+        reply: oneshot::Sender<Answer>,
+    },
     /// Attached containers that are gone were looked for.
     Vanished { result: Result<Vec<Attachment>> },
     /// Something failed; addresses that were to be used are free again.
@@ -336,6 +341,7 @@ impl Daemon {
                 dressed,
             } => self.keep_dressed_anew(&attachment, *dressed),
             Done::Followed(search) => self.handle_followed(*search),
+            Done::Emptied { result, reply } => self.handle_emptied(result, reply),
             Done::Vanished { result } => self.handle_vanished(result),
             Done::Failed {
                 error,

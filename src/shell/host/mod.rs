@@ -213,6 +213,20 @@ impl Host {
         }
     }
 
+    /// Takes all addresses from containers and host, with the containers' interfaces.
+    ///
+    /// # Errors
+    /// The kernel refuses; some may be gone by then.
+    pub async fn empty(&self) -> Result<()> {
+        let bridge = self.config()?.bridge;
+        for link in self.netlink.links().await? {
+            if link.is_veth_of(&bridge) {
+                self.netlink.remove(&link).await?;
+            }
+        }
+        self.hide(&[]).await.map(drop)
+    }
+
     async fn ensure(&self, config: &HostConfig) -> Result<(Interfaces, Vec<Repair>)> {
         let mut repairs = Vec::new();
         let mac = match self.memory().mac {

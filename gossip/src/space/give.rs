@@ -284,7 +284,7 @@ impl Space {
 
     /// Gives to those who ask us.
     pub(super) fn answer_asks(&mut self, peers: &impl Peers) {
-        if !self.recovered || self.leaving || self.sentence().is_some() {
+        if !self.recovered || self.leaving || self.is_sentenced() {
             return;
         }
         let me = self.me;
@@ -451,7 +451,7 @@ impl Space {
     }
 
     pub(super) fn give_all_away(&mut self, peers: &impl Peers) {
-        let may_give = self.leaving && self.recovered && self.sentence().is_none();
+        let may_give = self.leaving && self.recovered && !self.is_sentenced();
         if !may_give || self.mine.blocks.is_empty() {
             return;
         }

@@ -160,7 +160,7 @@ impl Space {
     pub(super) fn settle(&mut self) {
         let mine = &self.mine;
         let awaits = !(mine.pending.is_empty() && mine.former.is_empty() && mine.gains.is_empty());
-        if !self.recovered || !awaits || self.sentence().is_some() {
+        if !self.recovered || !awaits || self.is_sentenced() {
             return;
         }
         let settled = self.own_settled();

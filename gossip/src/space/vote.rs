@@ -381,13 +381,13 @@ impl Space {
             }
     }
 
-    /// The takeover from us to which we agreed in this life. It may be decided, so until the
-    /// vote is over we put nothing to use that it does not know of.
-    pub(super) fn sentence(&self) -> Option<Verdict> {
+    /// Whether we agreed in this life to a takeover from us, or proposed one. It may be
+    /// decided, so until the vote is over we put nothing to use that it does not know of.
+    pub(super) fn is_sentenced(&self) -> bool {
         let mut votes = self.guard.votes.iter();
         let own = votes.find(|vote| (vote.ward, vote.life) == (self.me, self.mine.life));
-        let (_, verdict) = own?.accepted?;
-        takeover_of(verdict).map(|_| verdict)
+        let accepted = own.and_then(|vote| vote.accepted);
+        matches!(accepted, Some((_, Verdict::Inherits { .. })))
     }
 
     /// Whether a guard said that it knows later words than a takeover: then it neither

@@ -64,7 +64,7 @@ pub struct LaunchArgs {
           value_parser = args::parse_ifname)]
     pub bridge: String,
 
-    /// MTU of the overlay in bytes, 576 to 65521 [default: the underlay's minus 100]
+    /// MTU of the overlay in bytes, 576 to 65521 [default: the underlay's less 104]
     #[arg(long, env = "WOVE_MTU", value_name = "BYTES",
           value_parser = clap::value_parser!(u32).range(i64::from(*MTU_RANGE.start())..=i64::from(*MTU_RANGE.end())))]
     pub mtu: Option<u32>,
@@ -89,7 +89,7 @@ pub struct LaunchArgs {
 
     /// A peer that is silent for so long is dead, if a majority agrees: 90s, 30m, 24h, 7d
     #[arg(long, env = "WOVE_IPALLOC_DEAD_AFTER", help_heading = "Addresses", value_name = "TIME",
-          default_value = "24h", value_parser = parse_time)]
+          default_value = "24h", value_parser = parse_dead_after)]
     pub ipalloc_dead_after: Duration,
 
     /// Carry every frame through userspace, none through the kernel
@@ -187,6 +187,11 @@ pub struct SecretArgs {
     #[arg(long, env = "WOVE_NO_ENCRYPTION", value_parser = BoolishValueParser::new())]
     pub no_encryption: bool,
 
+    /// Agree on fresh keys with each peer after this, 1s to 2m; they change without a gap
+    #[arg(long, env = "WOVE_REKEY_AFTER", value_name = "TIME", default_value = "2m",
+          value_parser = parse_rekey)]
+    pub rekey_after: Duration,
+
     /// Underlay networks between whose hosts frames travel in clear; both ends must agree
     #[arg(
         long,
@@ -264,6 +269,7 @@ impl LaunchArgs {
             nickname: self.nickname,
             secrets,
             encrypt: !self.secrets.no_encryption,
+            rekey_after: self.secrets.rekey_after,
             trusted_subnets: self.secrets.trusted_subnets,
             bridge: self.bridge,
             mtu: self.mtu,
@@ -472,6 +478,25 @@ fn parse_init(text: &str) -> Result<IpallocInit, String> {
     }
 }
 
+/// How long a peer is silent until it is dead.
+fn parse_dead_after(text: &str) -> Result<Duration, String> {
+    let possible = Duration::from_secs(10)..=Duration::from_secs(366 * 86_400);
+    let time = parse_time(text)?;
+    possible
+        .contains(&time)
+        .then_some(time)
+        .ok_or_else(|| "give a time of 10 s to 366 days".into())
+}
+
+/// The age at which keys are replaced.
+fn parse_rekey(text: &str) -> Result<Duration, String> {
+    let time = parse_time(text)?;
+    config::REKEY_RANGE
+        .contains(&time)
+        .then_some(time)
+        .ok_or_else(|| "give a time of 1 s to 2 minutes".into())
+}
+
 /// A time in seconds, minutes, hours or days.
 fn parse_time(text: &str) -> Result<Duration, String> {
     let wrong = || "write a number and s, m, h or d: 90s, 30m, 24h".to_owned();
@@ -484,13 +509,8 @@ fn parse_time(text: &str) -> Result<Duration, String> {
         "d" => 86_400,
         _ => return Err(wrong()),
     };
-    match number
-        .checked_mul(unit)
-        .filter(|seconds| (10..=366 * 86_400).contains(seconds))
-    {
-        Some(seconds) => Ok(Duration::from_secs(seconds)),
-        None => Err("give a time of 10 s to 366 days".into()),
-    }
+    let seconds = number.checked_mul(unit).ok_or_else(wrong)?;
+    Ok(Duration::from_secs(seconds))
 }
 
 fn parse_domain(text: &str) -> Result<String, String> {

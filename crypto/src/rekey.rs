@@ -9,13 +9,14 @@
 //! ```
 //!
 //! Both ends know who began, so normally only the initiator renews. The
-//! responder comes in when that did not work, still 40 s before the end.
+//! responder comes in when that did not work, still 40 s before the end. A peer
+//! may be told to renew sooner; then a responder waits at most twice as long.
 
 use std::time::{Duration, Instant};
 
-/// Age at which the initiator replaces a session.
+/// Age at which the initiator replaces a session, unless told to do so sooner.
 pub const REKEY_AFTER_TIME: Duration = Duration::from_secs(120);
-/// How much longer the responder waits.
+/// How much longer the responder waits, at most.
 pub const RESPONDER_PATIENCE: Duration = Duration::from_secs(20);
 /// Age at which a session is dead.
 pub const REJECT_AFTER_TIME: Duration = Duration::from_secs(180);
@@ -34,18 +35,20 @@ pub struct Rekey {
 }
 
 impl Rekey {
-    /// A session made now, by this end (`initiator`) or by the other.
-    pub fn new(initiator: bool, now: Instant) -> Self {
+    /// A session made now, by this end (`initiator`) or by the other, that is
+    /// to be replaced `after` so long, or after [`REKEY_AFTER_TIME`] if that is sooner.
+    pub fn new(initiator: bool, after: Duration, now: Instant) -> Self {
+        let after = after.min(REKEY_AFTER_TIME);
         if initiator {
             return Self {
                 born: now,
-                after: REKEY_AFTER_TIME,
+                after,
                 messages: REKEY_AFTER_MESSAGES,
             };
         }
         Self {
             born: now,
-            after: REKEY_AFTER_TIME + RESPONDER_PATIENCE,
+            after: after + after.min(RESPONDER_PATIENCE),
             messages: REKEY_AFTER_MESSAGES + REKEY_AFTER_MESSAGES / 4,
         }
     }
@@ -89,10 +92,25 @@ mod tests {
         Instant::now()
     }
 
+    fn ends(after: Duration, now: Instant) -> (Rekey, Rekey) {
+        (Rekey::new(true, after, now), Rekey::new(false, after, now))
+    }
+
+    #[test]
+    fn it_may_be_sooner_but_not_later() {
+        let born = origin();
+        for (after, first, second) in [(1, 1, 2), (30, 30, 50), (120, 120, 140), (900, 120, 140)] {
+            let (initiator, responder) = ends(Duration::from_secs(after), born);
+            assert_eq!(initiator.next(), born + Duration::from_secs(first));
+            assert_eq!(responder.next(), born + Duration::from_secs(second));
+            assert_eq!(initiator.expires(), born + REJECT_AFTER_TIME);
+        }
+    }
+
     #[test]
     fn the_initiator_renews_first_by_age() {
         let born = origin();
-        let (initiator, responder) = (Rekey::new(true, born), Rekey::new(false, born));
+        let (initiator, responder) = ends(REKEY_AFTER_TIME, born);
         for (age, first, second, dead) in [
             (0, false, false, false),
             (119, false, false, false),
@@ -118,7 +136,7 @@ mod tests {
     #[test]
     fn many_datagrams_renew_too_and_then_stop() {
         let now = origin();
-        let (initiator, responder) = (Rekey::new(true, now), Rekey::new(false, now));
+        let (initiator, responder) = ends(REKEY_AFTER_TIME, now);
         assert!(!initiator.due(now, REKEY_AFTER_MESSAGES - 1));
         assert!(initiator.due(now, REKEY_AFTER_MESSAGES));
         assert!(!responder.due(now, REKEY_AFTER_MESSAGES));

@@ -3,6 +3,7 @@
 
 use std::{
     net::{IpAddr, Ipv6Addr, SocketAddr},
+    ops::RangeInclusive,
     path::PathBuf,
     time::Duration,
 };
@@ -30,11 +31,14 @@ pub const DEFAULT_RANGE: &str = "10.32.0.0/12";
 pub const DEFAULT_RANGE6: &str = "fd77:6f76:6500::/64";
 /// How long a peer must be silent to be dead, unless told otherwise.
 pub const DEFAULT_DEAD_AFTER: Duration = Duration::from_secs(24 * 3600);
+/// The ages at which keys can be asked to be replaced; the upper end unless told otherwise.
+pub const REKEY_RANGE: RangeInclusive<Duration> =
+    Duration::from_secs(1)..=crypto::rekey::REKEY_AFTER_TIME;
 /// What is logged unless told otherwise.
 pub const DEFAULT_LOG_FILTER: &str = "info";
 /// The overlay MTUs that can be asked for, in bytes. The upper end is what the
 /// kernel accepts for a TAP device.
-pub const MTU_RANGE: std::ops::RangeInclusive<u32> = 576..=65521;
+pub const MTU_RANGE: RangeInclusive<u32> = 576..=65521;
 
 /// Everything a daemon is told at launch.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -54,6 +58,8 @@ pub struct Config {
     pub secrets: Secrets,
     /// Whether frames are encrypted.
     pub encrypt: bool,
+    /// Age at which the keys of a session are replaced, within [`REKEY_RANGE`].
+    pub rekey_after: Duration,
     /// Underlay networks between whose hosts frames travel in clear; both ends must agree.
     pub trusted_subnets: Vec<IpNet>,
     /// Name of the Linux bridge, 1 to 15 bytes.
@@ -98,6 +104,7 @@ impl Default for Config {
             nickname: None,
             secrets: Secrets::default(),
             encrypt: true,
+            rekey_after: *REKEY_RANGE.end(),
             trusted_subnets: Vec::new(),
             bridge: DEFAULT_BRIDGE.into(),
             mtu: None,

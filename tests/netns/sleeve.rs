@@ -1,16 +1,26 @@
 //! Frames through userspace: super-frames cut and joined, checksums left and
 //! completed, small frames that share datagrams. Whatever the offloads of a
 //! container and of the underlay are, the same bytes arrive.
+//!
+//! Thoroughly, and with figures:
+//!
+//! ```text
+//! WOVE_GIGABYTES=100 cargo netns every_byte -- --nocapture
+//! WOVE_REKEYS=3600 cargo netns fresh_keys_every_second -- --nocapture
+//! ```
 
-use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
+use std::time::{Duration, Instant};
+use std::{env, io};
 
 use nix::sys::socket::{setsockopt, sockopt::UdpGsoSegment};
 
-use crate::lab::probe::{PacketSocket, PingOptions, Transfer, ping, ping_within};
-use crate::lab::{Container, Host, Lab, Netns, checksum, ensure, secs};
+use crate::lab::probe::{PacketSocket, PingOptions, Stream, Transfer, ping, ping_within};
+use crate::lab::{Container, Host, Lab, Netns, checksum, ensure, secs, until};
 
 const MEGABYTES: u64 = 1_000_000;
+/// Long, for it is written and compared piece by piece.
+const PATTERN: &[u8] = &[0x5a; 120];
 const SLEEVE: &[&str] = &["--no-fastdp"];
 const CONTAINER: &str = "wove0";
 /// The ends of the veth between two hosts.
@@ -51,6 +61,75 @@ fn an_underlay_without_offloads() {
     datagrams_pass(&ca, &cb);
 }
 
+/// Mixed sizes, either way, by IPv4 and IPv6, tagged where the kernel can, with
+/// and without offloads at either container and on the way.
+#[test]
+fn every_byte_arrives_as_it_was_sent() {
+    let total = asked_for("WOVE_GIGABYTES", 1) * 1000 * MEGABYTES;
+    let lab = Lab::new();
+    let (hosts, [ca, cb]) = on_a_veth(&lab);
+    let tagged = tag([&ca, &cb]);
+    let mut targets = vec![
+        [IpAddr::from(ca.v4), cb.v4.into()],
+        [IpAddr::from(ca.v6), cb.v6.into()],
+    ];
+    targets.extend(tagged.map(|ends| ends.map(IpAddr::from)));
+    let (started, mut moved, mut rounds) = (Instant::now(), 0, 0u64);
+    while moved < total {
+        // Every way to set three switches.
+        let switch = |bit: u32| rounds >> bit & 1 == 0;
+        ca.netns.set_offloads(CONTAINER, switch(0));
+        cb.netns.set_offloads(CONTAINER, switch(1));
+        for (host, interface) in hosts.iter().zip(DIRECT) {
+            host.netns.set_offloads(interface, switch(2));
+        }
+        for [a, b] in &targets {
+            // From less than a segment to what takes seconds.
+            for bytes in [1, 1399, 65_537, total / 64 + rounds] {
+                for (from, to, target) in [(&ca, &cb, b), (&cb, &ca, a)] {
+                    let outcome = Transfer::run(&from.netns, &to.netns, *target, bytes, PATTERN);
+                    ensure(outcome.is_ok(), format_args!("to {target}: {outcome:?}"));
+                    moved += bytes;
+                }
+            }
+        }
+        rounds += 1;
+    }
+    let took = started.elapsed();
+    println!(
+        "{moved} bytes over {} kinds of way in {took:.0?}, none wrong",
+        targets.len()
+    );
+}
+
+#[test]
+fn fresh_keys_every_second_leave_no_gap() {
+    let rekeys = asked_for("WOVE_REKEYS", 10);
+    let lab = Lab::new();
+    let ([a, _b], [ca, cb]) = on_a_veth_with(&lab, &["--rekey-after", "1s"]);
+    let handshakes = || a.status().unwrap_or_default()["counters"]["handshakes"].as_u64();
+    let before = handshakes().expect("it is counted");
+    let stream = Stream::start(&ca.netns, (&cb.netns, cb.v4), Duration::from_millis(1));
+    until(secs(30 + 3 * rekeys), "keys were renewed", || {
+        handshakes().is_some_and(|now| now >= before + rekeys)
+    });
+    stream.wait_arrival(secs(5));
+    let report = stream.stop();
+    let delay = |share: f64| report.delays[((report.delays.len() - 1) as f64 * share) as usize];
+    let late = report.delays.iter().filter(|delay| delay.as_millis() >= 10);
+    println!(
+        "{rekeys} times fresh keys, {} datagrams, {} lost; on their way p50 {:.1?}, p99.9 {:.1?}, \
+         most {:.1?}, {} of them 10 ms or more",
+        report.sent,
+        report.lost,
+        delay(0.5),
+        delay(0.999),
+        delay(1.0),
+        late.count()
+    );
+    ensure(report.lost == 0, format_args!("{:?}", report.when));
+}
+
 #[test]
 fn super_frames_are_relayed() {
     let lab = Lab::new();
@@ -80,23 +159,12 @@ fn tagged_super_frames_keep_their_tag() {
     let lab = Lab::new();
     let (_hosts, containers) = lab.network(2, SLEEVE);
     let [a, b] = [&containers[0], &containers[1]];
-    let address = |n| Ipv4Addr::new(10, 77, 0, n);
-    for (n, container) in [(1, a), (2, b)] {
-        if !container.netns.add_vlan("tagged", CONTAINER, 7) {
-            // The kernel has no VLANs; `cargo vm sleeve::` runs this on one that has.
-            return;
-        }
-        container.netns.add_address("tagged", address(n).into(), 24);
-    }
-    ping_within(secs(10), &a.netns, address(2));
-    for (from, to, target) in [(a, b, 2), (b, a, 1)] {
-        let outcome = Transfer::run(
-            &from.netns,
-            &to.netns,
-            address(target),
-            4 * MEGABYTES,
-            b"tagged",
-        );
+    // A kernel may have no VLANs; `cargo vm sleeve::` runs this on one that has.
+    let Some([at_a, at_b]) = tag([a, b]) else {
+        return;
+    };
+    for (from, to, target) in [(a, b, at_b), (b, a, at_a)] {
+        let outcome = Transfer::run(&from.netns, &to.netns, target, 4 * MEGABYTES, b"tagged");
         ensure(outcome.is_ok(), format_args!("{outcome:?}"));
     }
 }
@@ -144,8 +212,32 @@ fn a_frame_made_by_hand_arrives_as_it_is() {
     }
 }
 
-// Two hosts with a veth between them as their only common underlay.
+// How much, unless the environment asks for more.
+fn asked_for(variable: &str, usual: u64) -> u64 {
+    let asked = env::var(variable).ok();
+    asked.and_then(|n| n.parse().ok()).unwrap_or(usual)
+}
+
+// Two containers on a VLAN of their own: their addresses there, unless the
+// kernel has no VLANs.
+fn tag(containers: [&Container; 2]) -> Option<[Ipv4Addr; 2]> {
+    let addresses = [1, 2].map(|n| Ipv4Addr::new(10, 77, 0, n));
+    for (container, address) in containers.into_iter().zip(addresses) {
+        if !container.netns.add_vlan("tagged", CONTAINER, 7) {
+            return None;
+        }
+        container.netns.add_address("tagged", address.into(), 24);
+    }
+    ping_within(secs(10), &containers[0].netns, addresses[1]);
+    Some(addresses)
+}
+
 fn on_a_veth(lab: &Lab) -> ([Host; 2], [Container; 2]) {
+    on_a_veth_with(lab, &[])
+}
+
+// Two hosts with a veth between them as their only common underlay.
+fn on_a_veth_with(lab: &Lab, options: &[&str]) -> ([Host; 2], [Container; 2]) {
     let [a, b] = ["a", "b"].map(|name| lab.host(name));
     lab.cut(&a, &b);
     let [here, there] = DIRECT;
@@ -155,10 +247,11 @@ fn on_a_veth(lab: &Lab) -> ([Host; 2], [Container; 2]) {
         host.netns.set_up(interface);
         host.netns.add_address(interface, address(n), 24);
     }
-    a.launch(SLEEVE);
+    let options = [SLEEVE, options].concat();
+    a.launch(&options);
     let token = a.token();
     let seed = address(1).to_string();
-    b.launch(&[SLEEVE, &["--token", &token, &seed]].concat());
+    b.launch(&[&options[..], &["--token", &token, &seed]].concat());
     let containers = [&a, &b].map(Host::container);
     ping_within(secs(10), &containers[0].netns, containers[1].v4);
     ping_within(secs(10), &containers[0].netns, containers[1].v6);

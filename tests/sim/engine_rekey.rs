@@ -57,6 +57,26 @@ fn keys_change_although_datagrams_get_lost() {
     }
 }
 
+/// One end is told to renew every second, whichever of them began the session.
+#[test]
+fn keys_change_every_second_and_nothing_is_lost() {
+    for hasty in [0, 1] {
+        let mut world = World::new(5);
+        world.peers(2);
+        world.nodes[hasty].rekey_after = secs(1);
+        world.launch();
+        let before = world.status(0).counters.handshakes;
+        world.flow(0, 1, millis(1), secs(120));
+        world.flow(1, 0, millis(1), secs(120));
+        world.run_for(secs(121)).assert_all_delivered();
+        let renewals = world.status(0).counters.handshakes - before;
+        assert!(
+            (40..140).contains(&renewals),
+            "keys were renewed {renewals} times"
+        );
+    }
+}
+
 /// A link without frames needs fresh keys as well: gossip flows over it.
 #[test]
 fn keys_change_on_a_quiet_link() {

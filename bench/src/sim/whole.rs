@@ -110,6 +110,7 @@ impl Host {
             nickname: format!("host{}", self.number),
             port: PORT,
             encrypt: true,
+            rekey_after: crypto::rekey::REKEY_AFTER_TIME,
             epoch: self.epoch,
             datagram_limit: DATAGRAM_LIMIT,
             mtu: MTU,

@@ -59,6 +59,9 @@ pub struct Config {
     pub port: u16,
     /// Whether frames are encrypted; off only if both ends say so.
     pub encrypt: bool,
+    /// Age at which the keys of a session are replaced, at most
+    /// [`crypto::rekey::REKEY_AFTER_TIME`].
+    pub rekey_after: Duration,
     /// Number of this launch; rises with every one.
     pub epoch: u64,
     /// Largest UDP payload the local underlay carries, in bytes.

@@ -207,7 +207,7 @@ impl Router {
         };
         let held = Held {
             session: session.into(),
-            rekey: Rekey::new(outbound, now),
+            rekey: Rekey::new(outbound, self.config.rekey_after, now),
             since: now,
             outbound,
             confirmed: false,

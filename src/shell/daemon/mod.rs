@@ -492,6 +492,7 @@ fn router_config(
         nickname: config.nickname.clone().unwrap_or_default(),
         port: config.port,
         encrypt: config.encrypt,
+        rekey_after: config.rekey_after,
         epoch,
         datagram_limit: datagram_limit(underlay),
         mtu,

@@ -1,8 +1,12 @@
 //! One host: the peer on it, if it runs, and its containers.
 
-use std::{net::SocketAddr, sync::Arc, time::Instant};
+use std::{
+    net::SocketAddr,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
-use crypto::{Identity, Secret};
+use crypto::{Identity, Secret, rekey::REKEY_AFTER_TIME};
 use gossip::Target;
 use ipnet::IpNet;
 use proto::PeerId;
@@ -28,6 +32,8 @@ pub struct Node {
     /// Largest UDP payload its own network device takes.
     pub datagram_limit: usize,
     pub encrypt: bool,
+    /// Age at which it replaces keys.
+    pub rekey_after: Duration,
     /// Whether its kernel has a fast path, and ESP for it.
     pub fastdp: bool,
     pub esp: bool,
@@ -72,6 +78,7 @@ impl Node {
             containers: vec![container(number, 0)],
             datagram_limit: 1472,
             encrypt: true,
+            rekey_after: REKEY_AFTER_TIME,
             fastdp: false,
             esp: false,
             kernel: Kernel::default(),
@@ -99,6 +106,7 @@ impl Node {
             nickname: self.nickname.clone(),
             port: PORT,
             encrypt: self.encrypt,
+            rekey_after: self.rekey_after,
             epoch: self.epoch,
             datagram_limit: self.datagram_limit,
             mtu: 1400,

@@ -18,16 +18,18 @@ const PORT: u16 = 7778;
 const BUFFER: usize = 4 << 20;
 /// What is late by this much is lost.
 const LATE: Duration = Duration::from_secs(2);
+/// A number, and when it was sent, in nanoseconds from the start.
+const LENGTH: usize = 16;
 
 /// A stream that runs until it is stopped.
 pub(crate) struct Stream {
     shared: Arc<Shared>,
     sender: JoinHandle<Vec<Duration>>,
-    receiver: JoinHandle<Vec<u64>>,
+    receiver: JoinHandle<Heard>,
 }
 
-#[derive(Default)]
 struct Shared {
+    started: Instant,
     sent_all: AtomicBool,
     heard_all: AtomicBool,
     received: AtomicU64,
@@ -44,6 +46,15 @@ pub(crate) struct StreamReport {
     pub(crate) again: u64,
     /// When those lost were sent, from the start.
     pub(crate) when: Vec<Duration>,
+    /// How long the first copies were on their way, the shortest time first.
+    pub(crate) delays: Vec<Duration>,
+}
+
+#[derive(Default)]
+struct Heard {
+    /// How often each arrived.
+    times: Vec<u64>,
+    delays: Vec<Duration>,
 }
 
 impl Stream {
@@ -54,7 +65,12 @@ impl Stream {
         let receiver = to.0.run(|| receiver(address)).expect("a socket");
         let sender = from.run(|| Socket::new(Domain::IPV4, Type::DGRAM, None));
         let sender = sender.expect("a socket");
-        let shared = Arc::<Shared>::default();
+        let shared = Arc::new(Shared {
+            started: Instant::now(),
+            sent_all: AtomicBool::new(false),
+            heard_all: AtomicBool::new(false),
+            received: AtomicU64::new(0),
+        });
         let (one, other) = (shared.clone(), shared.clone());
         Self {
             shared,
@@ -78,15 +94,21 @@ impl Stream {
         let sent = self.sender.join().expect("a sender does not panic");
         thread::sleep(LATE);
         self.shared.heard_all.store(true, Ordering::Relaxed);
-        let heard = self.receiver.join().expect("a receiver does not panic");
-        let arrived = |number: usize| heard.get(number).is_some_and(|times| *times > 0);
+        let mut heard = self.receiver.join().expect("a receiver does not panic");
+        heard.delays.sort_unstable();
+        let arrived = |number: usize| heard.times.get(number).is_some_and(|times| *times > 0);
         let lost = (0..sent.len()).filter(|number| !arrived(*number));
         let when: Vec<_> = lost.map(|number| sent[number]).collect();
         StreamReport {
             sent: sent.len() as u64,
             lost: when.len() as u64,
-            again: heard.iter().map(|times| times.saturating_sub(1)).sum(),
+            again: heard
+                .times
+                .iter()
+                .map(|times| times.saturating_sub(1))
+                .sum(),
             when,
+            delays: heard.delays,
         }
     }
 }
@@ -102,35 +124,40 @@ fn receiver(address: SocketAddr) -> io::Result<Socket> {
 
 /// When each was sent.
 fn send(socket: &Socket, to: SocketAddr, interval: Duration, shared: &Shared) -> Vec<Duration> {
-    let started = Instant::now();
     let mut sent = Vec::new();
     while !shared.sent_all.load(Ordering::Relaxed) {
-        let now = started.elapsed();
+        let now = shared.started.elapsed();
         let number = (sent.len() as u64).to_be_bytes();
         sent.push(now);
+        let nanos = u64::try_from(now.as_nanos()).expect("less than centuries");
         // What cannot be sent does not arrive, and counts.
-        let _ = socket.send_to(&number, &to.into());
-        thread::sleep((now + interval).saturating_sub(started.elapsed()));
+        let _ = socket.send_to(&[number, nanos.to_be_bytes()].concat(), &to.into());
+        thread::sleep((now + interval).saturating_sub(shared.started.elapsed()));
     }
     sent
 }
 
-/// How often each arrived.
-fn receive(mut socket: &Socket, shared: &Shared) -> Vec<u64> {
-    let mut heard = Vec::new();
+fn receive(mut socket: &Socket, shared: &Shared) -> Heard {
+    let mut heard = Heard::default();
     let mut buffer = [0; 64];
     while !shared.heard_all.load(Ordering::Relaxed) {
-        let Ok(8) = socket.read(&mut buffer) else {
+        let Ok(LENGTH) = socket.read(&mut buffer) else {
             continue;
         };
-        let number = u64::from_be_bytes(buffer[..8].try_into().expect("eight bytes"));
-        let Ok(number) = usize::try_from(number) else {
+        let word = |at: usize| u64::from_be_bytes(buffer[at..at + 8].try_into().expect("eight"));
+        let Ok(number) = usize::try_from(word(0)) else {
             continue;
         };
-        if number >= heard.len() {
-            heard.resize(number + 1, 0);
+        if number >= heard.times.len() {
+            heard.times.resize(number + 1, 0);
         }
-        heard[number] += 1;
+        heard.times[number] += 1;
+        if heard.times[number] == 1 {
+            let now = shared.started.elapsed();
+            heard
+                .delays
+                .push(now.saturating_sub(Duration::from_nanos(word(8))));
+        }
         shared.received.fetch_add(1, Ordering::Relaxed);
     }
     heard

@@ -71,10 +71,10 @@ impl Transfer {
 
 fn send(mut stream: TcpStream, bytes: u64, pattern: &[u8]) -> io::Result<()> {
     let mut sent = 0;
+    let mut piece = Vec::new();
     while sent < bytes {
-        let piece: Vec<u8> = content(pattern, sent)
-            .take(PIECE.min((bytes - sent) as usize))
-            .collect();
+        let length = (bytes - sent).min(PIECE as u64) as usize;
+        content(pattern, sent, length, &mut piece);
         stream.write_all(&piece)?;
         sent += piece.len() as u64;
     }
@@ -86,28 +86,33 @@ fn receive(listener: &TcpListener, pattern: &[u8]) -> io::Result<u64> {
     stream.set_read_timeout(Some(PATIENCE))?;
     let mut received = 0;
     let mut buffer = vec![0; PIECE];
+    let mut expected = Vec::new();
     loop {
         let length = stream.read(&mut buffer)?;
         if length == 0 {
             return Ok(received);
         }
-        let expected = content(pattern, received);
-        if !expected.take(length).eq(buffer[..length].iter().copied()) {
+        content(pattern, received, length, &mut expected);
+        if expected != buffer[..length] {
             return Err(io::Error::other(format!("wrong bytes after {received}")));
         }
         received += length as u64;
     }
 }
 
-// Every repetition of the pattern is followed by its number, so that a lost
-// or repeated piece of the stream shows.
-fn content(pattern: &[u8], from: u64) -> impl Iterator<Item = u8> {
+// What a stream has from one place on. Every repetition of the pattern is
+// followed by its number, so that a lost or repeated piece shows.
+fn content(pattern: &[u8], from: u64, length: usize, content: &mut Vec<u8>) {
     let period = pattern.len() as u64 + 8;
-    (from..).map(move |at| {
-        let (turn, offset) = (at / period, (at % period) as usize);
-        match pattern.get(offset) {
-            Some(byte) => *byte,
-            None => turn.to_be_bytes()[offset - pattern.len()],
+    let before = (from % period) as usize;
+    content.clear();
+    for turn in from / period.. {
+        content.extend_from_slice(pattern);
+        content.extend_from_slice(&turn.to_be_bytes());
+        if content.len() >= before + length {
+            break;
         }
-    })
+    }
+    content.drain(..before);
+    content.truncate(length);
 }

@@ -17,6 +17,8 @@ use crate::lab::{
 
 /// The name of wove's VXLAN device and of its table.
 const DEVICE: &str = "wove-vx";
+/// Between two pings.
+const PACE: Duration = Duration::from_millis(50);
 /// Frames with a canary inside, through everything that happens.
 const CANARIES: u64 = 100_000;
 
@@ -174,6 +176,49 @@ fn nothing_leaves_in_clear_whatever_happens() {
 }
 
 #[test]
+fn esp_filtered_one_way_costs_an_outage_and_coming_back_nothing() {
+    let lab = Lab::new();
+    if lab.ran_with_esp() {
+        return;
+    }
+    let seen = Seen::new(&lab);
+    let (hosts, containers) = lab.network(2, &[]);
+    let [a, b] = [&hosts[0], &hosts[1]];
+    let flow = || {
+        let flow = PingFlow::start(&containers[0].netns, containers[1].v4, PACE);
+        flow.wait_answer(secs(5));
+        flow
+    };
+    let end = |flow: PingFlow| {
+        flow.wait_answer(secs(5));
+        thread::sleep(secs(1) / 2);
+        flow.wait_answer(secs(5));
+        flow.stop()
+    };
+    for (what, from, to) in [("there", a, b), ("back", b, a)] {
+        fast(a, b);
+        let down = flow();
+        lab.underlay
+            .rules(|rules| rules.pair(from.id, to.id).esp_blocked = true);
+        let reason = slow(a, b);
+        let (down, up) = (end(down), flow());
+        ensure(reason.contains("ESP"), &reason);
+        lab.heal(a, b);
+        fast(a, b);
+        let up = end(up);
+        println!(
+            "ESP filtered on the way {what}: {:.0?} without an answer, {} of {} pings lost; \
+             coming back: {} of {}",
+            down.longest_gap, down.lost, down.sent, up.lost, up.sent
+        );
+        // What is slow here is the guest; nothing is lost for long.
+        ensure(down.longest_gap < secs(1), format_args!("{down:?}"));
+        ensure(up.lost <= 2, format_args!("{up:?}"));
+        seen.nothing_in_clear(what);
+    }
+}
+
+#[test]
 fn fresh_keys_lose_nothing() {
     let lab = Lab::new();
     if lab.ran_with_esp() {
@@ -184,8 +229,8 @@ fn fresh_keys_lose_nothing() {
     let [a, b] = [&hosts[0], &hosts[1]];
     fast(a, b);
     ping_within(secs(5), &containers[0].netns, containers[1].v4);
-    let interval = Duration::from_millis(50);
-    let flow = PingFlow::start(&containers[0].netns, containers[1].v4, interval);
+
+    let flow = PingFlow::start(&containers[0].netns, containers[1].v4, PACE);
     flow.wait_answer(secs(5));
     let (errors, esp) = ([a, b].map(errors), seen.esp.hits());
     for (near, far) in [(a, b), (b, a)] {

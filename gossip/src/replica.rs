@@ -61,6 +61,8 @@ pub enum Merge {
 pub struct Replica {
     /// By slot; those in `free` are vacant.
     owners: Vec<Owner>,
+    /// Theirs, by slot: to find an owner must not touch others' rows.
+    ids: Vec<PeerId>,
     free: Vec<Slot>,
     /// Finds the slot of an id by its first half.
     index: HashTable<u32>,
@@ -74,7 +76,6 @@ pub struct Replica {
 
 #[derive(Clone, Debug, Default)]
 struct Owner {
-    id: PeerId,
     node: Option<Arc<Record>>,
     /// The first part, which is all of most peers.
     links: Option<Arc<Record>>,
@@ -93,6 +94,7 @@ impl Replica {
     pub fn new(owner_limit: usize, salt: u64) -> Self {
         Self {
             owners: Vec::new(),
+            ids: Vec::new(),
             free: Vec::new(),
             index: HashTable::new(),
             salt,
@@ -182,7 +184,7 @@ impl Replica {
     /// The slot of an owner.
     pub fn slot(&self, id: &PeerId) -> Option<Slot> {
         let found = self.index.find(self.scattered(&id.short_id()), |slot| {
-            self.owners[*slot as usize].id == *id
+            self.ids[*slot as usize] == *id
         });
         found.copied().map(Slot)
     }
@@ -190,14 +192,14 @@ impl Replica {
     /// The slot of an owner whose id starts so; the first known, if several do.
     pub(crate) fn slot_of_short(&self, short: &ShortId) -> Option<Slot> {
         let found = self.index.find(self.scattered(short), |slot| {
-            self.owners[*slot as usize].id.short_id() == *short
+            self.ids[*slot as usize].short_id() == *short
         });
         found.copied().map(Slot)
     }
 
     /// Who has a slot.
     pub fn id(&self, slot: Slot) -> PeerId {
-        self.owners[slot.at()].id
+        self.ids[slot.at()]
     }
 
     /// What an owner says about itself.
@@ -215,8 +217,8 @@ impl Replica {
 
     /// What a link costs that both ends report.
     pub(crate) fn link(&self, from: Slot, to: Slot) -> Option<RttCode> {
-        let there = self.reported(from, &self.owners[to.at()].id.short_id())?;
-        let back = self.reported(to, &self.owners[from.at()].id.short_id())?;
+        let there = self.reported(from, &self.ids[to.at()].short_id())?;
+        let back = self.reported(to, &self.ids[from.at()].short_id())?;
         Some(there.max(back))
     }
 
@@ -237,7 +239,7 @@ impl Replica {
     /// The round-trip time of a link that `slot` claims to have, if the other end does, too:
     /// the longer of both.
     pub(crate) fn confirmed(&self, slot: Slot, other: Slot, rtt: RttCode) -> Option<RttCode> {
-        let back = self.reported(other, &self.owners[slot.at()].id.short_id())?;
+        let back = self.reported(other, &self.ids[slot.at()].short_id())?;
         Some(rtt.max(back))
     }
 
@@ -299,11 +301,10 @@ impl Replica {
         scope: Scope,
     ) -> impl Iterator<Item = &Arc<Record>> {
         let start = self.order.place(&key.owner, |slot| self.id(slot));
-        let owners = self.order.slots()[start..]
-            .iter()
-            .map(|slot| &self.owners[slot.at()]);
-        owners
-            .take_while(move |owner| lowest_position(&owner.id) <= last)
+        let slots = self.order.slots()[start..].iter();
+        slots
+            .take_while(move |slot| lowest_position(&self.id(**slot)) <= last)
+            .map(|slot| &self.owners[slot.at()])
             .filter(|owner| !owner.hidden)
             .flat_map(Owner::records)
             .filter(move |record| record.key >= key && position(&record.key) <= last)
@@ -335,11 +336,12 @@ impl Replica {
                 self.sums.toggle(record, false);
             }
         }
-        let hash = self.scattered(&owner.id.short_id());
+        let id = self.id(slot);
+        let hash = self.scattered(&id.short_id());
         if let Ok(entry) = self.index.find_entry(hash, |found| *found == slot.0) {
             entry.remove();
         }
-        self.order.remove(&owner.id, slot);
+        self.order.remove(&id, slot);
         self.free.push(slot);
     }
 
@@ -359,12 +361,13 @@ impl Replica {
     fn add_owner(&mut self, id: PeerId) -> Slot {
         let slot = self.free.pop().unwrap_or_else(|| {
             self.owners.push(Owner::default());
+            self.ids.push(id);
             Slot(self.owners.len() as u32 - 1)
         });
-        self.owners[slot.at()].id = id;
-        let (salt, owners) = (self.salt, &self.owners);
-        self.order.insert(&id, slot, |slot| owners[slot.at()].id);
-        let hash = |slot: &u32| scatter(salt, &owners[*slot as usize].id.short_id());
+        self.ids[slot.at()] = id;
+        let (salt, ids) = (self.salt, &self.ids);
+        self.order.insert(&id, slot, |slot| ids[slot.at()]);
+        let hash = |slot: &u32| scatter(salt, &ids[*slot as usize].short_id());
         self.index.insert_unique(hash(&slot.0), slot.0, hash);
         slot
     }

@@ -119,7 +119,9 @@ pub struct Neighbours {
     /// No link of our own choice is sought before this while there are enough.
     own_at: Instant,
     own_pause: Backoff,
-    explore_at: Instant,
+    /// Who is cut off was last looked for then; the next time comes after the pause of
+    /// the moment, times this.
+    explored: (Instant, f64),
     review_at: Instant,
 }
 
@@ -134,7 +136,7 @@ impl Neighbours {
             dropped: 0,
             own_at: now,
             own_pause: Backoff::default(),
-            explore_at: now,
+            explored: (now, 0.0),
             review_at: now,
         }
     }
@@ -395,19 +397,18 @@ impl Neighbours {
 
     /// Now and then, one of those who are cut off.
     fn explore(&mut self, situation: &Situation<'_>, rng: &mut impl RngCore) -> Option<Candidate> {
-        if situation.now < self.explore_at {
-            self.review_soon(self.explore_at);
+        let now = situation.now;
+        let (pause, settled) = explore_pauses(situation);
+        let (last, share) = self.explored;
+        let at = last + pause.mul_f64(share);
+        if now < at {
+            self.review_soon(at);
             return None;
         }
-        let explore = situation.config.explore;
-        let pause = if situation.links.is_empty() {
-            explore / 4
-        } else {
-            explore * (situation.ways.reached() / EXPLORERS).max(1) as u32
-        };
-        self.explore_at = situation.now + pause.mul_f64(rng.random_range(0.5..1.5));
-        self.review_soon(self.explore_at);
-        let before = situation.now.checked_sub(explore).unwrap_or(situation.now);
+        let share = rng.random_range(0.5..1.5);
+        self.explored = (now, share);
+        self.review_soon(now + pause.mul_f64(share));
+        let before = now.checked_sub(settled).unwrap_or(now);
         let (lost, kept) = (situation.absent.len(), self.reserve.len());
         // In turn by how many there are: the dead of today must not keep us from
         // those who were cut off long ago.
@@ -445,6 +446,18 @@ fn candidate(peer: PeerId, node: &Node) -> Candidate {
         peer,
         addresses: node.endpoints.clone(),
     }
+}
+
+/// The pause between two attempts to reach one of those who are cut off, and how
+/// long somebody must have been cut off: no time for whoever lost everybody at once,
+/// however seldom it had to look before.
+fn explore_pauses(situation: &Situation<'_>) -> (Duration, Duration) {
+    let explore = situation.config.explore;
+    if situation.links.is_empty() {
+        return (explore / 4, Duration::ZERO);
+    }
+    let crowd = (situation.ways.reached() / EXPLORERS).max(1) as u32;
+    (explore * crowd, explore)
 }
 
 fn longest_pause(situation: &Situation<'_>) -> Duration {

@@ -164,3 +164,23 @@ fn whoever_is_dialled_by_many_still_chooses_some_itself() {
         assert_eq!(all, 0, "it has its own, and enough");
     }
 }
+
+/// Explored last when all was well, in a mesh so large that it is seldom done.
+#[test]
+fn whoever_lost_all_links_looks_for_the_lost_at_once() {
+    let links = BTreeMap::from([(id(1), SocketAddr::from(([10, 1, 0, 1], 1)))]);
+    let mut scene = Scene::new(world(250), links);
+    let mut rng = ChaCha8Rng::seed_from_u64(1);
+    let mut neighbours = Neighbours::new(scene.now);
+    neighbours.explore(&scene.situation(0), &mut rng);
+    (1..250).for_each(|n| scene.absent.cut(id(n), scene.now));
+    scene.now += Duration::from_secs(1);
+    let explored = neighbours.explore(&scene.situation(0), &mut rng);
+    assert_eq!(explored, None, "there is no hurry");
+    scene.links.clear();
+    for _ in 0..5 {
+        scene.now += Duration::from_secs(2);
+        let explored = neighbours.explore(&scene.situation(0), &mut rng);
+        assert!(explored.is_some_and(|lost| lost.peer != id(0)));
+    }
+}

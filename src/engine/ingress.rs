@@ -276,7 +276,7 @@ impl Ingress {
             return self.receive(snapshot, inner, Origin::Relayed(header.source), now, out);
         }
         header.hops = spend(header.hops, 1)?;
-        send_relay(snapshot, header, inner, out)?;
+        send_relay(snapshot, Some(arrival.peer), header, inner, out)?;
         Ok(())
     }
 

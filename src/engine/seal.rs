@@ -96,8 +96,11 @@ const SURPRISE: u8 = HOP_LIMIT / 2;
 /// it comes nearer to it from here: so nothing goes round, even while peers
 /// disagree about the routes. It may come nearer at the next hop only, once: a
 /// link that became slower is known to the relays before it is to the source.
+/// It is not handed back to `from`, from whom it came: whoever holds this peer
+/// to be nearer would only send it here again.
 pub fn send_relay(
     snapshot: &Snapshot,
+    from: Option<PeerId>,
     mut header: RelayHeader,
     inner: &[u8],
     out: &mut impl Output,
@@ -106,7 +109,7 @@ pub fn send_relay(
         .paths
         .get(&header.destination)
         .ok_or(DropReason::NoRoute)?;
-    let next = come_nearer(&path.route, &mut header)?;
+    let next = come_nearer(&path.route, from, &mut header)?;
     let hop = snapshot.paths.get(&next).ok_or(DropReason::NoRoute)?;
     let Route::Direct { .. } = hop.route else {
         return Err(DropReason::NoRoute);
@@ -121,12 +124,17 @@ pub fn send_relay(
 }
 
 /// Whom to hand a datagram to. Writes into its header how near it comes.
-fn come_nearer(route: &Route, header: &mut RelayHeader) -> Result<PeerId, DropReason> {
+fn come_nearer(
+    route: &Route,
+    from: Option<PeerId>,
+    header: &mut RelayHeader,
+) -> Result<PeerId, DropReason> {
     match *route {
         Route::Direct { .. } => {
             header.distance = 0;
             Ok(header.destination)
         }
+        Route::Relay { next, .. } if from == Some(next) => Err(DropReason::Loop),
         Route::Relay { next, distance, .. } if distance < header.distance => {
             header.distance = distance;
             Ok(next)
@@ -273,7 +281,9 @@ mod tests {
             (relay(old, 50), header(12, old), None),
             (relay(u32::MAX, u32::MAX), header(24, u32::MAX), None),
         ] {
-            let result = come_nearer(&route, &mut given);
+            let handed_back = come_nearer(&route, Some(next), &mut given.clone());
+            assert_eq!(handed_back, Err(DropReason::Loop));
+            let result = come_nearer(&route, Some(PeerId([3; 16])), &mut given);
             match passed {
                 Some(header) => assert_eq!((result, given), (Ok(next), header)),
                 None => assert_eq!(result, Err(DropReason::Loop)),

@@ -31,6 +31,9 @@ impl World {
             }
             surprised |= cost >= distance;
             distance = distance.min(cost);
+            if path.iter().nth_back(1) == Some(&next) {
+                return Err(Broken::Refused);
+            }
             if path[..path.len() - 1].contains(&at) {
                 return Err(Broken::Loop);
             }

@@ -265,7 +265,7 @@ impl Router {
             bytes: &mut self.control_tx,
             connect: false,
         };
-        if let Err(reason) = send_relay(&snapshot, header, &datagram, &mut queue) {
+        if let Err(reason) = send_relay(&snapshot, None, header, &datagram, &mut queue) {
             snapshot.shared.counters.count(reason);
         }
     }

@@ -82,19 +82,20 @@ fn links_too_many_are_given_up_one_after_the_other() {
 fn a_quiet_mesh_is_quiet() {
     let mut world = World::new(4).peers(40);
     world.run_until(30 * SECOND, World::is_one_mesh);
-    // The one whom all dialled finds room for a link of its own choice, and links
-    // too many are given up.
+    // Links too many are given up.
     world.run_for(300 * SECOND);
     let pushed = |world: &World| -> u64 { (0..40).map(|p| world.mesh(p).counters().pushed).sum() };
-    let (before, sent) = (pushed(&world), world.sent);
-    world.run_for(30 * SECOND);
-    assert_eq!(
-        pushed(&world),
-        before,
-        "records are pushed though nothing changes"
-    );
+    let sent = world.sent;
+    let moves = |world: &mut World| {
+        let before = pushed(world);
+        world.run_for(30 * SECOND);
+        pushed(world) > before
+    };
+    // Those whom all dialled seek links of their own choice, ever more seldom.
+    let busy = (0..20).filter(|_| moves(&mut world)).count();
+    assert!(busy <= 6, "records are pushed in {busy} of 20 half minutes");
     // A ping and a pong per link and heartbeat, from both ends, and now and then a sum.
-    let per_peer_and_second = (world.sent - sent) as f64 / (40.0 * 30.0);
+    let per_peer_and_second = (world.sent - sent) as f64 / (40.0 * 600.0);
     assert!(per_peer_and_second < 4.5 * 16.0, "{per_peer_and_second}");
 }
 

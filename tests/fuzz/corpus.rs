@@ -1,5 +1,7 @@
 //! Valid encodings of everything, for the harness to damage.
 
+pub(crate) mod frames;
+
 use std::{
     net::{Ipv4Addr, Ipv6Addr, SocketAddr},
     sync::Arc,
@@ -7,18 +9,15 @@ use std::{
 
 use proto::{
     MacAddr, PeerId, PublicKeys, ShortId,
-    arp::{ArpRepr, Operation},
+    arp::Operation,
     content::{self, BroadcastHeader, FragmentHeader, RelayHeader, SharedFrame},
     datagram::{
         Handshake, Protection, RejectReason, Stage, TransportHeader, emit_cookie_reply, emit_reject,
     },
-    ethernet::{EthernetRepr, ethertype},
-    ip::{Checksum, Ipv6Repr, protocol},
     message::{
         Beat, ByeReason, EspNotice, GossipMessage, Held, Message, Padding, PathMessage,
         RangeSummary, VxlanOffer,
     },
-    ndp::{Advertisement, NdpRepr, multicast_mac, solicited_node},
     record::{
         Body, LinkTo, Links, Name, Names, Node, Record, RecordKey, RttCode, Station, Stations,
         Topic, Version,
@@ -27,14 +26,12 @@ use proto::{
         Ack, Ask, Ballot, Began, Block, Call, Census, Division, Founding, Gift, Guard, Lost,
         Range6, Ring, Space, Taken, Verdict, Vote,
     },
-    vnet::{PartialChecksum, SegmentKind, Segments, VnetHeader},
 };
 
 const PEER: PeerId = PeerId([7; 16]);
-/// The station that asks in these frames.
+/// The station that asks in the frames.
 const MAC: MacAddr = MacAddr([2, 0, 0, 0, 0, 1]);
 const IP6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, 1);
-const TARGET6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, 2);
 
 pub(crate) fn datagrams() -> Vec<Vec<u8>> {
     let handshake = |stage, noise| {
@@ -94,14 +91,14 @@ pub(crate) fn contents() -> Vec<Vec<u8>> {
         index: 2,
         count: 3,
     };
-    let frame = arp(Operation::Request);
+    let frame = frames::arp(Operation::Request);
     let mut all = vec![
         [&content::FRAME[..], &frame].concat(),
         [&relay.emit()[..], &datagrams()[5]].concat(),
         [&broadcast.emit()[..], &frame].concat(),
         [&fragment.emit()[..], &[1; 99]].concat(),
         [&content::UNSUMMED[..], &frame].concat(),
-        shared(&[(&frame, false), (&syn_v4(), true)]),
+        shared(&[(&frame, false), (&frames::syn_v4(), true)]),
     ];
     all.extend(
         messages()
@@ -431,153 +428,6 @@ pub(crate) fn texts() -> Vec<Vec<u8>> {
         MAC.to_string().into_bytes(),
         "é:ü".into(),
     ]
-}
-
-/// Ethernet frames as containers send them, plain and tagged.
-pub(crate) fn frames() -> Vec<Vec<u8>> {
-    let mut all = vec![
-        arp(Operation::Request),
-        arp(Operation::Reply),
-        ndp(
-            IP6,
-            NdpRepr::Solicitation {
-                target: TARGET6,
-                source_link: Some(MAC),
-            },
-        ),
-        ndp(
-            Ipv6Addr::UNSPECIFIED,
-            NdpRepr::Solicitation {
-                target: IP6,
-                source_link: None,
-            },
-        ),
-        ndp(
-            IP6,
-            NdpRepr::Advertisement(Advertisement {
-                router: false,
-                solicited: false,
-                overrides: true,
-                target: IP6,
-                target_link: Some(MAC),
-            }),
-        ),
-        syn_v4(),
-        syn_v6(),
-    ];
-    for i in 0..all.len() {
-        for tags in [&[0x81, 0, 0, 7][..], &[0x88, 0xa8, 0, 7, 0x81, 0, 0, 9]] {
-            let tagged = [&all[i][..12], tags, &all[i][12..]].concat();
-            all.push(tagged);
-        }
-    }
-    all
-}
-
-fn ethernet(destination: MacAddr, ethertype: u16, payload: &[u8]) -> Vec<u8> {
-    let header = EthernetRepr {
-        destination,
-        source: MAC,
-        ethertype,
-    };
-    [&header.emit()[..], payload].concat()
-}
-
-fn arp(operation: Operation) -> Vec<u8> {
-    let repr = ArpRepr {
-        operation,
-        sender_mac: MAC,
-        sender_ip: Ipv4Addr::new(10, 32, 0, 1),
-        target_mac: MacAddr::default(),
-        target_ip: Ipv4Addr::new(10, 32, 0, 2),
-    };
-    ethernet(MacAddr::BROADCAST, ethertype::ARP, &repr.emit())
-}
-
-fn ipv6(source: Ipv6Addr, destination: Ipv6Addr, next_header: u8, payload: &[u8]) -> Vec<u8> {
-    let header = Ipv6Repr {
-        source,
-        destination,
-        next_header,
-        hop_limit: 255,
-        payload_len: payload.len().try_into().expect("these are small"),
-    };
-    [&header.emit()[..], payload].concat()
-}
-
-fn ndp(source: Ipv6Addr, repr: NdpRepr) -> Vec<u8> {
-    let group = solicited_node(match repr {
-        NdpRepr::Solicitation { target, .. } => target,
-        NdpRepr::Advertisement(a) => a.target,
-    });
-    let mut message = Vec::new();
-    repr.emit(source, group, &mut message);
-    let packet = ipv6(source, group, protocol::ICMPV6, &message);
-    ethernet(multicast_mac(group), ethertype::IPV6, &packet)
-}
-
-/// A SYN with the options that Linux sends; the checksums are not valid.
-const SYN: [u8; 40] = [
-    0x9c, 0x40, 0, 80, 1, 2, 3, 4, 0, 0, 0, 0, 0xa0, 2, 0xff, 0xff, 0x12, 0x34, 0, 0, 2, 4, 5,
-    0xb4, 4, 2, 8, 10, 1, 2, 3, 4, 0, 0, 0, 0, 1, 3, 3, 7,
-];
-
-fn syn_v4() -> Vec<u8> {
-    let ip = [
-        0x45, 0, 0, 60, 0, 1, 0x40, 0, 64, 6, 0, 0, 10, 32, 0, 1, 10, 32, 0, 2,
-    ];
-    ethernet(MacAddr([2; 6]), ethertype::IPV4, &[&ip[..], &SYN].concat())
-}
-
-fn syn_v6() -> Vec<u8> {
-    let options = [
-        43, 0, 1, 4, 0, 0, 0, 0, 44, 0, 1, 4, 0, 0, 0, 0, 6, 0, 0, 1, 0, 0, 0, 1,
-    ];
-    let packet = ipv6(IP6, TARGET6, 0, &[&options[..], &SYN].concat());
-    ethernet(MacAddr([2; 6]), ethertype::IPV6, &packet)
-}
-
-/// Frames of TCP and UDP with a payload, of both versions of IP.
-pub(crate) fn segments() -> Vec<Vec<u8>> {
-    let tcp = [&[1; 12][..], &[0x50, 0x10, 1, 1, 0, 0, 0, 0], &[9; 300]].concat();
-    let udp = [&[0x30, 0x39, 0, 53, 1, 0x34, 0, 0][..], &[9; 300]].concat();
-    let mut all = Vec::new();
-    for (number, segment) in [(protocol::TCP, tcp), (protocol::UDP, udp)] {
-        let mut ip = vec![0x45, 0, 0, 0, 0, 1, 0x40, 0, 64, number, 0, 0];
-        ip.extend_from_slice(&[10, 0, 0, 1, 10, 0, 0, 2]);
-        let len = u16::try_from(ip.len() + segment.len()).expect("short");
-        ip[2..4].copy_from_slice(&len.to_be_bytes());
-        let sum = Checksum::new().bytes(&ip).finish();
-        ip[10..12].copy_from_slice(&sum.to_be_bytes());
-        let packet = [ip, segment.clone()].concat();
-        all.push(ethernet(MacAddr([2; 6]), ethertype::IPV4, &packet));
-        let packet = ipv6(IP6, TARGET6, number, &segment);
-        all.push(ethernet(MacAddr([2; 6]), ethertype::IPV6, &packet));
-    }
-    all
-}
-
-/// The same as super-frames, behind the header of a TAP.
-pub(crate) fn super_frames() -> Vec<Vec<u8>> {
-    let kinds = [
-        (SegmentKind::TcpV4, 34, 16),
-        (SegmentKind::TcpV6, 54, 16),
-        (SegmentKind::Udp, 34, 6),
-        (SegmentKind::Udp, 54, 6),
-    ];
-    let with_header = |((kind, start, offset), frame): (_, Vec<u8>)| {
-        let header = VnetHeader {
-            checksum: Some(PartialChecksum { start, offset }),
-            segments: Some(Segments {
-                kind,
-                size: 100,
-                headers: start + 20,
-                ecn: false,
-            }),
-        };
-        [&header.emit()[..], &frame].concat()
-    };
-    kinds.into_iter().zip(segments()).map(with_header).collect()
 }
 
 /// Steps for [`crate::targets::fragment`]: contents of 2, 3 and 255 pieces.

@@ -54,27 +54,27 @@ fn text() {
 
 #[test]
 fn frame() {
-    hammer("frame", &corpus::frames(), targets::frame);
+    hammer("frame", &corpus::frames::plain(), targets::frame);
 }
 
 #[test]
 fn neighbour() {
-    hammer("neighbour", &corpus::frames(), targets::neighbour);
+    hammer("neighbour", &corpus::frames::plain(), targets::neighbour);
 }
 
 #[test]
 fn mss() {
-    hammer("mss", &corpus::frames(), targets::mss);
+    hammer("mss", &corpus::frames::plain(), targets::mss);
 }
 
 #[test]
 fn offload() {
-    hammer("offload", &corpus::super_frames(), targets::offload);
+    hammer("offload", &corpus::frames::super_frames(), targets::offload);
 }
 
 #[test]
 fn join() {
-    hammer("join", &corpus::segments(), targets::join);
+    hammer("join", &corpus::frames::segments(), targets::join);
 }
 
 #[test]

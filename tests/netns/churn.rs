@@ -3,13 +3,12 @@
 //!
 //! `WOVE_CHANGES=1000 cargo netns churn:: -- --nocapture`
 
-use std::env;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::lab::probe::{Stream, ping_within};
-use crate::lab::{Host, Lab, ensure, secs, until};
+use crate::lab::{Host, Lab, asked_for, ensure, secs, until};
 
 /// Peers that come and go.
 const RESTLESS: usize = 8;
@@ -20,8 +19,7 @@ const SEEN: u64 = 60;
 
 #[test]
 fn an_untouched_flow_loses_nothing() {
-    let changes = env::var("WOVE_CHANGES").ok();
-    let changes = changes.and_then(|n| n.parse().ok()).unwrap_or(100);
+    let changes = asked_for("WOVE_CHANGES", 100);
     let lab = Lab::new();
     let (a, b, sleeve) = (lab.host("a"), lab.host("b"), lab.host("sleeve"));
     a.launch(&["--no-encryption"]);

@@ -9,7 +9,7 @@ use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
 use crate::lab::probe::{PingFlow, PingOptions, ping, ping_within};
-use crate::lab::{Lab, PORT, Watch, ensure, facts, secs, udp_payload};
+use crate::lab::{Lab, PORT, Watch, asked_for, ensure, facts, secs, udp_payload};
 
 const GROWTH: u64 = 16 << 20;
 
@@ -111,8 +111,7 @@ fn a_member_is_not_cut_off_by_forged_datagrams() {
 }
 
 fn datagrams() -> u64 {
-    let given = std::env::var("WOVE_DATAGRAMS").ok();
-    given.and_then(|n| n.parse().ok()).unwrap_or(20_000)
+    asked_for("WOVE_DATAGRAMS", 20_000)
 }
 
 // What daemons say to each other from their first handshake on.

@@ -6,7 +6,7 @@ use hickory_proto::rr::RecordType;
 use serde_json::Value;
 
 use crate::lab::probe::{ping_within, resolve};
-use crate::lab::{Container, Host, Lab, ensure, eventually, secs};
+use crate::lab::{Container, Host, Lab, asked_for, ensure, eventually, secs};
 
 pub(crate) const PASSWORD: &[&str] = &["--password", "correct horse battery staple"];
 
@@ -398,8 +398,7 @@ fn subnets_are_served_and_the_host_too() {
 /// `WOVE_ATTACHES` times; some hundreds if that is not said.
 #[test]
 fn attaching_and_detaching_leaks_nothing() {
-    let count = std::env::var("WOVE_ATTACHES");
-    let count: usize = count.ok().and_then(|n| n.parse().ok()).unwrap_or(300);
+    let count: usize = asked_for("WOVE_ATTACHES", 300);
     let lab = Lab::new();
     let a = lab.host("a");
     a.launch(&["--ipalloc-range", "10.40.0.0/28"]);

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use hickory_proto::rr::RecordType::A;
 
 use crate::lab::probe::{Ask, INSIDE, Transfer, resolve};
-use crate::lab::{Container, Lab, Netns, eventually, secs};
+use crate::lab::{Container, Lab, Netns, asked_for, eventually, secs};
 
 /// Queries that are under way at once.
 const WINDOW: usize = 16;
@@ -71,9 +71,7 @@ fn thread_seconds(pid: u32, name: &str) -> f64 {
 
 #[test]
 fn queries_are_answered_while_the_mesh_is_busy() {
-    let count: usize = std::env::var("WOVE_QUERIES").map_or(20_000, |text| {
-        text.parse().expect("WOVE_QUERIES is a whole number")
-    });
+    let count: usize = asked_for("WOVE_QUERIES", 20_000);
     let lab = Lab::new();
     let (a, b) = (lab.host("a"), lab.host("b"));
     a.launch(&[]);

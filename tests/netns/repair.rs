@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
 
 use crate::lab::probe::{PingFlow, ping_within};
-use crate::lab::{Host, Lab, ensure, eventually, secs, until};
+use crate::lab::{Host, Lab, asked_for, ensure, eventually, secs, until};
 
 const PACE: Duration = Duration::from_millis(20);
 /// What a host is given on the overlay.
@@ -171,8 +171,7 @@ fn what_is_damaged_is_put_back_and_what_is_foreign_stays() {
 }
 
 pub(crate) fn trials() -> u32 {
-    let given = std::env::var("WOVE_TRIALS").ok();
-    given.and_then(|n| n.parse().ok()).unwrap_or(2)
+    asked_for("WOVE_TRIALS", 2)
 }
 
 fn next_hop(from: &Host, to: &Host) -> String {

@@ -1,8 +1,8 @@
 //! Many daemons on one machine: what one of them costs when nothing happens.
 
-use std::{env, time::Instant};
+use std::time::Instant;
 
-use crate::lab::{Host, Lab, ensure, secs};
+use crate::lab::{Host, Lab, asked_for, ensure, secs};
 
 /// Resident memory a daemon may have when it idles, in bytes.
 const RESIDENT: u64 = 20 << 20;
@@ -10,10 +10,7 @@ const RESIDENT: u64 = 20 << 20;
 /// `WOVE_PEERS=50 ... scale:: --nocapture` prints the figures.
 #[test]
 fn idle_daemons_are_small() {
-    let peers = env::var("WOVE_PEERS")
-        .ok()
-        .and_then(|n| n.parse().ok())
-        .unwrap_or(12);
+    let peers = asked_for("WOVE_PEERS", 12);
     let lab = Lab::new();
     let hosts: Vec<Host> = (0..peers).map(|n| lab.host(&format!("h{n}"))).collect();
     hosts[0].launch(&[]);

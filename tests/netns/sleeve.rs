@@ -9,14 +9,14 @@
 //! WOVE_REKEYS=3600 cargo netns fresh_keys_every_second -- --nocapture
 //! ```
 
+use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
 use std::time::{Duration, Instant};
-use std::{env, io};
 
 use nix::sys::socket::{setsockopt, sockopt::UdpGsoSegment};
 
 use crate::lab::probe::{PacketSocket, PingOptions, Stream, Transfer, ping, ping_within};
-use crate::lab::{Container, Host, Lab, Netns, checksum, ensure, secs, until};
+use crate::lab::{Container, Host, Lab, Netns, asked_for, checksum, ensure, secs, until};
 
 const MEGABYTES: u64 = 1_000_000;
 /// Long, for it is written and compared piece by piece.
@@ -210,12 +210,6 @@ fn a_frame_made_by_hand_arrives_as_it_is() {
             format_args!("{what} did not arrive as sent"),
         );
     }
-}
-
-// How much, unless the environment asks for more.
-fn asked_for(variable: &str, usual: u64) -> u64 {
-    let asked = env::var(variable).ok();
-    asked.and_then(|n| n.parse().ok()).unwrap_or(usual)
 }
 
 // Two containers on a VLAN of their own: their addresses there, unless the

@@ -25,7 +25,7 @@ pub(crate) use nat::{Gate, Nat};
 pub(crate) use netns::Netns;
 use underlay::{HostId, Underlay};
 pub(crate) use underlay::{MAX_MTU, PairRule, Watch, checksum, facts, udp_payload};
-pub(crate) use wait::{ensure, eventually, secs, until};
+pub(crate) use wait::{asked_for, ensure, eventually, secs, until};
 
 /// Two cores: one laboratory at a time.
 static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());

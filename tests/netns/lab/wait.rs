@@ -1,21 +1,26 @@
 //! Waiting for what must come true, with a generous limit, and saying what was
 //! missing together with the daemons' last words.
 
+use std::str::FromStr;
 use std::sync::LazyLock;
-use std::thread;
 use std::time::{Duration, Instant};
+use std::{env, thread};
 
 use super::log;
 
 /// How often a condition is tried.
 const PAUSE: Duration = Duration::from_millis(50);
 
-static PATIENCE: LazyLock<u32> = LazyLock::new(|| {
-    let Ok(text) = std::env::var("WOVE_PATIENCE") else {
-        return 1;
+static PATIENCE: LazyLock<u32> = LazyLock::new(|| asked_for("WOVE_PATIENCE", 1));
+
+/// What the environment asks for, or what is usual: how long, how often, how much.
+pub(crate) fn asked_for<T: FromStr>(variable: &str, usual: T) -> T {
+    let Ok(text) = env::var(variable) else {
+        return usual;
     };
-    text.parse().expect("WOVE_PATIENCE is a whole number")
-});
+    let number = text.parse();
+    number.unwrap_or_else(|_| panic!("{variable} wants a whole number, not {text:?}"))
+}
 
 /// Tries until `attempt` is Ok; after `limit` panics with its last error and
 /// the tail of every log.

@@ -78,7 +78,7 @@ fn change(
 }
 
 /// Down and up again, as often as is wanted.
-fn there_and_back(
+pub(crate) fn there_and_back(
     lab: &Lab,
     pair: (&Host, &Host),
     containers: (&Container, &Container),

@@ -10,6 +10,7 @@ use wove::shell::barrier;
 use wove::shell::xfrm::{Found, Xfrm};
 
 use super::{CANARY, Foreign, VXLAN};
+use crate::failover::there_and_back;
 use crate::lab::probe::{Canaries, PacketSocket, PingFlow, Transfer, ping_within};
 use crate::lab::{
     Container, Host, Lab, PORT, STATE, Watch, ensure, eventually, facts, secs, udp_payload, until,
@@ -17,8 +18,6 @@ use crate::lab::{
 
 /// The name of wove's VXLAN device and of its table.
 const DEVICE: &str = "wove-vx";
-/// Between two pings.
-const PACE: Duration = Duration::from_millis(50);
 /// Frames with a canary inside, through everything that happens.
 const CANARIES: u64 = 100_000;
 
@@ -184,37 +183,19 @@ fn esp_filtered_one_way_costs_an_outage_and_coming_back_nothing() {
     let seen = Seen::new(&lab);
     let (hosts, containers) = lab.network(2, &[]);
     let [a, b] = [&hosts[0], &hosts[1]];
-    let flow = || {
-        let flow = PingFlow::start(&containers[0].netns, containers[1].v4, PACE);
-        flow.wait_answer(secs(5));
-        flow
-    };
-    let end = |flow: PingFlow| {
-        flow.wait_answer(secs(5));
-        thread::sleep(secs(1) / 2);
-        flow.wait_answer(secs(5));
-        flow.stop()
-    };
-    for (what, from, to) in [("there", a, b), ("back", b, a)] {
-        fast(a, b);
-        let down = flow();
-        lab.underlay
-            .rules(|rules| rules.pair(from.id, to.id).esp_blocked = true);
-        let reason = slow(a, b);
-        let (down, up) = (end(down), flow());
-        ensure(reason.contains("ESP"), &reason);
-        lab.heal(a, b);
-        fast(a, b);
-        let up = end(up);
-        println!(
-            "ESP filtered on the way {what}: {:.0?} without an answer, {} of {} pings lost; \
-             coming back: {} of {}",
-            down.longest_gap, down.lost, down.sent, up.lost, up.sent
-        );
-        // What is slow here is the guest; nothing is lost for long.
-        ensure(down.longest_gap < secs(1), format_args!("{down:?}"));
-        ensure(up.lost <= 2, format_args!("{up:?}"));
-        seen.nothing_in_clear(what);
+    fast(a, b);
+    let ways = [
+        (["ESP filtered on the way there", "passes again"], a, b),
+        (["ESP filtered on the way back", "passes again"], b, a),
+    ];
+    for (names, from, to) in ways {
+        let ends = (&containers[0], &containers[1]);
+        let block = |lab: &Lab, drop: bool| {
+            lab.underlay
+                .rules(|rules| rules.pair(from.id, to.id).esp_blocked = drop);
+        };
+        there_and_back(&lab, (a, b), ends, names, block, ["fastdp", "sleeve"]);
+        seen.nothing_in_clear(names[0]);
     }
 }
 
@@ -229,8 +210,8 @@ fn fresh_keys_lose_nothing() {
     let [a, b] = [&hosts[0], &hosts[1]];
     fast(a, b);
     ping_within(secs(5), &containers[0].netns, containers[1].v4);
-
-    let flow = PingFlow::start(&containers[0].netns, containers[1].v4, PACE);
+    let interval = Duration::from_millis(50);
+    let flow = PingFlow::start(&containers[0].netns, containers[1].v4, interval);
     flow.wait_answer(secs(5));
     let (errors, esp) = ([a, b].map(errors), seen.esp.hits());
     for (near, far) in [(a, b), (b, a)] {
@@ -253,6 +234,39 @@ fn fresh_keys_lose_nothing() {
     ensure(seen.esp.hits() >= esp + report.sent, "by the kernel");
     ensure(report.lost * 4 <= report.sent, report.lost);
     seen.nothing_in_clear("fresh keys");
+}
+
+/// Each of them agrees on fresh associations, too, while others linger.
+#[test]
+fn fresh_keys_every_other_second_stay_with_esp() {
+    let lab = Lab::new();
+    if lab.ran_with_esp() {
+        return;
+    }
+    let seen = Seen::new(&lab);
+    let (hosts, containers) = lab.network(2, &["--rekey-after", "2s"]);
+    let [a, b] = [&hosts[0], &hosts[1]];
+    fast(a, b);
+    let handshakes = || a.status().unwrap_or_default()["counters"]["handshakes"].as_u64();
+    let (before, errors) = (handshakes().expect("counted"), [a, b].map(errors));
+    let interval = Duration::from_millis(50);
+    let flow = PingFlow::start(&containers[0].netns, containers[1].v4, interval);
+    until(secs(30), "keys were renewed ten times", || {
+        handshakes().is_some_and(|now| now >= before + 10)
+    });
+    fast(a, b);
+    flow.wait_answer(secs(5));
+    let esp = seen.esp.hits();
+    let report = flow.stop();
+    assert_eq!([a, b].map(self::errors), errors);
+    let sas = found(a).sas.len();
+    println!(
+        "{} pings, {} lost, {esp} ESP, {sas} associations",
+        report.sent, report.lost
+    );
+    ensure(report.lost * 4 <= report.sent, report.lost);
+    ensure(esp >= report.sent, "by the kernel");
+    seen.nothing_in_clear("fresh keys every other second");
 }
 
 #[test]

@@ -7,6 +7,7 @@
 use std::{
     fs,
     net::{IpAddr, SocketAddr},
+    ops::RangeInclusive,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -478,27 +479,21 @@ fn parse_init(text: &str) -> Result<IpallocInit, String> {
     }
 }
 
-/// How long a peer is silent until it is dead.
 fn parse_dead_after(text: &str) -> Result<Duration, String> {
     let possible = Duration::from_secs(10)..=Duration::from_secs(366 * 86_400);
-    let time = parse_time(text)?;
-    possible
-        .contains(&time)
-        .then_some(time)
-        .ok_or_else(|| "give a time of 10 s to 366 days".into())
+    parse_time(text, &possible, "10 s to 366 days")
 }
 
-/// The age at which keys are replaced.
 fn parse_rekey(text: &str) -> Result<Duration, String> {
-    let time = parse_time(text)?;
-    config::REKEY_RANGE
-        .contains(&time)
-        .then_some(time)
-        .ok_or_else(|| "give a time of 1 s to 2 minutes".into())
+    parse_time(text, &config::REKEY_RANGE, "1 s to 2 minutes")
 }
 
-/// A time in seconds, minutes, hours or days.
-fn parse_time(text: &str) -> Result<Duration, String> {
+/// A time in seconds, minutes, hours or days, within what is possible.
+fn parse_time(
+    text: &str,
+    possible: &RangeInclusive<Duration>,
+    words: &str,
+) -> Result<Duration, String> {
     let wrong = || "write a number and s, m, h or d: 90s, 30m, 24h".to_owned();
     let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
     let number: u64 = digits.parse().map_err(|_| wrong())?;
@@ -509,8 +504,9 @@ fn parse_time(text: &str) -> Result<Duration, String> {
         "d" => 86_400,
         _ => return Err(wrong()),
     };
-    let seconds = number.checked_mul(unit).ok_or_else(wrong)?;
-    Ok(Duration::from_secs(seconds))
+    let time = number.checked_mul(unit).map(Duration::from_secs);
+    time.filter(|time| possible.contains(time))
+        .ok_or_else(|| format!("give a time of {words}"))
 }
 
 fn parse_domain(text: &str) -> Result<String, String> {

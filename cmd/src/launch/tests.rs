@@ -129,6 +129,10 @@ fn values_out_of_range_are_usage() {
         "--log-level=loud",
         "--log-format=xml",
         "--trusted-subnets=10/8",
+        "--rekey-after=0s",
+        "--rekey-after=121s",
+        "--rekey-after=18446744073709551615d",
+        "--ipalloc-dead-after=9s",
     ] {
         assert!(
             Cli::try_parse_from(["wove", "launch", bad]).is_err(),

@@ -96,8 +96,8 @@ const SURPRISE: u8 = HOP_LIMIT / 2;
 /// it comes nearer to it from here: so nothing goes round, even while peers
 /// disagree about the routes. It may come nearer at the next hop only, once: a
 /// link that became slower is known to the relays before it is to the source.
-/// It is not handed back to `from`, from whom it came: whoever holds this peer
-/// to be nearer would only send it here again.
+/// For that, a relay may have it a second time, and never a third. It is not
+/// handed back to `from`, from whom it came, who would only send it here again.
 pub fn send_relay(
     snapshot: &Snapshot,
     from: Option<PeerId>,
@@ -246,6 +246,8 @@ fn within(parts: [&[u8]; 3], range: std::ops::Range<usize>) -> [&[u8]; 3] {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     #[test]
@@ -256,6 +258,33 @@ mod tests {
         assert_eq!(joined(1..3), b"bc");
         assert_eq!(within(parts, 2..4), [&b""[..], b"", b"cd"]);
         assert_eq!(joined(6..6), b"");
+    }
+
+    proptest! {
+        /// Whatever each peer believes of its way, and however wrong it is.
+        #[test]
+        fn nobody_hands_on_a_third_time(
+            views in prop::collection::vec((0usize..6, 1u32..4, 0u32..8), 6),
+        ) {
+            let peer = |n: usize| PeerId([n as u8; 16]);
+            let (mut from, mut at, mut handed) = (None, 0, [0; 6]);
+            let mut header = RelayHeader {
+                hops: HOP_LIMIT,
+                distance: u32::MAX,
+                source: peer(100),
+                destination: peer(101),
+            };
+            loop {
+                let (next, link, rest) = views[at];
+                let route = Route::Relay { next: peer(next), distance: link + rest, rest };
+                if come_nearer(&route, from, &mut header).is_err() {
+                    break;
+                }
+                handed[at] += 1;
+                prop_assert!(handed[at] <= 2);
+                (from, at) = (Some(peer(at)), next);
+            }
+        }
     }
 
     #[test]

@@ -26,14 +26,12 @@ impl World {
             let view = self.view(at).ok_or(Broken::Severed)?;
             let (next, cost, rest) = view.next_hop(to).ok_or(Broken::NoRoute)?;
             // As `wove::engine::seal` has it.
-            if cost >= distance && (rest >= distance || surprised) {
+            let handed_back = path.iter().nth_back(1) == Some(&next);
+            if handed_back || cost >= distance && (rest >= distance || surprised) {
                 return Err(Broken::Refused);
             }
             surprised |= cost >= distance;
             distance = distance.min(cost);
-            if path.iter().nth_back(1) == Some(&next) {
-                return Err(Broken::Refused);
-            }
             if path[..path.len() - 1].contains(&at) {
                 return Err(Broken::Loop);
             }

@@ -312,11 +312,12 @@ impl Daemon {
 
     fn handle_upcall(&mut self, upcall: Upcall, now: Instant) {
         if let Upcall::Control {
+            peer,
             origin: Origin::Direct(Endpoint::Tcp(address)),
             ..
         } = &upcall
         {
-            self.streams.trust(*address);
+            self.streams.trust(*address, *peer);
         }
         self.router.handle_upcall(upcall, now);
     }

@@ -136,7 +136,7 @@ async fn write(mut output: OwnedWriteHalf, mut queue: mpsc::Receiver<Vec<u8>>) -
     "this side hung up"
 }
 
-/// Ends what nobody vouched for in time.
+/// Ends what nobody vouched for in time, and what its peer has newer ones for.
 async fn expire(state: &State, seat: Option<Seat>) -> &'static str {
     let needed = async {
         match &seat {
@@ -150,5 +150,6 @@ async fn expire(state: &State, seat: Option<Seat>) -> &'static str {
         () = state.trust.notified() => {}
     }
     drop(seat);
-    std::future::pending().await
+    state.needed.notified().await;
+    "its peer has newer ones"
 }

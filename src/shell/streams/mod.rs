@@ -20,8 +20,8 @@ use std::{
     io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
+        Arc, OnceLock,
+        atomic::{AtomicU64, Ordering},
     },
     thread::JoinHandle,
     time::Duration,
@@ -29,7 +29,10 @@ use std::{
 
 use anyhow::{Context, Result};
 use arc_swap::ArcSwap;
-use proto::stream::{self, PREFIX};
+use proto::{
+    PeerId,
+    stream::{self, PREFIX},
+};
 use socket2::{Domain, Socket, Type};
 use tokio::{
     net::{TcpListener, TcpStream},
@@ -42,6 +45,9 @@ use lobby::Lobby;
 
 /// Connections at once, whoever made them.
 const MAX_CONNECTIONS: usize = 1024;
+/// Of these, of one peer: each end may have made one, a NAT may have forgotten
+/// another, and no member may take the places of all.
+const MAX_OF_PEER: usize = 4;
 /// Datagrams that wait for a socket to take them.
 const QUEUE: usize = 128;
 /// Bytes that were read and wait for the data thread, by connection: from
@@ -70,6 +76,8 @@ struct Shared {
     inbox: Arc<Inbox>,
     lobby: Lobby,
     ended: mpsc::Sender<SocketAddr>,
+    /// How many connections there have been.
+    made: AtomicU64,
 }
 
 /// A connection as its senders see it. It ends when this is gone and the queue
@@ -83,10 +91,14 @@ struct Entry {
 /// What both sides of a connection look at.
 struct State {
     address: SocketAddr,
-    /// A peer sealed something that came this way.
-    trusted: AtomicBool,
-    /// Said once when that became so.
+    /// In the order in which they were made.
+    number: u64,
+    /// Who sealed something that came this way.
+    peer: OnceLock<PeerId>,
+    /// Said once when that became known.
     trust: Notify,
+    /// Said once when the peer has newer ones, and enough of them.
+    needed: Notify,
     /// Bytes that may yet be read.
     room: Arc<Semaphore>,
 }
@@ -108,6 +120,7 @@ impl Streams {
             inbox: Arc::default(),
             lobby: Lobby::default(),
             ended,
+            made: AtomicU64::new(0),
         });
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
@@ -215,10 +228,22 @@ impl Streams {
         });
     }
 
-    /// A peer sealed something that came by this connection.
-    pub(super) fn trust(&self, address: SocketAddr) {
-        if let Some(entry) = self.shared.table.load().get(&address) {
-            entry.state.trust();
+    /// The peer sealed something that came by this connection. If it has too many
+    /// now, its oldest gives way.
+    pub(super) fn trust(&self, address: SocketAddr, peer: PeerId) {
+        let table = self.shared.table.load();
+        let Some(entry) = table.get(&address) else {
+            return;
+        };
+        if !entry.state.trust(peer) {
+            return;
+        }
+        let states = table.values().map(|entry| &entry.state);
+        let theirs: Vec<_> = states.filter(|s| s.peer.get() == Some(&peer)).collect();
+        if theirs.len() > MAX_OF_PEER
+            && let Some(oldest) = theirs.into_iter().min_by_key(|state| state.number)
+        {
+            oldest.needed.notify_one();
         }
     }
 
@@ -251,8 +276,10 @@ impl Shared {
         let (queue, waiting) = mpsc::channel(QUEUE);
         let state = Arc::new(State {
             address,
-            trusted: AtomicBool::new(false),
+            number: self.made.fetch_add(1, Ordering::Relaxed),
+            peer: OnceLock::new(),
             trust: Notify::new(),
+            needed: Notify::new(),
             room: Arc::new(Semaphore::new(ROOM_UNKNOWN)),
         });
         let entry = Entry {
@@ -290,14 +317,17 @@ impl Shared {
 
 impl State {
     fn is_trusted(&self) -> bool {
-        self.trusted.load(Ordering::Relaxed)
+        self.peer.get().is_some()
     }
 
-    fn trust(&self) {
-        if !self.trusted.swap(true, Ordering::Relaxed) {
+    /// Says whether nobody was known to be at the other end before.
+    fn trust(&self, peer: PeerId) -> bool {
+        let first = self.peer.set(peer).is_ok();
+        if first {
             self.room.add_permits(ROOM_PEER - ROOM_UNKNOWN);
             self.trust.notify_one();
         }
+        first
     }
 }
 

@@ -13,6 +13,8 @@ use std::{
 
 use super::*;
 
+const PEER: PeerId = PeerId([1; 16]);
+
 struct End {
     streams: Streams,
     ended: mpsc::Receiver<SocketAddr>,
@@ -58,10 +60,37 @@ fn datagrams_go_there_and_back_on_one_connection() {
         (back[0].from, &back[0].datagram[..]),
         (far.address, &b"pong"[..])
     );
-    near.streams.trust(far.address);
+    near.streams.trust(far.address, PEER);
     far.streams.hang_up(came[0].from);
     assert_eq!(near.ended.blocking_recv(), Some(far.address));
     assert!(!near.streams.send(far.address, b"lost", false));
+}
+
+#[test]
+fn a_peer_has_few_connections_and_the_oldest_gives_way() {
+    let mut far = End::new();
+    // Eight come from one address before anybody knows who is there.
+    let near: Vec<End> = (0..=MAX_OF_PEER).map(|_| End::new()).collect();
+    let addresses = near.iter().map(|end| {
+        assert!(end.streams.send(far.address, b"hello", true));
+        far.receive()[0].from
+    });
+    let addresses: Vec<SocketAddr> = addresses.collect();
+    let stranger = End::new();
+    assert!(stranger.streams.send(far.address, b"hello", true));
+    let other = far.receive()[0].from;
+    far.streams.trust(other, PeerId([2; 16]));
+    // Whoever is known last need not be the newest.
+    for address in addresses.iter().rev() {
+        far.streams.trust(*address, PEER);
+        far.streams.trust(*address, PEER);
+    }
+    assert_eq!(far.ended.blocking_recv(), Some(addresses[0]));
+    assert!(far.ended.try_recv().is_err());
+    for address in &addresses[1..] {
+        assert!(far.streams.send(*address, b"still here", false));
+    }
+    assert!(far.streams.send(other, b"still here", false));
 }
 
 #[test]

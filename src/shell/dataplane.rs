@@ -1,14 +1,15 @@
 //! The threads that carry frames.
 //!
 //! ```text
-//!  TAP ──read──▶ Egress::handle_offloaded ──▶ UDP                  thread "wove-tap"
+//!  TAP ──read──▶ Egress::handle_offloaded ──▶ UDP                  either thread (see `turns`)
 //!  UDP ──read──▶ Ingress::handle_datagram ──▶ Coalescer ──▶ TAP   thread "wove-udp"
 //!  probes of the fast path ──┤                                    thread "wove-udp", too
 //!  datagrams by TCP ─────────┤                                    thread "wove-udp", too
 //!                            └── control, handshakes ──▶ bounded queues ──▶ control thread
 //! ```
 //!
-//! Each thread blocks on its own descriptor, handles what one read gave to
+//! The thread "wove-tap" reads the TAP while much happens, and "wove-udp" does
+//! otherwise. Each thread blocks on its descriptors, handles what one read gave to
 //! completion, and takes the newest [`Snapshot`] for each batch. A full socket
 //! makes its thread wait, so that the TAP is not read meanwhile.
 #![expect(
@@ -20,7 +21,7 @@ use std::{
     net::SocketAddr,
     os::fd::AsFd,
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
     thread::JoinHandle,
@@ -36,8 +37,9 @@ use super::{
     streams::Streams,
     tap::{FrameBatch, Offloads, Tap},
     tunnel::TunnelSocket,
+    turns::{QUIET, Turns},
     udp::{GSO_BYTES, RecvBatch, SendBatch, UdpSocket},
-    wait::{Ready, Waker, wait},
+    wait::{Waker, wait},
 };
 use crate::engine::{
     Coalescer, DropReason, Egress, Ingress, Output, Snapshot, Upcall,
@@ -57,6 +59,8 @@ const BULK: usize = 1000;
 /// get their turn.
 const PROBE: usize = 65_535 + 18;
 const PROBES: usize = 64;
+/// A thread looks up after so long even if nothing wakes it.
+const PATIENCE: Duration = Duration::from_secs(60);
 /// How many control messages wait for the control thread.
 const CONTROL_QUEUE: usize = 4096;
 /// How many handshakes wait to begin, and how many others to go on: a flood of them
@@ -134,6 +138,8 @@ impl DataPlane {
             wakers: Vec::new(),
             threads: Vec::new(),
         };
+        let tap_waker = plane.add_waker()?;
+        let udp_waker = plane.add_waker()?;
         let carrier = Carrier {
             tap,
             udp,
@@ -142,13 +148,15 @@ impl DataPlane {
             snapshot: Arc::clone(&plane.snapshot),
             tunnel: Arc::clone(&plane.tunnel),
             stop: Arc::clone(&plane.stop),
+            turns: Arc::new(Turns::new(Instant::now())),
+            upward: Arc::new(Mutex::new(Upward::new())),
+            tap_waker,
+            udp_waker: Arc::clone(&udp_waker),
         };
+        streams.inbox().wakes(udp_waker);
         let for_udp = carrier.clone();
-        plane.spawn("wove-tap", move |waker| carrier.carry_frames(&waker))?;
-        plane.spawn("wove-udp", move |waker| {
-            streams.inbox().wakes(Arc::clone(&waker));
-            for_udp.carry_datagrams(&waker)
-        })?;
+        plane.spawn("wove-tap", move || carrier.carry_frames())?;
+        plane.spawn("wove-udp", move || for_udp.carry_datagrams())?;
         Ok((
             plane,
             Upcalls {
@@ -162,16 +170,20 @@ impl DataPlane {
         ))
     }
 
+    fn add_waker(&mut self) -> Result<Arc<Waker>> {
+        let waker = Arc::new(Waker::new().context("cannot make an eventfd")?);
+        self.wakers.push(Arc::clone(&waker));
+        Ok(waker)
+    }
+
     fn spawn(
         &mut self,
         name: &str,
-        run: impl FnOnce(Arc<Waker>) -> std::io::Result<()> + Send + 'static,
+        run: impl FnOnce() -> std::io::Result<()> + Send + 'static,
     ) -> Result<()> {
-        let waker = Arc::new(Waker::new().context("cannot make an eventfd")?);
-        self.wakers.push(Arc::clone(&waker));
         let stop = Arc::clone(&self.stop);
         let body = move || {
-            if let Err(error) = run(waker)
+            if let Err(error) = run()
                 && !stop.load(Ordering::Relaxed)
             {
                 tracing::warn!(%error, "a data thread ended: its device is gone");
@@ -229,72 +241,149 @@ struct Carrier {
     snapshot: Arc<ArcSwap<Snapshot>>,
     tunnel: Arc<ArcSwapOption<TunnelSocket>>,
     stop: Arc<AtomicBool>,
+    turns: Arc<Turns>,
+    upward: Arc<Mutex<Upward>>,
+    tap_waker: Arc<Waker>,
+    udp_waker: Arc<Waker>,
+}
+
+/// The way from the TAP to the underlay; of whichever thread reads the TAP.
+struct Upward {
+    egress: Egress,
+    frames: FrameBatch,
+    standing: Standing,
+}
+
+impl Upward {
+    fn new() -> Self {
+        Self {
+            egress: Egress::new(),
+            frames: FrameBatch::new(FRAMES, FRAME_BYTES),
+            standing: Standing::default(),
+        }
+    }
+}
+
+/// The way from the underlay to the TAP.
+struct Downward {
+    ingress: Ingress,
+    datagrams: RecvBatch,
+    standing: Standing,
+    probe: Vec<u8>,
+}
+
+/// What there is to read for the thread "wove-udp".
+struct Calls {
+    datagrams: bool,
+    frames: bool,
+    probes: bool,
 }
 
 impl Carrier {
-    fn carry_frames(&self, waker: &Waker) -> std::io::Result<()> {
-        let mut egress = Egress::new();
-        let mut frames = FrameBatch::new(FRAMES, FRAME_BYTES);
+    /// The thread "wove-tap".
+    fn carry_frames(&self) -> std::io::Result<()> {
         let mut sink = Sink::new(self);
-        let mut standing = Standing::default();
-        while self.wait(self.tap.as_fd(), waker)? {
-            standing.emptied();
-            egress.set_congested(false);
-            loop {
-                if self.tap.recv_batch(&mut frames)? == 0 {
-                    break;
-                }
-                let (snapshot, now) = (self.snapshot.load(), Instant::now());
-                if standing.read(now) {
-                    egress.set_congested(true);
-                }
-                for (header, frame) in frames.frames() {
-                    egress.handle_offloaded(&snapshot, &header, frame, now, &mut sink);
-                }
-                egress.flush(&snapshot, &mut sink);
-                let counters = &snapshot.shared.counters;
-                counters.add(DropReason::Malformed, frames.take_refused());
-                sink.flush(&snapshot);
+        while !self.is_over() {
+            if !self.turns.are_apart() {
+                wait(&[], &self.tap_waker, Some(PATIENCE))?;
+                continue;
+            }
+            wait(&[self.tap.as_fd()], &self.tap_waker, Some(QUIET))?;
+            while self.carry_up(&mut sink)? && !self.is_over() {}
+            if self.turns.join_if_quiet(Instant::now()) {
+                self.udp_waker.wake();
             }
         }
         Ok(())
     }
 
-    fn carry_datagrams(&self, waker: &Waker) -> std::io::Result<()> {
-        let (mut ingress, mut probe) = (Ingress::new(), vec![0; PROBE]);
-        let mut datagrams = RecvBatch::new(quinn_udp::BATCH_SIZE);
+    /// The thread "wove-udp".
+    fn carry_datagrams(&self) -> std::io::Result<()> {
+        let mut down = Downward {
+            ingress: Ingress::new(),
+            datagrams: RecvBatch::new(quinn_udp::BATCH_SIZE),
+            standing: Standing::default(),
+            probe: vec![0; PROBE],
+        };
         let mut sink = Sink::new(self);
-        let mut standing = Standing::default();
-        loop {
+        while !self.is_over() {
             let tunnel = self.tunnel.load_full();
-            let ready = self.wait_for_datagrams(tunnel.as_deref(), waker)?;
-            standing.emptied();
+            let mut calls = self.wait_for_calls(tunnel.as_deref())?;
+            down.standing.emptied();
             sink.congested = false;
-            if self.stop.load(Ordering::Relaxed) {
-                return Ok(());
+            if let Some(tunnel) = tunnel.as_deref().filter(|_| calls.probes) {
+                self.carry_probes(tunnel, &mut down, &mut sink);
             }
-            if let Some(tunnel) = tunnel.as_deref().filter(|_| ready.source(1)) {
-                self.carry_probes(tunnel, &mut probe, &mut ingress, &mut sink);
-            }
-            self.carry_streams(&mut ingress, &mut sink);
-            while self.udp.recv_batch(&mut datagrams)? > 0 {
-                let (snapshot, now) = (self.snapshot.load(), Instant::now());
-                sink.congested |= standing.read(now);
-                for received in datagrams.datagrams() {
-                    ingress.handle_datagram(
-                        &snapshot,
-                        received.bytes,
-                        Endpoint::Udp(received.source),
-                        now,
-                        &mut sink,
-                    );
+            self.carry_streams(&mut down.ingress, &mut sink);
+            while !self.is_over() {
+                let came = calls.datagrams && self.carry_down(&mut down, &mut sink)?;
+                // What was delivered may be answered already.
+                let looks = (calls.frames || came) && !self.turns.are_apart();
+                let went = looks && self.carry_up(&mut sink)?;
+                if !came && !went {
+                    break;
                 }
-                sink.flush(&snapshot);
-                self.carry_streams(&mut ingress, &mut sink);
-                if self.stop.load(Ordering::Relaxed) {
-                    return Ok(());
-                }
+                (calls.datagrams, calls.frames) = (came, went);
             }
+        }
+        Ok(())
+    }
+
+    /// Carries one batch from the TAP; false if there was none.
+    fn carry_up(&self, sink: &mut Sink<'_>) -> std::io::Result<bool> {
+        let mut upward = self.upward.lock().unwrap_or_else(PoisonError::into_inner);
+        let Upward {
+            egress,
+            frames,
+            standing,
+        } = &mut *upward;
+        let count = self.tap.recv_batch(frames)?;
+        if count == 0 {
+            standing.emptied();
+            egress.set_congested(false);
+            return Ok(false);
+        }
+        let (snapshot, now) = (self.snapshot.load(), Instant::now());
+        if standing.read(now) {
+            egress.set_congested(true);
+        }
+        let mut bytes = 0;
+        for (header, frame) in frames.frames() {
+            bytes += frame.len();
+            egress.handle_offloaded(&snapshot, &header, frame, now, sink);
+        }
+        egress.flush(&snapshot, sink);
+        let counters = &snapshot.shared.counters;
+        counters.add(DropReason::Malformed, frames.take_refused());
+        sink.flush(&snapshot);
+        self.part_if_busy(count, bytes, now);
+        Ok(true)
+    }
+
+    /// Carries one batch from the underlay; false if there was none.
+    fn carry_down(&self, down: &mut Downward, sink: &mut Sink<'_>) -> std::io::Result<bool> {
+        if self.udp.recv_batch(&mut down.datagrams)? == 0 {
+            return Ok(false);
+        }
+        let (snapshot, now) = (self.snapshot.load(), Instant::now());
+        sink.congested |= down.standing.read(now);
+        let (mut count, mut bytes) = (0, 0);
+        for received in down.datagrams.datagrams() {
+            count += 1;
+            bytes += received.bytes.len();
+            let source = Endpoint::Udp(received.source);
+            let ingress = &mut down.ingress;
+            ingress.handle_datagram(&snapshot, received.bytes, source, now, sink);
+        }
+        sink.flush(&snapshot);
+        self.part_if_busy(count, bytes, now);
+        self.carry_streams(&mut down.ingress, sink);
+        Ok(true)
+    }
+
+    fn part_if_busy(&self, count: usize, bytes: usize, now: Instant) {
+        if self.turns.part_if_busy(count, bytes, now) {
+            self.tap_waker.wake();
         }
     }
 
@@ -313,42 +402,37 @@ impl Carrier {
     }
 
     /// Probes of the fast path are sealed with the sessions of this thread.
-    fn carry_probes(
-        &self,
-        tunnel: &TunnelSocket,
-        buffer: &mut [u8],
-        ingress: &mut Ingress,
-        sink: &mut Sink<'_>,
-    ) {
+    fn carry_probes(&self, tunnel: &TunnelSocket, down: &mut Downward, sink: &mut Sink<'_>) {
         let (snapshot, now) = (self.snapshot.load(), Instant::now());
         for _ in 0..PROBES {
             // An error is the device's that is gone; a new one brings a new socket.
-            let Ok(received) = tunnel.recv(buffer) else {
+            let Ok(received) = tunnel.recv(&mut down.probe) else {
                 break;
             };
             if let Some((index, datagram)) = received {
+                let ingress = &mut down.ingress;
                 ingress.handle_tunnelled(&snapshot, datagram, index, now, sink);
             }
         }
         sink.flush(&snapshot);
     }
 
-    fn wait_for_datagrams(
-        &self,
-        tunnel: Option<&TunnelSocket>,
-        waker: &Waker,
-    ) -> std::io::Result<Ready> {
-        let patience = Some(Duration::from_secs(60));
-        match tunnel {
-            Some(tunnel) => wait(&[self.udp.as_fd(), tunnel.as_fd()], waker, patience),
-            None => wait(&[self.udp.as_fd()], waker, patience),
-        }
+    /// Blocks until there is something to read, of frames unless another thread does.
+    fn wait_for_calls(&self, tunnel: Option<&TunnelSocket>) -> std::io::Result<Calls> {
+        let (udp, tap) = (self.udp.as_fd(), self.tap.as_fd());
+        let tunnel = tunnel.map_or(udp, AsFd::as_fd);
+        let sources = [udp, tunnel, tap];
+        let count = sources.len() - usize::from(self.turns.are_apart());
+        let ready = wait(&sources[..count], &self.udp_waker, Some(PATIENCE))?;
+        Ok(Calls {
+            datagrams: ready.source(0),
+            probes: ready.source(1),
+            frames: ready.source(2),
+        })
     }
 
-    /// Blocks until there is something to read; false when it is time to stop.
-    fn wait(&self, source: std::os::fd::BorrowedFd<'_>, waker: &Waker) -> std::io::Result<bool> {
-        wait(&[source], waker, Some(Duration::from_secs(60)))?;
-        Ok(!self.stop.load(Ordering::Relaxed))
+    fn is_over(&self) -> bool {
+        self.stop.load(Ordering::Relaxed)
     }
 }
 

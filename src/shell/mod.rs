@@ -23,6 +23,7 @@ mod streams;
 mod sys;
 pub mod tap;
 mod tunnel;
+mod turns;
 pub mod udp;
 pub mod view;
 pub mod wait;

@@ -4,7 +4,7 @@ use std::fmt;
 
 use anyhow::{Context, Result, bail, ensure};
 use ipnet::IpNet;
-use netlink_packet_route::link::{BridgeStpState, InfoKind};
+use netlink_packet_route::link::{BridgeStpState, InfoKind, LinkAttribute};
 use proto::MacAddr;
 use rtnetlink::{LinkBridge, LinkMessageBuilder, LinkUnspec};
 
@@ -15,6 +15,12 @@ use super::{
     netlink::{Netlink, explain},
     sysctl,
 };
+
+/// Frames that may wait in a TAP: unless somebody says otherwise, by the kernel, and
+/// here. At hundreds of thousands of small frames a second the kernel's are gone
+/// while the thread that reads them waits for a processor.
+const QUEUE_OF_KERNEL: u32 = 1000;
+const QUEUE: u32 = 3000;
 
 /// Something that was not as it must be, and was put right.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -136,6 +142,11 @@ impl Netlink {
             "interface '{name}' is not a TAP device: choose another name"
         );
         close_to_ip(name);
+        if link.queue == QUEUE_OF_KERNEL {
+            let queue = LinkAttribute::TxQueueLen(QUEUE);
+            let change = LinkUnspec::new_with_index(link.index).append_extra_attribute(queue);
+            self.change(&link, change).await?;
+        }
         let wanted = Wanted {
             mtu: Some(config.mtu),
             controller: Some(bridge.index),

@@ -21,6 +21,8 @@ pub(super) struct Link {
     pub(super) name: String,
     pub(super) mac: MacAddr,
     pub(super) mtu: u32,
+    /// Packets that may wait to be sent.
+    pub(super) queue: u32,
     /// Administratively up.
     pub(super) up: bool,
     /// Up, with carrier, and seen so by whatever it is a port of.
@@ -93,6 +95,7 @@ impl Link {
             LinkAttribute::IfAlias(alias) => self.alias = alias,
             LinkAttribute::Group(group) => self.group = group,
             LinkAttribute::Mtu(mtu) => self.mtu = mtu,
+            LinkAttribute::TxQueueLen(queue) => self.queue = queue,
             LinkAttribute::Controller(index) => self.controller = Some(index),
             LinkAttribute::Link(index) => self.other_end = Some(index),
             LinkAttribute::OperState(state) => self.running = state == State::Up,

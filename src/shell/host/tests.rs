@@ -122,6 +122,14 @@ fn setting_up_twice_changes_nothing_and_a_new_process_finds_it_again() {
         let bridge = world.link("wove").await;
         assert!(bridge.up && bridge.mtu == 1400 && bridge.mac == first.mac);
         assert_eq!(world.link("wovetap").await.controller, Some(first.bridge));
+        assert!(world.link("wovetap").await.queue > 1000);
+        ip("link set wovetap txqueuelen 500");
+        assert_eq!(world.host.repair().await.unwrap(), []);
+        assert_eq!(
+            world.link("wovetap").await.queue,
+            500,
+            "it is the operator's"
+        );
         let detail = detail("wove");
         assert!(
             detail.contains("StpState(Disabled)") && detail.contains("MulticastSnooping(false)"),

@@ -104,6 +104,11 @@ async fn set(net: &Handle, name: &str, words: &[&str]) {
             "down" => change.down(),
             "nomaster" => change.nocontroller(),
             "mtu" => change.mtu(words.next().unwrap().parse().unwrap()),
+            "txqueuelen" => change.append_extra_attribute(
+                netlink_packet_route::link::LinkAttribute::TxQueueLen(
+                    words.next().unwrap().parse().unwrap(),
+                ),
+            ),
             "group" => {
                 change.append_extra_attribute(netlink_packet_route::link::LinkAttribute::Group(
                     words.next().unwrap().parse().unwrap(),

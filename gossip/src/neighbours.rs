@@ -37,9 +37,6 @@ const HOPEFUL: Duration = Duration::from_secs(1);
 /// In a mesh of so many peers each explores at the configured pace; in larger
 /// ones so much less often that all together do as many attempts.
 const EXPLORERS: usize = 64;
-/// Whoever has no link at all looks so much more often: after a disaster most of
-/// those whom it tries are dead as well.
-const ALONE: u32 = 16;
 /// Who has enough links of others waits at least and at most so long between two
 /// attempts to gain one of its own choice: where few can be dialled there may be
 /// none to be had, and every change of links goes to everybody.
@@ -457,7 +454,7 @@ fn candidate(peer: PeerId, node: &Node) -> Candidate {
 fn explore_pauses(situation: &Situation<'_>) -> (Duration, Duration) {
     let explore = situation.config.explore;
     if situation.links.is_empty() {
-        return (explore / ALONE, Duration::ZERO);
+        return (explore / 4, Duration::ZERO);
     }
     let crowd = (situation.ways.reached() / EXPLORERS).max(1) as u32;
     (explore * crowd, explore)

@@ -229,7 +229,7 @@ impl Streams {
     }
 
     /// The peer sealed something that came by this connection. If it has too many
-    /// now, its oldest gives way.
+    /// now, its oldest give way.
     pub(super) fn trust(&self, address: SocketAddr, peer: PeerId) {
         let table = self.shared.table.load();
         let Some(entry) = table.get(&address) else {
@@ -239,11 +239,11 @@ impl Streams {
             return;
         }
         let states = table.values().map(|entry| &entry.state);
-        let theirs: Vec<_> = states.filter(|s| s.peer.get() == Some(&peer)).collect();
-        if theirs.len() > MAX_OF_PEER
-            && let Some(oldest) = theirs.into_iter().min_by_key(|state| state.number)
-        {
-            oldest.needed.notify_one();
+        let mut theirs: Vec<_> = states.filter(|s| s.peer.get() == Some(&peer)).collect();
+        theirs.sort_by_key(|state| std::cmp::Reverse(state.number));
+        // Those told before may not have gone yet, so it is all, not the last one.
+        for old in theirs.into_iter().skip(MAX_OF_PEER) {
+            old.needed.notify_one();
         }
     }
 

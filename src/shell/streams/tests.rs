@@ -67,10 +67,10 @@ fn datagrams_go_there_and_back_on_one_connection() {
 }
 
 #[test]
-fn a_peer_has_few_connections_and_the_oldest_gives_way() {
+fn a_peer_has_few_connections_and_the_oldest_give_way() {
     let mut far = End::new();
     // Eight come from one address before anybody knows who is there.
-    let near: Vec<End> = (0..=MAX_OF_PEER).map(|_| End::new()).collect();
+    let near: Vec<End> = (0..MAX_OF_PEER + 2).map(|_| End::new()).collect();
     let addresses = near.iter().map(|end| {
         assert!(end.streams.send(far.address, b"hello", true));
         far.receive()[0].from
@@ -85,9 +85,10 @@ fn a_peer_has_few_connections_and_the_oldest_gives_way() {
         far.streams.trust(*address, PEER);
         far.streams.trust(*address, PEER);
     }
-    assert_eq!(far.ended.blocking_recv(), Some(addresses[0]));
+    let ended = [far.ended.blocking_recv(), far.ended.blocking_recv()];
+    assert!(addresses[..2].iter().all(|old| ended.contains(&Some(*old))));
     assert!(far.ended.try_recv().is_err());
-    for address in &addresses[1..] {
+    for address in &addresses[2..] {
         assert!(far.streams.send(*address, b"still here", false));
     }
     assert!(far.streams.send(other, b"still here", false));

@@ -7,7 +7,7 @@ pub const TICK: Duration = Duration::from_millis(100);
 /// How often it looks at a path in doubt: what depends on it stands still.
 pub const URGENT: Duration = Duration::from_millis(25);
 /// Waits between the repetitions of a handshake message, doubling.
-pub const RETRANSMIT: Duration = Duration::from_millis(400);
+pub const RETRANSMIT: Duration = Duration::from_millis(250);
 /// How long an unanswered handshake is kept up.
 pub const HANDSHAKE_PATIENCE: Duration = Duration::from_secs(4);
 /// How long a session that was replaced still receives.

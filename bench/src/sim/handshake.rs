@@ -17,7 +17,7 @@ use super::{
 };
 
 /// As `wove::engine::timing` has them.
-const RETRANSMIT: Duration = Duration::from_millis(400);
+const RETRANSMIT: Duration = Duration::from_millis(250);
 const PATIENCE: Duration = Duration::from_secs(4);
 const RESPONSE_AGE: Duration = Duration::from_secs(5);
 /// Responses remembered at most, and handshakes under way at most.

@@ -50,4 +50,4 @@ pub use keys::{Identity, peer_id, verify};
 pub use rekey::Rekey;
 pub use replay::ReplayWindow;
 pub use secret::{PasswordError, Secret, TokenError};
-pub use session::{OpenError, SealError, Session};
+pub use session::{OpenError, SealError, Sealer, Session};

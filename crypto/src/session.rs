@@ -11,6 +11,7 @@
 
 use std::{
     fmt,
+    ops::Range,
     sync::atomic::{AtomicU64, Ordering},
 };
 
@@ -27,9 +28,9 @@ pub const MAX_DATAGRAM: usize = u16::MAX as usize;
 
 /// Keys shared by two peers, and the counter of what this one sent.
 ///
-/// No counter is ever used twice: it is taken with one atomic addition, also
-/// when several threads seal at once, and a session that has sent
-/// [`REJECT_AFTER_MESSAGES`] seals nothing more.
+/// No counter is ever used twice: it is taken with an atomic addition, alone or
+/// with those that follow ([`Sealer`]), also when several threads seal at once,
+/// and a session that has sent [`REJECT_AFTER_MESSAGES`] seals nothing more.
 pub struct Session {
     local: SessionIndex,
     remote: SessionIndex,
@@ -130,7 +131,7 @@ impl Session {
         self.cipher
     }
 
-    /// Datagrams sealed so far, for [`crate::Rekey`].
+    /// Counters taken so far, for [`crate::Rekey`]: at least the datagrams sealed.
     pub fn sent(&self) -> u64 {
         self.next.load(Ordering::Relaxed).min(REJECT_AFTER_MESSAGES)
     }
@@ -142,34 +143,16 @@ impl Session {
     /// [`Protection::Clear`] leaves the plaintext readable, and works only if
     /// both ends switched encryption off.
     pub fn seal(&self, protection: Protection, buffer: &mut [u8]) -> Result<(), SealError> {
-        let len = buffer.len();
-        if len > MAX_DATAGRAM {
-            return Err(SealError::Size(len));
-        }
-        let key = self.send.key(protection).ok_or(SealError::Protection)?;
-        let (covered, tag) = buffer
-            .split_last_chunk_mut::<TAG>()
-            .ok_or(SealError::Size(len))?;
-        let (head, body) = covered
-            .split_first_chunk_mut::<TRANSPORT_HEADER>()
-            .ok_or(SealError::Size(len))?;
+        self.sealer().seal(protection, buffer)
+    }
 
-        let counter = self.take_counter()?;
-        *head = TransportHeader {
-            protection,
-            receiver: self.remote,
-            counter,
+    /// Seals datagrams that follow one another.
+    pub fn sealer(&self) -> Sealer<'_> {
+        Sealer {
+            session: self,
+            block: 1,
+            counters: 0..0,
         }
-        .emit();
-        let nonce = nonce(counter);
-        let sealed = match protection {
-            Protection::Sealed => key.seal_in_place_separate_tag(nonce, Aad::from(&*head), body),
-            Protection::Clear => {
-                key.seal_in_place_separate_tag(nonce, Aad::from(&*covered), &mut [])
-            }
-        };
-        tag.copy_from_slice(sealed.map_err(|_| SealError::Cipher)?.as_ref());
-        Ok(())
     }
 
     /// Opens a received datagram in place and returns its plaintext.
@@ -235,14 +218,76 @@ impl Session {
         self.receive.export(label)
     }
 
-    fn take_counter(&self) -> Result<u64, SealError> {
+    /// Takes so many counters, fewer at the end of the session.
+    fn take_counters(&self, count: u64) -> Result<Range<u64>, SealError> {
         // Relaxed is enough: uniqueness is all that is asked. Failing calls
-        // still add, but 2^63 of them do not happen.
-        let counter = self.next.fetch_add(1, Ordering::Relaxed);
-        if counter >= REJECT_AFTER_MESSAGES {
+        // still add, but 2^57 of them do not happen.
+        let first = self.next.fetch_add(count, Ordering::Relaxed);
+        if first >= REJECT_AFTER_MESSAGES {
             return Err(SealError::Exhausted);
         }
-        Ok(counter)
+        Ok(first..(first + count).min(REJECT_AFTER_MESSAGES))
+    }
+}
+
+/// Counters taken at once by a [`Sealer`] at most: far fewer than a replay window,
+/// for another thread may send later ones before these.
+const BLOCK: u64 = 64;
+
+/// Seals datagrams that follow one another. Their counters are taken together: to
+/// take one from what threads share waits for all that was written before, and
+/// that is a datagram each time. What is left over is never used.
+pub struct Sealer<'a> {
+    session: &'a Session,
+    block: u64,
+    counters: Range<u64>,
+}
+
+impl Sealer<'_> {
+    /// So many datagrams will be sealed, or somewhat more.
+    pub fn expect(&mut self, count: usize) {
+        self.block = (count as u64).clamp(1, BLOCK);
+    }
+
+    /// Seals a datagram in place, as [`Session::seal`] does.
+    pub fn seal(&mut self, protection: Protection, buffer: &mut [u8]) -> Result<(), SealError> {
+        let session = self.session;
+        let len = buffer.len();
+        if len > MAX_DATAGRAM {
+            return Err(SealError::Size(len));
+        }
+        let key = session.send.key(protection).ok_or(SealError::Protection)?;
+        let (covered, tag) = buffer
+            .split_last_chunk_mut::<TAG>()
+            .ok_or(SealError::Size(len))?;
+        let (head, body) = covered
+            .split_first_chunk_mut::<TRANSPORT_HEADER>()
+            .ok_or(SealError::Size(len))?;
+
+        let counter = self.take_counter()?;
+        *head = TransportHeader {
+            protection,
+            receiver: session.remote,
+            counter,
+        }
+        .emit();
+        let nonce = nonce(counter);
+        let sealed = match protection {
+            Protection::Sealed => key.seal_in_place_separate_tag(nonce, Aad::from(&*head), body),
+            Protection::Clear => {
+                key.seal_in_place_separate_tag(nonce, Aad::from(&*covered), &mut [])
+            }
+        };
+        tag.copy_from_slice(sealed.map_err(|_| SealError::Cipher)?.as_ref());
+        Ok(())
+    }
+
+    fn take_counter(&mut self) -> Result<u64, SealError> {
+        if let Some(counter) = self.counters.next() {
+            return Ok(counter);
+        }
+        self.counters = self.session.take_counters(self.block)?;
+        self.counters.next().ok_or(SealError::Exhausted)
     }
 }
 

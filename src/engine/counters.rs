@@ -178,14 +178,20 @@ pub struct PeerTotals {
 }
 
 impl PeerCounters {
-    /// Counts a frame of so many bytes from the peer.
+    /// Counts a frame of so many bytes from the peer. Of one thread alone: what
+    /// two count at once may be counted once.
     pub fn received(&self, bytes: usize) {
-        self.received.add(bytes);
+        self.received.grow_alone(bytes as u64, 1);
     }
 
     /// Counts a frame of so many bytes to the peer.
     pub fn sent(&self, bytes: usize) {
-        self.sent.add(bytes);
+        self.sent_together(bytes, 1);
+    }
+
+    /// Counts so many frames to the peer, with their bytes together.
+    pub fn sent_together(&self, bytes: usize, frames: usize) {
+        self.sent.grow(bytes as u64, frames as u64);
     }
 
     /// Counts what the kernel carried since the last call.
@@ -223,8 +229,13 @@ impl PeerTotals {
 }
 
 impl Lane {
-    fn add(&self, bytes: usize) {
-        self.grow(bytes as u64, 1);
+    /// Without a locked instruction, which waits for all that was written before:
+    /// a datagram, each time.
+    fn grow_alone(&self, bytes: u64, frames: u64) {
+        for (total, more) in [(&self.bytes, bytes), (&self.frames, frames)] {
+            let sum = total.load(Ordering::Relaxed).wrapping_add(more);
+            total.store(sum, Ordering::Relaxed);
+        }
     }
 
     fn grow(&self, bytes: u64, frames: u64) {

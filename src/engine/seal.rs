@@ -10,7 +10,7 @@
 
 use std::sync::atomic::Ordering;
 
-use crypto::Session;
+use crypto::Sealer;
 use proto::{
     Endpoint, PeerId,
     content::{FRAGMENT_HEADER, FragmentHeader, HOP_LIMIT, RELAY_HEADER, RelayHeader},
@@ -37,7 +37,7 @@ pub fn send_content(
 
 /// All that is the same for many contents to one peer.
 pub struct Lane<'a> {
-    session: &'a Session,
+    sealer: Sealer<'a>,
     protection: Protection,
     way: Way<'a>,
     room: usize,
@@ -50,12 +50,21 @@ impl<'a> Lane<'a> {
         (peer, path): (PeerId, &'a Path),
         protection: Protection,
     ) -> Result<Self, DropReason> {
+        let session = path.session.as_deref().ok_or(DropReason::NoSession)?;
         Ok(Self {
-            session: path.session.as_deref().ok_or(DropReason::NoSession)?,
+            sealer: session.sealer(),
             protection,
             way: Way::find(snapshot, peer, path)?,
             room: snapshot.room(path).ok_or(DropReason::NoRoute)?,
         })
+    }
+
+    /// So many contents will be sent, each in one datagram.
+    pub fn expect(&mut self, count: usize) {
+        self.sealer.expect(count);
+        if let Way::Relay { link, .. } = &mut self.way {
+            link.expect(count);
+        }
     }
 
     /// The largest content that travels in one datagram, in bytes.
@@ -65,14 +74,14 @@ impl<'a> Lane<'a> {
 
     /// Sends the parts, one after the other, as one content.
     pub fn send(
-        &self,
+        &mut self,
         snapshot: &Snapshot,
         parts: [&[u8]; 3],
         out: &mut impl Output,
     ) -> Result<(), DropReason> {
         let len = parts.iter().map(|p| p.len()).sum();
         if len <= self.room {
-            return self.way.send(self.session, self.protection, &parts, out);
+            return self.transmit(&parts, out);
         }
         let id = snapshot.shared.fragment_id.fetch_add(1, Ordering::Relaxed);
         let pieces = fragment::pieces(len, self.room.saturating_sub(FRAGMENT_HEADER))
@@ -81,10 +90,45 @@ impl<'a> Lane<'a> {
         for (index, range) in (0..count).zip(pieces) {
             let fragment = FragmentHeader { id, index, count }.emit();
             let [a, b, c] = within(parts, range);
-            self.way
-                .send(self.session, self.protection, &[&fragment, a, b, c], out)?;
+            self.transmit(&[&fragment, a, b, c], out)?;
         }
         Ok(())
+    }
+
+    /// One datagram.
+    fn transmit(&mut self, parts: &[&[u8]], out: &mut impl Output) -> Result<(), DropReason> {
+        let (sealer, protection) = (&mut self.sealer, self.protection);
+        let inner: usize = TRANSPORT_OVERHEAD + parts.iter().map(|p| p.len()).sum::<usize>();
+        let mut result = Ok(());
+        let mut keep = |sealed: Result<(), crypto::SealError>| {
+            result = sealed.map_err(|_| DropReason::NoSession);
+            result.is_ok()
+        };
+        match &mut self.way {
+            Way::Direct(address) => out.datagram(*address, inner, |buffer| {
+                write(&mut buffer[TRANSPORT_HEADER..inner - TAG], parts);
+                keep(sealer.seal(protection, buffer))
+            }),
+            Way::Relay {
+                address,
+                link,
+                header,
+            } => {
+                let start = TRANSPORT_HEADER + RELAY_HEADER;
+                out.datagram(
+                    *address,
+                    inner + TRANSPORT_OVERHEAD + RELAY_HEADER,
+                    |buffer| {
+                        buffer[TRANSPORT_HEADER..start].copy_from_slice(header);
+                        let (_, content) = buffer.split_at_mut(start);
+                        write(&mut content[TRANSPORT_HEADER..inner - TAG], parts);
+                        keep(sealer.seal(protection, &mut content[..inner]))
+                            && keep(link.seal(Protection::Sealed, buffer))
+                    },
+                );
+            }
+        }
+        result
     }
 }
 
@@ -153,7 +197,7 @@ enum Way<'a> {
     Direct(Endpoint),
     Relay {
         address: Endpoint,
-        link: &'a Session,
+        link: Sealer<'a>,
         header: [u8; RELAY_HEADER],
     },
 }
@@ -176,52 +220,12 @@ impl<'a> Way<'a> {
                 };
                 Ok(Self::Relay {
                     address,
-                    link,
+                    link: link.sealer(),
                     header: header.emit(),
                 })
             }
             Route::None => Err(DropReason::NoRoute),
         }
-    }
-
-    fn send(
-        &self,
-        session: &Session,
-        protection: Protection,
-        parts: &[&[u8]],
-        out: &mut impl Output,
-    ) -> Result<(), DropReason> {
-        let inner: usize = TRANSPORT_OVERHEAD + parts.iter().map(|p| p.len()).sum::<usize>();
-        let mut result = Ok(());
-        let mut keep = |sealed: Result<(), crypto::SealError>| {
-            result = sealed.map_err(|_| DropReason::NoSession);
-            result.is_ok()
-        };
-        match self {
-            Self::Direct(address) => out.datagram(*address, inner, |buffer| {
-                write(&mut buffer[TRANSPORT_HEADER..inner - TAG], parts);
-                keep(session.seal(protection, buffer))
-            }),
-            Self::Relay {
-                address,
-                link,
-                header,
-            } => {
-                let start = TRANSPORT_HEADER + RELAY_HEADER;
-                out.datagram(
-                    *address,
-                    inner + TRANSPORT_OVERHEAD + RELAY_HEADER,
-                    |buffer| {
-                        buffer[TRANSPORT_HEADER..start].copy_from_slice(header);
-                        let (_, content) = buffer.split_at_mut(start);
-                        write(&mut content[TRANSPORT_HEADER..inner - TAG], parts);
-                        keep(session.seal(protection, &mut content[..inner]))
-                            && keep(link.seal(Protection::Sealed, buffer))
-                    },
-                );
-            }
-        }
-        result
     }
 }
 

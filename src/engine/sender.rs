@@ -139,7 +139,7 @@ impl Sender {
         {
             return send_one(snapshot, to, frame, out);
         }
-        let lane = Lane::find(snapshot, to, to.1.protection)?;
+        let mut lane = Lane::find(snapshot, to, to.1.protection)?;
         lane.send(snapshot, [&self.waiting, &[], &[]], out)?;
         each.for_each(|frame| to.1.counters.sent(frame.bytes.len()));
         Ok(())
@@ -153,8 +153,9 @@ impl Sender {
         frame: &mut [u8],
         out: &mut impl Output,
     ) -> Result<(), DropReason> {
-        let lane = Lane::find(snapshot, to, to.1.protection)?;
+        let mut lane = Lane::find(snapshot, to, to.1.protection)?;
         parts.keep_within(lane.room().saturating_sub(content::FRAME_HEADER));
+        lane.expect(parts.count());
         let (tag, sum) = if to.1.shares {
             (&content::UNSUMMED, Sum::Left)
         } else {
@@ -165,15 +166,19 @@ impl Sender {
             self.congested = false;
             miss = !parts.mark(frame);
         }
-        parts.cut(frame, sum, |headers, payload| {
+        let (mut bytes, mut frames) = (0, 0);
+        let sent = parts.cut(frame, sum, |headers, payload| {
             if std::mem::take(&mut miss) {
                 snapshot.shared.counters.count(DropReason::Congestion);
                 return Ok(());
             }
             lane.send(snapshot, [tag, headers, payload], out)?;
-            to.1.counters.sent(headers.len() + payload.len());
+            bytes += headers.len() + payload.len();
+            frames += 1;
             Ok(())
-        })
+        });
+        to.1.counters.sent_together(bytes, frames);
+        sent
     }
 }
 
@@ -188,7 +193,7 @@ fn send_one(
     } else {
         &content::FRAME
     };
-    let lane = Lane::find(snapshot, to, to.1.protection)?;
+    let mut lane = Lane::find(snapshot, to, to.1.protection)?;
     lane.send(snapshot, [tag, frame.bytes, &[]], out)?;
     to.1.counters.sent(frame.bytes.len());
     Ok(())

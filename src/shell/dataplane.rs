@@ -34,6 +34,7 @@ use proto::{Endpoint, vnet::VnetHeader};
 use tokio::sync::mpsc;
 
 use super::{
+    priority,
     streams::Streams,
     tap::{FrameBatch, Offloads, Tap},
     tunnel::TunnelSocket,
@@ -183,6 +184,7 @@ impl DataPlane {
     ) -> Result<()> {
         let stop = Arc::clone(&self.stop);
         let body = move || {
+            priority::go_first();
             if let Err(error) = run()
                 && !stop.load(Ordering::Relaxed)
             {

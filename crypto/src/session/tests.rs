@@ -172,6 +172,43 @@ fn the_counter_stops_before_its_end() {
 }
 
 #[test]
+fn sealers_share_no_counter_and_end_with_the_session() {
+    let (a, b) = pair(Cipher::Aes256Gcm, true);
+    let start = REJECT_AFTER_MESSAGES - 100;
+    a.next.store(start, Ordering::Relaxed);
+    let (mut some, mut others) = (a.sealer(), a.sealer());
+    some.expect(60);
+    others.expect(usize::MAX);
+    let mut counters = Vec::new();
+    let mut ended = 0;
+    for turn in 0..300 {
+        let sealer = if turn % 3 == 0 {
+            &mut some
+        } else {
+            &mut others
+        };
+        let mut datagram = [0; TRANSPORT_OVERHEAD + 1];
+        match sealer.seal(Protection::Sealed, &mut datagram) {
+            Ok(()) => {
+                let Ok(Datagram::Transport(header)) = Datagram::parse(&datagram) else {
+                    panic!("a datagram");
+                };
+                counters.push(header.counter);
+                assert!(opened(&b, &datagram).is_ok());
+            }
+            Err(error) => {
+                assert_eq!(error, SealError::Exhausted);
+                ended += 1;
+            }
+        }
+    }
+    counters.sort_unstable();
+    assert_eq!(counters, (start..REJECT_AFTER_MESSAGES).collect::<Vec<_>>());
+    assert_eq!(ended, 200);
+    assert_eq!(a.sent(), REJECT_AFTER_MESSAGES);
+}
+
+#[test]
 fn threads_never_share_a_counter() {
     let (a, b) = pair(Cipher::Aes256Gcm, true);
     let mut counters = std::thread::scope(|scope| {

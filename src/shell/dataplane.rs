@@ -34,7 +34,6 @@ use proto::{Endpoint, vnet::VnetHeader};
 use tokio::sync::mpsc;
 
 use super::{
-    priority,
     streams::Streams,
     tap::{FrameBatch, Offloads, Tap},
     tunnel::TunnelSocket,
@@ -184,7 +183,6 @@ impl DataPlane {
     ) -> Result<()> {
         let stop = Arc::clone(&self.stop);
         let body = move || {
-            priority::go_first();
             if let Err(error) = run()
                 && !stop.load(Ordering::Relaxed)
             {

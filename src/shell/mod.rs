@@ -16,7 +16,6 @@ pub mod logging;
 pub mod metrics;
 mod netlink;
 pub mod netns;
-mod priority;
 pub mod reset;
 pub mod serve;
 pub mod store;

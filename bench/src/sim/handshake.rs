@@ -5,6 +5,7 @@
 use std::{collections::VecDeque, time::Duration};
 
 use gossip::{DialId, DialTarget, Scope, SessionInfo};
+use wove::engine::timing::{HANDSHAKE_PATIENCE, RESPONSE_AGE, RETRANSMIT};
 
 use super::{
     datagram::Datagram,
@@ -16,10 +17,6 @@ use super::{
     time::Time,
 };
 
-/// As `wove::engine::timing` has them.
-const RETRANSMIT: Duration = Duration::from_millis(250);
-const PATIENCE: Duration = Duration::from_secs(4);
-const RESPONSE_AGE: Duration = Duration::from_secs(5);
 /// Responses remembered at most, and handshakes under way at most.
 const MAX_RESPONSES: usize = 1024;
 const MAX_ATTEMPTS: usize = 512;
@@ -172,7 +169,7 @@ impl Host {
         let Some(found) = self.handshakes.attempt(attempt) else {
             return;
         };
-        let end = found.started + PATIENCE;
+        let end = found.started + HANDSHAKE_PATIENCE;
         if net.now >= end {
             return self.give_up(attempt, net);
         }

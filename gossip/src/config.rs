@@ -33,7 +33,7 @@ pub struct Config {
     pub degree_min: usize,
     /// Between pings on a link that is well.
     pub heartbeat: Duration,
-    /// Between pings on a link that is being set up or is suspect.
+    /// Between pings on a link that is being set up; twice as often if it is suspect.
     pub urgent: Duration,
     /// A link silent for so long is down.
     pub dead_after: Duration,

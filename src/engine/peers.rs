@@ -30,7 +30,7 @@ use super::{
     scout::Scout,
     timing::{
         ACTIVE, ASK_AGAIN, CROSSING, HUSH, OVERLAP, PATH_DEAD, PATH_FRESH, PATH_STALE, PENDING_AGE,
-        SUSPECT,
+        SUSPECT, TCP_SUSPECT,
     },
 };
 
@@ -406,6 +406,12 @@ impl Direct {
     /// better avoided.
     pub fn is_late(&self, now: Instant, by: Duration) -> bool {
         self.silence(now) >= SUSPECT.max(self.rtt * 4) + by
+    }
+
+    /// Whether nothing has come along the path for so long, and longer `by` so much,
+    /// that TCP is tried. A lost ping is answered a round-trip time after the next.
+    pub fn is_silent(&self, now: Instant, by: Duration) -> bool {
+        now.duration_since(self.answered_at) >= TCP_SUSPECT + self.rtt + by
     }
 
     /// Whether probes stay unanswered for too long.

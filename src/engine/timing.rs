@@ -59,8 +59,8 @@ pub const SUSPECT: Duration = Duration::from_millis(200);
 pub const GRACE: Duration = Duration::from_millis(150);
 /// How long an address that a peer did not move to is not looked at again.
 pub const HOLD: Duration = Duration::from_secs(3);
-/// A neighbour whose UDP is silent for this long is tried over TCP: a little
-/// before its link would be given up.
+/// A neighbour whose UDP is silent for this long and a round-trip time is tried
+/// over TCP: a little before its link would be given up.
 pub const TCP_SUSPECT: Duration = Duration::from_millis(1300);
 /// The peer with the higher id leaves the first attempt to the other.
 pub const TCP_COURTESY: Duration = Duration::from_millis(200);

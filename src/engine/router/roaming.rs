@@ -17,7 +17,7 @@ use super::{
     super::{
         peers::{Direct, Peer},
         scout::Verdict,
-        timing::{DIRECT_RETRY, TCP_COURTESY, TCP_HANDICAP, TCP_SUSPECT},
+        timing::{DIRECT_RETRY, TCP_COURTESY, TCP_HANDICAP},
     },
     Event, Router,
 };
@@ -181,7 +181,7 @@ impl Router {
             self.dirty.paths |= direct.suspect;
             return direct.answered(now);
         }
-        let silent = |d: &Direct| d.suspect || now.duration_since(d.answered_at) >= TCP_SUSPECT;
+        let silent = |d: &Direct| d.suspect || d.is_silent(now, Duration::ZERO);
         let take = match &peer.direct {
             None => true,
             Some(direct) => match (direct.address.is_tcp(), from.is_tcp()) {
@@ -269,8 +269,8 @@ impl Router {
         let Some(direct) = peer.direct.as_ref().filter(|d| !d.address.is_tcp()) else {
             return;
         };
-        let silent = now.duration_since(direct.answered_at) >= TCP_SUSPECT + courtesy
-            || direct.suspect && direct.is_late(now, courtesy);
+        let silent =
+            direct.is_silent(now, courtesy) || direct.suspect && direct.is_late(now, courtesy);
         if !silent
             || peer.sending().is_none()
             || peer.scout.tcp_at.is_some_and(|at| now < at)

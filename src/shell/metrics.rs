@@ -10,6 +10,7 @@
 //! | `wove_mtu_bytes` | gauge | | MTU of the overlay |
 //! | `wove_connections` | gauge | `state` | connections, every state present |
 //! | `wove_paths` | gauge | `path` | established connections, every path present |
+//! | `wove_ciphers` | gauge | `cipher` | established connections, every cipher present; `none` is in clear |
 //! | `wove_targets` | gauge | `state` | targets, every state present |
 //! | `wove_peers_known`, `wove_peers_reachable` | gauge | | peers, this one included |
 //! | `wove_stations` | gauge | | MAC addresses known in the mesh |
@@ -35,6 +36,7 @@
 
 use std::{collections::BTreeMap, fmt};
 
+use crypto::Cipher;
 use prometheus_client::{
     collector::Collector,
     encoding::{DescriptorEncoder, EncodeGaugeValue, EncodeMetric, text},
@@ -202,6 +204,10 @@ fn mesh(w: &mut Writer<'_>, status: &Status) -> fmt::Result {
         None,
         connections,
     )?;
+    let established = || {
+        let connections = status.connections.iter();
+        connections.filter(|c| c.state == Established)
+    };
     let paths = [
         PathKind::Fastdp,
         PathKind::Sleeve,
@@ -209,13 +215,23 @@ fn mesh(w: &mut Writer<'_>, status: &Status) -> fmt::Result {
         PathKind::Tcp,
     ]
     .map(|path| {
-        let established = status.connections.iter().filter(|c| c.state == Established);
-        (
-            vec![("path", view::path(path).to_owned())],
-            established.filter(|c| c.path == path).count(),
-        )
+        let label = vec![("path", view::path(path).to_owned())];
+        (label, established().filter(|c| c.path == path).count())
     });
     w.gauges("wove_paths", "Established connections by path", None, paths)?;
+    let ciphers = [Cipher::Aes256Gcm, Cipher::ChaCha20Poly1305].map(|cipher| cipher.to_string());
+    let in_clear = established().filter(|c| !ciphers.contains(&c.cipher));
+    let none = (vec![("cipher", "none".to_owned())], in_clear.count());
+    let sealed = ciphers.iter().map(|cipher| {
+        let label = vec![("cipher", cipher.clone())];
+        (label, established().filter(|c| c.cipher == *cipher).count())
+    });
+    w.gauges(
+        "wove_ciphers",
+        "Established connections by cipher",
+        None,
+        sealed.chain([none]),
+    )?;
     use TargetState as T;
     let targets = [T::Connected, T::Connecting, T::Waiting, T::Failed].map(|state| {
         let count = status.targets.iter().filter(|t| t.state == state).count();
@@ -478,6 +494,8 @@ mod tests {
             ("wove_dropped_total{reason=\"replay\"}".to_owned(), 7.0),
             ("wove_connections{state=\"established\"}".to_owned(), 1.0),
             ("wove_connections{state=\"failed\"}".to_owned(), 0.0),
+            ("wove_ciphers{cipher=\"AES-256-GCM\"}".to_owned(), 1.0),
+            ("wove_ciphers{cipher=\"none\"}".to_owned(), 0.0),
             ("wove_targets{state=\"waiting\"}".to_owned(), 1.0),
             ("wove_resident_memory_bytes".to_owned(), f64::from(8 << 20)),
         ] {

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 
 use crate::lab::probe::{PingOptions, ping, ping_within};
-use crate::lab::{Container, Host, Lab, ensure, eventually, secs};
+use crate::lab::{Container, Host, Lab, ensure, eventually, secs, until};
 
 #[test]
 fn two_hosts_join_by_token_and_containers_ping() {
@@ -82,6 +82,29 @@ fn metrics_are_served_where_asked_and_read_only() {
     ensure(metrics.contains("wove_"), &metrics);
     let refused = http(&a, "POST /status");
     ensure(!refused.starts_with("HTTP/1.1 2"), &refused);
+}
+
+/// An alert on connections in clear needs no more than this.
+#[test]
+fn metrics_say_what_is_sealed_and_what_is_in_clear() {
+    for (options, sealed) in [(&[][..], true), (&["--no-encryption"][..], false)] {
+        let lab = Lab::new();
+        let options: Vec<&str> = [&["--http-addr", "127.0.0.1:9090"], options].concat();
+        let (hosts, _containers) = lab.network(2, &options);
+        hosts[0].wait_connection(secs(10), &hosts[1], |_| true);
+        let value = |metrics: &str, cipher: &str| -> u32 {
+            let series = format!("wove_ciphers{{cipher=\"{cipher}\"}} ");
+            let line = metrics.lines().find_map(|line| line.strip_prefix(&series));
+            line.and_then(|value| value.trim().parse().ok())
+                .unwrap_or_else(|| panic!("no {series} in {metrics}"))
+        };
+        until(secs(10), "the connection counts by its cipher", || {
+            let metrics = http(&hosts[0], "GET /metrics");
+            let ciphers = ["AES-256-GCM", "ChaCha20-Poly1305"];
+            let counted: u32 = ciphers.iter().map(|cipher| value(&metrics, cipher)).sum();
+            (counted, value(&metrics, "none")) == (u32::from(sealed), u32::from(!sealed))
+        });
+    }
 }
 
 #[test]

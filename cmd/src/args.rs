@@ -29,7 +29,8 @@ const LAUNCH_EXAMPLES: &str = "Examples:
   wove launch --resume                    join by the targets of the last run
 
 It stays in the foreground until SIGTERM or SIGINT, and tells systemd when it is ready.
-Every option can be given in the environment as WOVE_<NAME>; lists are separated by commas.";
+Every option can be given in the environment as WOVE_<NAME>; lists are separated by commas
+(a password is one, whatever it holds).";
 
 const ATTACH_EXAMPLES: &str = "Examples:
   wove attach --netns c1                              an address of each family
@@ -132,7 +133,9 @@ pub enum ClientCommand {
         /// Dial only these from now on; links that are up stay
         #[arg(long)]
         replace: bool,
-        /// host[:port], [v6]:port or an IPv6 address; the port is 6783 unless given
+        /// host[:port], [v6]:port or an IPv6 address, each also with tcp:// before it
+        ///
+        /// The port is 6783 unless given.
         #[arg(required = true, value_name = "PEER")]
         peers: Vec<String>,
         /// How to answer.

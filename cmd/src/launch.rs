@@ -38,7 +38,7 @@ const CAP_NET_ADMIN: u32 = 12;
 pub struct LaunchArgs {
     /// Peers to start from: host[:port], [v6]:port or an IPv6 address
     ///
-    /// The port is 6783 unless given. Names are resolved afresh on every dial;
+    /// The port is 6783 unless given; with tcp:// before it, by TCP alone. Names are resolved afresh on every dial;
     /// one that does not resolve is a warning and is tried again.
     #[arg(value_name = "PEER", env = "WOVE_PEERS", value_delimiter = ',')]
     pub peers: Vec<String>,
@@ -47,7 +47,7 @@ pub struct LaunchArgs {
     #[arg(long, env = "WOVE_STATE_DIR", value_name = "DIR", default_value = config::DEFAULT_STATE_DIR)]
     pub state_dir: PathBuf,
 
-    /// UDP port of the underlay; open it between hosts
+    /// UDP and TCP port of the underlay; open it between hosts
     #[arg(long, env = "WOVE_PORT", value_name = "PORT", default_value_t = config::DEFAULT_PORT,
           value_parser = clap::value_parser!(u16).range(1..))]
     pub port: u16,
@@ -101,7 +101,7 @@ pub struct LaunchArgs {
     #[arg(long, env = "WOVE_NO_DISCOVERY", value_parser = BoolishValueParser::new())]
     pub no_discovery: bool,
 
-    /// Most connections at once; 0 means no limit
+    /// Most connections at once, up to 320; 0 means 200
     #[arg(long, env = "WOVE_CONN_LIMIT", value_name = "N", default_value_t = 0)]
     pub conn_limit: u32,
 
@@ -117,7 +117,7 @@ pub struct LaunchArgs {
     #[command(flatten)]
     pub dns: DnsArgs,
 
-    /// Where to serve /metrics, /status, /healthz and a page, read-only: ip:port [default: off]
+    /// Where to serve /metrics, /healthz, /status, /status.json and a page, read-only: ip:port [default: off]
     #[arg(
         long,
         env = "WOVE_HTTP_ADDR",
@@ -165,7 +165,12 @@ pub struct SecretArgs {
     pub token: Vec<String>,
 
     /// Join with the tokens in this file, one a line; may be repeated
-    #[arg(long, env = "WOVE_TOKEN_FILE", value_name = "FILE")]
+    #[arg(
+        long,
+        env = "WOVE_TOKEN_FILE",
+        value_name = "FILE",
+        value_delimiter = ','
+    )]
     pub token_file: Vec<PathBuf>,
 
     /// Join with this password; may be repeated
@@ -181,7 +186,12 @@ pub struct SecretArgs {
     pub password: Vec<String>,
 
     /// Join with the passwords in this file, one a line; may be repeated
-    #[arg(long, env = "WOVE_PASSWORD_FILE", value_name = "FILE")]
+    #[arg(
+        long,
+        env = "WOVE_PASSWORD_FILE",
+        value_name = "FILE",
+        value_delimiter = ','
+    )]
     pub password_file: Vec<PathBuf>,
 
     /// Send frames in clear; the secret still decides who may join

@@ -78,7 +78,7 @@ pub struct Config {
     pub fastdp: bool,
     /// Whether peers that were only heard of are dialled, too.
     pub discovery: bool,
-    /// The most connections held at once, 1 or more; none means no limit.
+    /// The most connections held at once, 1 to 320; none means 200.
     pub conn_limit: Option<u32>,
     /// Whether to dial the targets of the last run instead of `peers`.
     pub resume: bool,

@@ -113,15 +113,21 @@ impl Claims {
             .iter()
             .filter(|station| !stations.contains(station))
             .collect();
-        let come: Vec<&Station> = stations
-            .iter()
-            .filter(|station| !before.contains(station))
+        let come = stations.iter().filter(|station| !before.contains(station));
+        let changed: BTreeSet<MacAddr> = gone.iter().copied().chain(come).map(|s| s.mac).collect();
+        // A station that moves to another part is in both for a while, or in neither.
+        let mut held: Vec<Station> = parts
+            .values()
+            .flatten()
+            .filter(|station| changed.contains(&station.mac))
+            .cloned()
             .collect();
+        held.sort_by_key(|station| station.claim);
         let mut touched = Touched::default();
         for station in gone {
             self.withdraw(owner, station, &mut touched);
         }
-        for station in come {
+        for station in &held {
             self.claim(owner, station, &mut touched);
         }
         self.elect(&touched, reach);
@@ -285,6 +291,40 @@ mod tests {
         claims.report(id(2), 0, vec![], |_| true);
         claims.remove(&id(1));
         assert!(claims.is_empty());
+    }
+
+    #[test]
+    fn a_station_that_moves_to_another_part_stays() {
+        let two = || vec![station(1, 1, 1), station(2, 1, 1)];
+        let renewed = || {
+            let mut renewed = station(2, 1, 2);
+            renewed.ips.push(([10, 0, 0, 2].into(), 1));
+            renewed
+        };
+        // Where it was, where it is now, and which part is told first.
+        for (from, to) in [(1, 0), (0, 1)] {
+            for first in [from, to] {
+                let mut claims = Claims::default();
+                claims.report(id(1), from, two(), |_| true);
+                claims.report(id(1), to, vec![station(3, 1, 0)], |_| true);
+                for part in [first, from + to - first] {
+                    let stations = match part == to {
+                        true => vec![station(3, 1, 0), renewed()],
+                        false => vec![station(1, 1, 1)],
+                    };
+                    claims.report(id(1), part, stations, |_| true);
+                }
+                let case = format!("{from} to {to}, {first} first");
+                let (mac, second) = (renewed().mac, [10, 0, 0, 2].into());
+                assert_eq!(claims.peer_of(&mac), Some(id(1)), "{case}");
+                assert_eq!(claims.station_of(&second), Some((mac, id(1))), "{case}");
+                assert_eq!(claims.len(), 3, "{case}");
+                claims.report(id(1), to, vec![], |_| true);
+                assert_eq!(claims.peer_of(&mac), None, "{case}");
+                claims.report(id(1), from, vec![], |_| true);
+                assert!(claims.is_empty() && claims.ips.is_empty() && claims.macs.is_empty());
+            }
+        }
     }
 
     #[test]

@@ -294,7 +294,7 @@ impl Ingress {
         if !snapshot.paths.contains_key(&header.source) {
             return Err(DropReason::UnknownSource);
         }
-        if !self.filter.accept(header.source, header.sequence) {
+        if !self.filter.accept(header.source, header.sequence, frame) {
             return Err(DropReason::Duplicate);
         }
         doubt(snapshot, frame, out);

@@ -380,19 +380,19 @@ pub(crate) fn fragment(bytes: &[u8]) {
     }
 }
 
-/// Broadcasts as three bytes each: source, shift, number.
+/// Broadcasts as four bytes each: source, shift, number, frame.
 pub(crate) fn dedup(bytes: &[u8]) {
     let mut filter = BroadcastFilter::with_capacity(64);
     let mut accepted = BTreeSet::new();
-    let (steps, _) = bytes.as_chunks::<3>();
-    for &[source, shift, number] in steps.iter().take(64) {
+    let (steps, _) = bytes.as_chunks::<4>();
+    for &[source, shift, number, frame] in steps.iter().take(64) {
         let sequence = u64::from(number) << (shift % 64);
-        if filter.accept(PeerId([source; 16]), sequence) {
-            assert!(
-                accepted.insert((source, sequence)),
-                "a broadcast passes once"
-            );
-        }
+        let new = accepted.insert((source, sequence, frame));
+        assert_eq!(
+            filter.accept(PeerId([source; 16]), sequence, &[frame]),
+            new,
+            "a broadcast passes once"
+        );
     }
     assert!(filter.len() <= 64);
 }

@@ -140,12 +140,13 @@ fn nonsense(world: &mut World) -> (Vec<u8>, Vec<u8>) {
             (header.emit().to_vec(), noise)
         }
         3 => {
-            let fresh = BroadcastHeader {
+            // In another's name, too.
+            let made_up = BroadcastHeader {
                 hops: rng.random(),
-                source: ids[3],
+                source,
                 sequence: rng.random(),
             };
-            (fresh.emit().to_vec(), frame)
+            (made_up.emit().to_vec(), frame)
         }
         4 => {
             let (id, count) = (rng.random(), rng.random_range(2..=255));

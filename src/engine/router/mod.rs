@@ -17,6 +17,7 @@ mod report;
 mod roaming;
 mod sessions;
 mod space;
+mod trees;
 
 pub use esp::{EspOrder, EspOutcome, EspStep};
 pub use fastdp::{FastSetup, Tunnelled};
@@ -147,7 +148,10 @@ pub struct Router {
     snapshot: Arc<Snapshot>,
     dirty: Dirty,
     unpublished: bool,
-    wanted_trees: BTreeSet<PeerId>,
+    /// Sources of broadcasts whose trees are kept, and since when.
+    wanted_trees: BTreeMap<PeerId, Instant>,
+    /// Trees that may yet be made because a broadcast came.
+    new_trees: TokenBucket,
     /// Addresses that are not answered from the snapshot until gossip settled.
     doubts: BTreeMap<IpAddr, Instant>,
     /// Children that a source's tree lost of late, and the tick until which
@@ -184,6 +188,8 @@ struct Dirty {
     trees: bool,
     fast: bool,
     names: bool,
+    /// Trees are wanted that are not in it, or no longer.
+    wanted: bool,
 }
 
 /// Warnings kept for the status.
@@ -242,9 +248,11 @@ impl Router {
                 trees: true,
                 fast: true,
                 names: false,
+                wanted: false,
             },
             unpublished: true,
-            wanted_trees: BTreeSet::new(),
+            wanted_trees: BTreeMap::new(),
+            new_trees: TokenBucket::new(trees::WANTED_RATE, trees::WANTED_BURST),
             doubts: BTreeMap::new(),
             lingering: BTreeMap::new(),
             ticks: 0,
@@ -298,10 +306,7 @@ impl Router {
             Upcall::Station { mac, ips } => self.mesh.learn_station(mac, &ips, false, now),
             Upcall::Doubt { ip } => self.doubt(ip, now),
             Upcall::Pending { peer, frame } => self.handle_pending(peer, frame, now),
-            Upcall::TreeWanted { source } => {
-                self.wanted_trees.insert(source);
-                self.dirty.trees = true;
-            }
+            Upcall::TreeWanted { source } => self.want_tree(source, now),
         }
         self.drain(now);
     }

@@ -44,6 +44,7 @@ impl Router {
     /// Looks at every peer; called each [`super::TICK`].
     pub(super) fn tick(&mut self, now: Instant) {
         self.end_lingering();
+        self.end_wanted(now);
         self.end_doubts(now);
         let ids: Vec<PeerId> = self.peers.keys().copied().collect();
         for id in ids {

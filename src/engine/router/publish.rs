@@ -16,14 +16,6 @@ use super::{
 /// Addresses doubted at once; beyond, gossip has to do.
 const MAX_DOUBTS: usize = 1024;
 
-/// Ticks during which a child that a tree lost still gets its broadcasts: until
-/// the others know of the change too. The receivers' filters keep that exact.
-const LINGER: u64 = 6;
-
-/// Up to so many peers every source's tree is in the snapshot; beyond, those
-/// of sources that were heard.
-const ALL_TREES: usize = 16;
-
 impl Router {
     /// Brings the snapshot up to date.
     pub(super) fn publish(&mut self) {
@@ -35,8 +27,9 @@ impl Router {
             trees,
             fast,
             names,
+            wanted,
         } = dirty;
-        if !(sessions || paths || stations || trees || fast || names) {
+        if !(sessions || paths || stations || trees || fast || names || wanted) {
             return;
         }
         let mut next = Snapshot::clone(&self.snapshot);
@@ -70,6 +63,8 @@ impl Router {
                     .collect(),
             );
             next.trees = Arc::new(self.lingering_trees(&next.trees));
+        } else if wanted {
+            self.add_wanted(Arc::make_mut(&mut next.trees));
         }
         self.snapshot = Arc::new(next);
         self.unpublished = true;
@@ -208,59 +203,5 @@ impl Router {
         let before = self.doubts.len();
         self.doubts.retain(|_, until| now < *until);
         self.dirty.stations |= self.doubts.len() != before;
-    }
-
-    /// The trees, with children added that a tree lost of late.
-    fn lingering_trees(
-        &mut self,
-        before: &HashMap<PeerId, Vec<PeerId>>,
-    ) -> HashMap<PeerId, Vec<PeerId>> {
-        let (mut trees, ticks) = (self.trees(), self.ticks);
-        let lost = |source: &PeerId, child: &PeerId| {
-            trees.get(source).is_some_and(|now| !now.contains(child))
-        };
-        let edges = before
-            .iter()
-            .flat_map(|(source, children)| children.iter().map(|child| (*source, *child)));
-        for edge in edges.filter(|(source, child)| lost(source, child)) {
-            // Who lingers since before is in `before` too, and gets no more time.
-            self.lingering.entry(edge).or_insert(ticks + LINGER);
-        }
-        self.lingering
-            .retain(|(source, child), _| lost(source, child));
-        for (source, child) in self
-            .lingering
-            .iter()
-            .filter(|(_, until)| ticks < **until)
-            .map(|(edge, _)| edge)
-        {
-            if self.peers.get(child).is_some_and(|peer| peer.link)
-                && let Some(children) = trees.get_mut(source)
-            {
-                children.push(*child);
-            }
-        }
-        self.lingering.retain(|_, until| ticks < *until);
-        trees
-    }
-
-    /// Has the trees made anew without the children that had their time.
-    pub(super) fn end_lingering(&mut self) {
-        self.ticks += 1;
-        self.dirty.trees |= self.lingering.values().any(|until| self.ticks >= *until);
-    }
-
-    fn trees(&self) -> HashMap<PeerId, Vec<PeerId>> {
-        let routes = self.mesh.routes();
-        let all = self.mesh.peer_count() <= ALL_TREES;
-        let sources = routes
-            .reachable()
-            .map(|(id, _)| id)
-            .filter(|id| all || self.wanted_trees.contains(id));
-        let mut trees: HashMap<PeerId, Vec<PeerId>> = sources
-            .map(|source| (source, self.mesh.children(&source)))
-            .collect();
-        trees.insert(self.local, self.mesh.children(&self.local));
-        trees
     }
 }

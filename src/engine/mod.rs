@@ -26,6 +26,7 @@ pub mod layers;
 pub mod limiter;
 pub mod mss;
 pub mod neighbour;
+pub mod observed;
 #[cfg(test)]
 mod offload_testing;
 pub mod output;

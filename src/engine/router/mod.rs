@@ -45,6 +45,7 @@ use super::{
     handshakes::Handshakes,
     keyring::Keyring,
     limiter::TokenBucket,
+    observed::Observed,
     output::{Output, Upcall},
     peers::Peer,
     snapshot::{Shared, Snapshot},
@@ -169,7 +170,7 @@ pub struct Router {
     notices: TokenBucket,
     /// Addresses named by others that may yet be probed.
     named: TokenBucket,
-    observed: BTreeMap<SocketAddr, Instant>,
+    observed: Observed,
     endpoints: Vec<SocketAddr>,
     rng: ChaCha8Rng,
     tick_at: Instant,
@@ -266,7 +267,7 @@ impl Router {
             said: BTreeSet::new(),
             notices: TokenBucket::new(100, 100),
             named: TokenBucket::new(NAMED_RATE, NAMED_BURST),
-            observed: BTreeMap::new(),
+            observed: Observed::default(),
             endpoints: Vec::new(),
             rng,
             tick_at: now + TICK,
@@ -491,7 +492,8 @@ impl Router {
     /// Its own addresses, and those at which others see it.
     fn announced_endpoints(&self) -> Vec<SocketAddr> {
         let mut endpoints = self.endpoints.clone();
-        endpoints.extend(self.observed.keys().filter(|a| !self.endpoints.contains(a)));
+        let observed = self.observed.addresses().iter();
+        endpoints.extend(observed.filter(|a| !self.endpoints.contains(a)));
         endpoints.truncate(16);
         endpoints
     }
@@ -546,6 +548,3 @@ impl Output for Queue<'_> {
 
     fn upcall(&mut self, _upcall: Upcall) {}
 }
-
-/// How long an address that others saw counts as an endpoint.
-const OBSERVED_AGE: Duration = Duration::from_secs(300);

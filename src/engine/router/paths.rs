@@ -22,7 +22,8 @@ use super::{
         peers::{Direct, Peer},
         timing::{DIRECT_RETRY, HUSH, IDLE, MEET_AGAIN, PROBE, URGENT},
     },
-    OBSERVED_AGE, Router,
+    Router,
+    roaming::is_worth_a_probe,
 };
 
 /// What the tick found to do for one peer.
@@ -51,12 +52,7 @@ impl Router {
             self.tend(id, now);
         }
         self.end_forgotten_esp(now);
-        let before = self.observed.len();
-        self.observed
-            .retain(|_, seen| now.duration_since(*seen) < OBSERVED_AGE);
-        if self.observed.len() != before {
-            self.announce_endpoints(now);
-        }
+        self.announce_observed(now);
     }
 
     fn tend(&mut self, id: PeerId, now: Instant) {
@@ -193,23 +189,20 @@ impl Router {
             return;
         }
         if let Some(observed) = observed {
-            self.note_observed(observed, now);
+            self.note_observed(id, observed, now);
         }
     }
 
     /// Another peer sees this one at an address: it may be dialled there.
-    fn note_observed(&mut self, address: SocketAddr, now: Instant) {
-        let news = self.observed.insert(address, now).is_none();
-        if self.observed.len() > 8
-            && let Some(oldest) = self
-                .observed
-                .iter()
-                .min_by_key(|(_, seen)| **seen)
-                .map(|(a, _)| *a)
-        {
-            self.observed.remove(&oldest);
+    fn note_observed(&mut self, by: PeerId, address: SocketAddr, now: Instant) {
+        if is_worth_a_probe(&address) {
+            self.observed.report(by, address, now);
+            self.announce_observed(now);
         }
-        if news && !self.endpoints.contains(&address) {
+    }
+
+    fn announce_observed(&mut self, now: Instant) {
+        if self.observed.update(now) {
             self.announce_endpoints(now);
         }
     }

@@ -210,11 +210,14 @@ impl Pmtu {
     /// The local kernel refused a datagram of `size`: the first hop shrank.
     /// Returns whether the proven size changed.
     pub fn refused(&mut self, size: usize, now: Instant) -> bool {
-        if size <= self.proven && size > SMALLEST {
-            *self = Self::new(size - 1, now);
-            return true;
+        if size > self.proven || size <= SMALLEST {
+            return false;
         }
-        false
+        // It may grow again: what is too large until then is refused like this one.
+        let limit = self.limit;
+        *self = Self::new(size - 1, now);
+        self.limit = limit;
+        true
     }
 }
 
@@ -266,5 +269,18 @@ mod tests {
         pmtu.doubt(now);
         settle(&mut pmtu, &mut now, 1400, 5);
         assert!(pmtu.datagram() <= 1400, "{}", pmtu.datagram());
+    }
+
+    #[test]
+    #[expect(clippy::disallowed_methods, reason = "any instant will do as origin")]
+    fn a_first_hop_that_shrank_for_a_while_limits_nothing_later() {
+        let mut now = Instant::now();
+        let mut pmtu = Pmtu::new(1472, now);
+        settle(&mut pmtu, &mut now, 1472, 20);
+        assert!(pmtu.refused(1443, now));
+        settle(&mut pmtu, &mut now, 1372, 60);
+        assert!(pmtu.datagram() <= 1372 && pmtu.datagram() + EXACT > 1372);
+        settle(&mut pmtu, &mut now, 1472, 900);
+        assert!(pmtu.datagram() + EXACT > 1472, "{}", pmtu.datagram());
     }
 }

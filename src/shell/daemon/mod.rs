@@ -86,8 +86,13 @@ pub fn run(config: Config) -> Result<()> {
     let runtime = runtime.context("cannot start the control thread")?;
     runtime.block_on(async {
         let mut daemon = Daemon::launch(config, log).await?;
-        let ending = daemon.run().await;
-        daemon.end(ending?).await
+        match daemon.live().await {
+            Ok(ending) => daemon.end(ending).await,
+            Err(error) => {
+                daemon.leave().await;
+                Err(error)
+            }
+        }
     })
 }
 
@@ -187,7 +192,7 @@ impl Daemon {
         let (done_tx, done) = mpsc::channel(64);
         let tunnel = TunnelConfig::new(&config.bridge, mtu);
         let fast = Fast::new(tunnel, config.fastdp, Instant::now());
-        let mut daemon = Self {
+        Ok(Self {
             log,
             store,
             network,
@@ -219,9 +224,12 @@ impl Daemon {
             ending: None,
             _servers: serve(control, web, &handle),
             config,
-        };
-        daemon.begin().await?;
-        Ok(daemon)
+        })
+    }
+
+    async fn live(&mut self) -> Result<Ending> {
+        self.begin().await?;
+        self.run().await
     }
 
     /// What follows once everything stands.
@@ -398,17 +406,22 @@ impl Daemon {
             .map_or_else(|| self.nickname().to_owned(), ToString::to_string)
     }
 
+    /// Leaves the mesh, and nothing of the fast path behind: also after an error.
+    async fn leave(&mut self) {
+        self.router.shut_down(Instant::now());
+        self.drain();
+        self.remove_fast().await;
+        self.plane.stop();
+    }
+
     async fn end(mut self, ending: Ending) -> Result<()> {
         tracing::info!(?ending, "shutting down");
         let notified = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
         if let Err(error) = notified {
             tracing::debug!(%error, "systemd was not notified");
         }
-        self.router.shut_down(Instant::now());
-        self.drain();
         let answer = self.ending.take().and_then(|(_, reply)| reply);
-        self.remove_fast().await;
-        self.plane.stop();
+        self.leave().await;
         let result = match ending {
             Ending::Stop => Ok(()),
             Ending::Reset => {

@@ -51,10 +51,12 @@ const BPF_EXIST: u64 = 2;
 /// Counters of one peer in the kernel: frames and bytes received, sent.
 type Tally = [u64; 4];
 
-/// The loaded programs and their maps. Dropping it takes them off the devices.
+/// The loaded programs and their maps. Dropping it takes them off the TAP; on the
+/// VXLAN device they stay, for it must not be without them.
 pub(super) struct FastDp {
     programs: Ebpf,
-    links: Vec<SchedClassifierLink>,
+    /// On the TAP.
+    link: Option<SchedClassifierLink>,
     settings: Array<MapData, [u32; 2]>,
     stations: HashMap<MapData, [u8; 8], u32>,
     locals: HashMap<MapData, [u8; 8], u64>,
@@ -81,7 +83,7 @@ impl FastDp {
             program(&mut programs, name)?.load()?;
         }
         Ok(Self {
-            links: Vec::new(),
+            link: None,
             settings: Array::try_from(map(&mut programs, "settings")?)?,
             stations: HashMap::try_from(map(&mut programs, "stations")?)?,
             locals: HashMap::try_from(map(&mut programs, "locals")?)?,
@@ -98,10 +100,10 @@ impl FastDp {
         })
     }
 
-    /// Puts the programs on the devices, anew if they were there. The maps
-    /// stay, so paths go on.
+    /// Puts the programs on the devices, anew if they were there: the VXLAN device
+    /// is a new one each time. The maps stay, so paths go on.
     pub(super) fn attach(&mut self, config: &TunnelConfig, tunnel: Tunnel) -> Result<()> {
-        self.links.clear();
+        self.link = None;
         self.settings.set(0, [tunnel.tap, tunnel.device], 0)?;
         let (tap, device) = (config.tap.as_str(), config.name.as_str());
         for (name, interface, way) in [
@@ -121,7 +123,14 @@ impl FastDp {
             let link = program
                 .attach_with_options(interface, way, options)
                 .with_context(|| format!("program {name} on '{interface}'"))?;
-            self.links.push(program.take_link(link)?);
+            let link = program.take_link(link)?;
+            if interface == tap {
+                self.link = Some(link);
+            } else {
+                // Dropped, it would take the program off, also where the device
+                // stays; it has nothing else to free.
+                std::mem::forget(link);
+            }
         }
         Ok(())
     }

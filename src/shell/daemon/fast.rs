@@ -246,7 +246,8 @@ impl Daemon {
     fn retry_esp(&mut self, now: Instant) {
         let Some(asked) = self.fast.esp_asked.take_if(|asked| asked.is_finished()) else {
             if self.fast.esp_asked.is_none() {
-                self.fast.esp_asked = Some(thread::spawn(xfrm::fault));
+                // Where the host has no thread left, it is asked later.
+                self.fast.esp_asked = thread::Builder::new().spawn(xfrm::fault).ok();
             }
             return;
         };

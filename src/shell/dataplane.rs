@@ -181,12 +181,12 @@ impl DataPlane {
         name: &str,
         run: impl FnOnce() -> std::io::Result<()> + Send + 'static,
     ) -> Result<()> {
-        let stop = Arc::clone(&self.stop);
+        let (stop, thread) = (Arc::clone(&self.stop), name.to_owned());
         let body = move || {
             if let Err(error) = run()
                 && !stop.load(Ordering::Relaxed)
             {
-                tracing::warn!(%error, "a data thread ended: its device is gone");
+                tracing::warn!(thread, %error, "a data thread ended");
             }
         };
         let thread = std::thread::Builder::new()
@@ -207,9 +207,9 @@ impl DataPlane {
         self.wakers.iter().for_each(|w| w.wake());
     }
 
-    /// Whether all threads run.
+    /// Whether all threads run; none does once they were stopped.
     pub(super) fn is_running(&self) -> bool {
-        self.threads.iter().all(|t| !t.is_finished())
+        !self.threads.is_empty() && self.threads.iter().all(|t| !t.is_finished())
     }
 }
 

@@ -13,29 +13,32 @@ use super::{Daemon, DataPlane, Tap};
 
 impl Daemon {
     /// Looks after what no event tells.
-    pub(super) async fn care(&mut self) -> Result<()> {
-        if !self.plane.is_running() {
-            self.restart_plane().await?;
+    pub(super) async fn care(&mut self) {
+        if !self.plane.is_running()
+            && let Err(error) = self.restart_plane().await
+        {
+            tracing::warn!("no frames are carried, trying again: {error:#}");
         }
         if self.damaged && !std::mem::replace(&mut self.repairing, true) {
             self.repair();
         }
         self.care_for_fast().await;
         self.follow_strayed();
-        Ok(())
     }
 
-    /// The TAP is gone: somebody deleted it.
+    /// A data thread has ended: somebody deleted the TAP, as a rule.
     async fn restart_plane(&mut self) -> Result<()> {
-        tracing::warn!(
-            tap = self.host_config.tap,
-            "the TAP device was removed; making it again"
-        );
+        // The other one as well: the device cannot be opened while it has it.
+        self.plane.stop();
         let tap = Arc::new(Tap::open(&self.host_config.tap)?);
         self.bridge_mac = self.host.set_up(self.host_config.clone()).await?.mac;
         let (udp, streams) = (Arc::clone(&self.udp), Arc::clone(&self.streams));
         let (plane, upcalls) = DataPlane::start(tap, udp, streams, self.router.snapshot())?;
         (self.plane, self.upcalls) = (plane, upcalls);
+        tracing::warn!(
+            tap = self.host_config.tap,
+            "repaired: the data threads had ended: started again on a new TAP device"
+        );
         self.make_fast().await;
         Ok(())
     }

@@ -296,7 +296,7 @@ impl Daemon {
                 Some(done) = self.done.recv() => self.handle_done(done),
                 _ = changes.changed() => self.care_for_host().await,
                 _ = vigil.tick(), if self.names.has_doors() => self.keep_vigil(),
-                _ = care.tick() => self.care().await?,
+                _ = care.tick() => self.care().await,
             }
             self.drain();
             self.look_after_waiting();

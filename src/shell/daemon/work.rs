@@ -13,7 +13,10 @@ use ipnet::IpNet;
 use tokio::{sync::oneshot, time::timeout};
 
 use super::{Daemon, dress::Dressed, follow::Search, ipam::Given, turns::Place};
-use crate::engine::{Attachment, Failure, Naming, Reply};
+use crate::{
+    engine::{Attachment, Failure, Naming, Reply},
+    shell::host::{Host, Stays},
+};
 
 /// What a client gets.
 pub(super) type Answer = Result<Reply, Failure>;
@@ -67,6 +70,18 @@ pub(super) enum Done {
     Repaired { result: Result<Vec<String>> },
 }
 
+impl Done {
+    /// The addresses are free again, unless they stay where they are.
+    fn failed(error: anyhow::Error, fresh: Vec<IpAddr>, reply: oneshot::Sender<Answer>) -> Self {
+        let stays = error.is::<Stays>();
+        Self::Failed {
+            error,
+            unused: if stays { Vec::new() } else { fresh },
+            reply,
+        }
+    }
+}
+
 /// What the last client hears.
 pub(super) fn ended(result: &Result<()>) -> Answer {
     match result {
@@ -80,6 +95,26 @@ pub(super) fn failure(error: &anyhow::Error) -> Failure {
     Failure {
         message: format!("{error:#}").replace('\n', " "),
     }
+}
+
+/// Takes from a container what it was given just now: all if it was not attached
+/// before, else what it did not have.
+async fn undo_attach(
+    host: &Host,
+    (netns, ifname): (&Path, &str),
+    mut given: Vec<IpNet>,
+    before: Option<Vec<IpNet>>,
+) -> Result<()> {
+    if let Some(before) = before {
+        given.retain(|net| !before.contains(net));
+        // None would mean all.
+        if given.is_empty() {
+            return Ok(());
+        }
+    } else {
+        given.clear();
+    }
+    host.detach(netns, ifname, &given).await.map(drop)
 }
 
 impl Daemon {
@@ -137,14 +172,14 @@ impl Daemon {
             }
         };
         let dressing = self.dressing(netns.clone(), &ifname, &naming);
-        let is_new = self.attached(&netns, &ifname).is_none();
+        let before = self.attached(&netns, &ifname);
+        let before = before.map(|known| known.addresses.clone());
         let (host, config, done) = (
             Arc::clone(&self.host),
             self.host_config.clone(),
             self.done_tx.clone(),
         );
         tokio::spawn(async move {
-            let unused = given.fresh.clone();
             let attach = |addresses: Vec<IpNet>| {
                 let (host, netns, ifname) = (&host, &netns, &ifname);
                 async move { host.attach(netns, ifname, &addresses, config.mtu).await }
@@ -175,21 +210,15 @@ impl Daemon {
                         reply,
                     },
                     Err(error) => {
-                        if is_new && let Err(error) = host.detach(&netns, &ifname, &[]).await {
-                            tracing::warn!("an interface stays behind: {error:#}");
-                        }
-                        Done::Failed {
-                            error,
-                            unused,
-                            reply,
-                        }
+                        let mut given_now = given.addresses;
+                        given_now.retain(|net| attached.addresses.contains(net));
+                        let place = (netns.as_path(), ifname.as_str());
+                        let undone = undo_attach(&host, place, given_now, before).await;
+                        let error = Stays::unless(undone, &ifname, error);
+                        Done::failed(error, given.fresh, reply)
                     }
                 },
-                Err(error) => Done::Failed {
-                    error,
-                    unused,
-                    reply,
-                },
+                Err(error) => Done::failed(error, given.fresh, reply),
             };
             let _ = done.send(outcome).await;
         });
@@ -287,9 +316,10 @@ impl Daemon {
         let ifname = self.host_config.bridge.clone();
         let before = self.exposed().map(|a| a.addresses.clone());
         tokio::spawn(async move {
-            let changed = match change.await {
-                Ok(()) => host.exposed().await,
-                Err(error) => Err(error),
+            let (changed, unused) = match change.await {
+                // In use from now on, even if that cannot be seen.
+                Ok(()) => (host.exposed().await, Vec::new()),
+                Err(error) => (Err(error), unused),
             };
             let outcome = match changed {
                 Ok(addresses) => Done::Attached {
@@ -307,11 +337,7 @@ impl Daemon {
                     dressed: None,
                     reply,
                 },
-                Err(error) => Done::Failed {
-                    error,
-                    unused,
-                    reply,
-                },
+                Err(error) => Done::failed(error, unused, reply),
             };
             let _ = done.send(outcome).await;
         });

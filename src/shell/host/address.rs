@@ -21,6 +21,25 @@ use super::{
 #[error("IPv6 is switched off here (net.ipv6.conf.*.disable_ipv6, or ipv6.disable at boot)")]
 pub struct NoIpv6;
 
+/// Something failed, and the addresses that it had given could not be taken back.
+#[derive(Debug, thiserror::Error)]
+#[error("new addresses stay on '{ifname}', take them off by hand ({why})")]
+pub struct Stays {
+    ifname: String,
+    why: String,
+}
+
+impl Stays {
+    /// What failed, and that it stays if it could not be undone.
+    pub fn unless(undone: Result<()>, ifname: &str, error: anyhow::Error) -> anyhow::Error {
+        let Err(undoing) = undone else { return error };
+        error.context(Self {
+            ifname: ifname.to_owned(),
+            why: format!("{undoing:#}"),
+        })
+    }
+}
+
 /// What the kernel says where there is no IPv6 at all, or not on a device.
 const NO_IPV6: [i32; 3] = [libc::EACCES, libc::EAFNOSUPPORT, libc::EOPNOTSUPP];
 
@@ -166,10 +185,35 @@ fn parse(message: &AddressMessage) -> Option<Address> {
     })
 }
 
+/// Those of `wanted` that were not there before.
+pub(super) fn new_among(wanted: &[IpNet], before: &[IpNet]) -> Vec<IpNet> {
+    let is_new = |net: &&IpNet| !before.contains(net);
+    wanted.iter().filter(is_new).copied().collect()
+}
+
 /// Whether an address means something on one link only.
 pub(super) fn is_link_local(ip: IpAddr) -> bool {
     match ip {
         IpAddr::V4(v4) => v4.is_link_local(),
         IpAddr::V6(v6) => v6.is_unicast_link_local(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_failed_is_still_known_where_it_could_not_be_undone() {
+        let failed = || anyhow::Error::from(NoIpv6).context("failed");
+        let undone = Stays::unless(Ok(()), "wove0", failed());
+        assert!(undone.is::<NoIpv6>() && !undone.is::<Stays>());
+        let stays = Stays::unless(Err(anyhow::anyhow!("refused")), "wove0", failed());
+        assert!(stays.is::<NoIpv6>() && stays.is::<Stays>());
+        let text = format!("{stays:#}");
+        assert!(
+            text.contains("stay on 'wove0'") && text.contains("refused"),
+            "{text}"
+        );
     }
 }

@@ -26,6 +26,7 @@ use proto::MacAddr;
 use rand::{TryRngCore, rngs::OsRng};
 
 use super::netns::{Identity, Namespace};
+use address::new_among;
 use announce::announce;
 use link::Link;
 use netlink::Netlink;
@@ -44,7 +45,7 @@ mod underlay;
 mod veth;
 mod watch;
 
-pub use address::NoIpv6;
+pub use address::{NoIpv6, Stays};
 pub use bridge::Repair;
 pub(in crate::shell) use link::switch_loopback_on;
 pub use names::device_name;
@@ -152,11 +153,31 @@ impl Host {
     }
 
     /// Gives the host addresses on the overlay; those it has are fine.
+    ///
+    /// # Errors
+    /// The kernel refuses; then it has those that it had before, or the error is
+    /// [`Stays`].
     pub async fn expose(&self, addresses: &[IpNet]) -> Result<()> {
+        let mut before = self.exposed().await?;
+        // Also what somebody took, and will be given again.
+        before.extend(&self.memory().exposed);
+        let Err(error) = self.try_expose(addresses).await else {
+            return Ok(());
+        };
+        let added = new_among(addresses, &before);
+        let undone = match added.is_empty() {
+            true => Ok(()),
+            false => self.hide(&added).await.map(drop),
+        };
+        Err(Stays::unless(undone, &self.config()?.bridge, error))
+    }
+
+    async fn try_expose(&self, addresses: &[IpNet]) -> Result<()> {
         self.give_to_bridge(addresses).await?;
-        self.memory().exposed.extend(addresses);
         let link = self.bridge().await?;
-        announce(&link, addresses)
+        announce(&link, addresses)?;
+        self.memory().exposed.extend(addresses);
+        Ok(())
     }
 
     /// Takes addresses from the host, all if none is given; gives those taken.

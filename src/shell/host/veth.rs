@@ -17,7 +17,8 @@ use proto::MacAddr;
 use rtnetlink::{LinkMessageBuilder, LinkUnspec, LinkVeth};
 
 use super::{
-    Host, HostConfig,
+    Host, HostConfig, Stays,
+    address::new_among,
     announce::announce,
     bridge::{Repair, Wanted, close_to_ip},
     link::Link,
@@ -56,7 +57,8 @@ impl Host {
     ///
     /// # Errors
     /// The namespace is missing, is none, or is the host's own; the interface
-    /// name is taken by something that is not wove's; the kernel refuses.
+    /// name is taken by something that is not wove's; the kernel refuses. Then the
+    /// namespace has what it had before, or the error is [`Stays`].
     pub async fn attach(
         &self,
         netns: &Path,
@@ -79,13 +81,19 @@ impl Host {
             ifname: ifname.to_owned(),
             mtu,
         };
+        let before = match is_new {
+            true => Vec::new(),
+            false => place.addresses().await?,
+        };
         let done = self
             .configure(&place, &config, &pair.host_ifname, addresses)
             .await;
-        if done.is_err() && is_new {
-            self.remove_by_name(&pair.host_ifname).await?;
-        }
-        done
+        let Err(error) = done else { return done };
+        let undone = match is_new {
+            true => self.remove_by_name(&pair.host_ifname).await,
+            false => place.take_back(new_among(addresses, &before)).await,
+        };
+        Err(Stays::unless(undone, ifname, error))
     }
 
     /// Takes addresses from the namespace's interface, and the interface when
@@ -404,6 +412,30 @@ impl Place {
             netlink.route_multicast(&link).await?;
             let present = netlink.addresses_of(&link).await?;
             Ok((link, present))
+        };
+        self.namespace.run_async(|| block_on(work)).await
+    }
+
+    /// The addresses of the inner end.
+    async fn addresses(&self) -> Result<Vec<IpNet>> {
+        let ifname = self.ifname.clone();
+        let work = async move |netlink: Netlink| match netlink.link(&ifname).await? {
+            Some(link) => netlink.addresses_of(&link).await,
+            None => Ok(Vec::new()),
+        };
+        self.namespace.run_async(|| block_on(work)).await
+    }
+
+    /// Takes addresses from the inner end, as far as they are there.
+    async fn take_back(&self, mut addresses: Vec<IpNet>) -> Result<()> {
+        let ifname = self.ifname.clone();
+        let work = async move |netlink: Netlink| {
+            let Some(link) = netlink.link(&ifname).await? else {
+                return Ok(());
+            };
+            let present = netlink.addresses_of(&link).await?;
+            addresses.retain(|net| present.contains(net));
+            netlink.remove_addresses(&link, &addresses).await
         };
         self.namespace.run_async(|| block_on(work)).await
     }

@@ -487,9 +487,10 @@ impl Daemon {
 
     /// Takes everything from the containers, gives back what this peer owns, then ends.
     pub(super) fn leave_for_good(&mut self, reply: oneshot::Sender<Answer>) {
-        self.restore_files();
         let (host, done) = (Arc::clone(&self.host), self.done_tx.clone());
+        let files = self.all_files();
         tokio::spawn(async move {
+            files.restore_all().await;
             let result = host.empty().await;
             let _ = done.send(Done::Emptied { result, reply }).await;
         });

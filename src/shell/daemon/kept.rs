@@ -5,10 +5,12 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
     path::Path,
+    time::Duration,
 };
 
 use anyhow::Result;
 use serde::{Deserialize, Serialize};
+use tokio::{task::spawn_blocking, time::timeout};
 
 use crate::shell::{
     etc::{self, Changed, Place},
@@ -19,6 +21,8 @@ use crate::shell::{
 const DOCUMENT: &str = "names";
 /// Stopped containers whose files are remembered.
 const STOPPED: usize = 64;
+/// How long the file systems of all containers have at the end of everything.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Which interface: the namespace's path, and the interface's name.
 pub(super) type Key = (String, String);
@@ -127,6 +131,23 @@ impl Kept {
             if let Some(place) = place.filter(|place| concerns(key, place)) {
                 restore(&place, &given.files);
             }
+        }
+    }
+}
+
+impl Kept {
+    /// Puts back all files; not for longer than a moment, for a container's file
+    /// system may be one that never answers.
+    pub(super) async fn restore_all(self) {
+        let restoring = spawn_blocking(move || self.restore(|_, _| true));
+        match timeout(PATIENCE, restoring).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::warn!("containers' files stay as they are: {error}"),
+            Err(_) => tracing::warn!(
+                "some containers' hosts, resolv.conf and host name stay as they are: \
+                 a file system has not answered for {} s",
+                PATIENCE.as_secs()
+            ),
         }
     }
 }

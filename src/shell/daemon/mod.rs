@@ -84,7 +84,7 @@ pub fn run(config: Config) -> Result<()> {
         .enable_all()
         .build();
     let runtime = runtime.context("cannot start the control thread")?;
-    runtime.block_on(async {
+    let ended = runtime.block_on(async {
         let mut daemon = Daemon::launch(config, log).await?;
         match daemon.live().await {
             Ok(ending) => daemon.end(ending).await,
@@ -93,7 +93,10 @@ pub fn run(config: Config) -> Result<()> {
                 Err(error)
             }
         }
-    })
+    });
+    // Dropped, it would wait for name servers and file systems that never answer.
+    runtime.shutdown_timeout(Duration::from_secs(1));
+    ended
 }
 
 /// How the daemon ends.
@@ -425,7 +428,7 @@ impl Daemon {
         let result = match ending {
             Ending::Stop => Ok(()),
             Ending::Reset => {
-                self.restore_files();
+                self.all_files().restore_all().await;
                 self.host.tear_down(&self.config.bridge).await
             }
         };

@@ -368,9 +368,9 @@ impl Daemon {
         self.tell_names();
     }
 
-    /// Puts back all files; for the end of everything.
-    pub(super) fn restore_files(&mut self) {
-        self.names.kept.restore(|_, _| true);
+    /// What was changed in files; for the end of everything.
+    pub(super) fn all_files(&self) -> Kept {
+        self.names.kept.clone()
     }
 
     /// A namespace has another path.

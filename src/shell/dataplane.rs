@@ -59,6 +59,9 @@ const BULK: usize = 1000;
 /// get their turn.
 const PROBE: usize = 65_535 + 18;
 const PROBES: usize = 64;
+/// While datagrams or frames keep coming, probes are looked for after so many
+/// batches: both ends would leave a fast path whose probes wait for the queue to end.
+const BATCHES: usize = 16;
 /// A thread looks up after so long even if nothing wakes it.
 const PATIENCE: Duration = Duration::from_secs(60);
 /// How many control messages wait for the control thread.
@@ -315,6 +318,7 @@ impl Carrier {
                 self.carry_probes(tunnel, &mut down, &mut sink);
             }
             self.carry_streams(&mut down.ingress, &mut sink);
+            let mut batches = 0_usize;
             while !self.is_over() {
                 let came = calls.datagrams && self.carry_down(&mut down, &mut sink)?;
                 // What was delivered may be answered already.
@@ -324,6 +328,12 @@ impl Carrier {
                     break;
                 }
                 (calls.datagrams, calls.frames) = (came, went);
+                batches += 1;
+                if batches.is_multiple_of(BATCHES)
+                    && let Some(tunnel) = self.tunnel.load().as_deref()
+                {
+                    self.carry_probes(tunnel, &mut down, &mut sink);
+                }
             }
         }
         Ok(())

@@ -19,7 +19,7 @@ impl Daemon {
         {
             tracing::warn!("no frames are carried, trying again: {error:#}");
         }
-        if self.damaged && !std::mem::replace(&mut self.repairing, true) {
+        if self.damaged && !self.repairing {
             self.repair();
         }
         self.care_for_fast().await;
@@ -49,7 +49,9 @@ impl Daemon {
         self.check_fast().await;
         self.update_endpoints().await;
         self.look_for_vanished();
-        if !std::mem::replace(&mut self.repairing, true) {
+        if self.repairing {
+            self.repair_again = true;
+        } else {
             self.repair();
         }
     }

@@ -138,6 +138,8 @@ struct Daemon {
     batch: SendBatch,
     endpoints: BTreeSet<IpAddr>,
     repairing: bool,
+    /// Something changed while the host was put in order.
+    repair_again: bool,
     damaged: bool,
     waiting: ipam::Waiting,
     turns: turns::Turns,
@@ -221,6 +223,7 @@ impl Daemon {
             batch: SendBatch::new(),
             endpoints: BTreeSet::new(),
             repairing: false,
+            repair_again: false,
             damaged: false,
             waiting: ipam::Waiting::default(),
             turns: turns::Turns::default(),

@@ -135,7 +135,8 @@ impl Daemon {
         });
     }
 
-    pub(super) fn repair(&self) {
+    pub(super) fn repair(&mut self) {
+        self.repairing = true;
         let (host, done) = (Arc::clone(&self.host), self.done_tx.clone());
         tokio::spawn(async move {
             tokio::time::sleep(SETTLE).await;
@@ -379,6 +380,9 @@ impl Daemon {
             }
             Done::Repaired { result } => {
                 self.repairing = false;
+                if std::mem::take(&mut self.repair_again) {
+                    self.repair();
+                }
                 let failing = std::mem::replace(&mut self.damaged, result.is_err());
                 match result {
                     Ok(repairs) => repairs

@@ -101,21 +101,11 @@ impl Netlink {
             }
         };
         // Spanning tree would block ports for 30 s; a peer that snoops would
-        // keep multicast from containers whose reports it cannot see.
-        // By index alone: before Linux 6.2, naming a device that is up is an
-        // attempt to rename it, and refused (EBUSY).
-        let quiet = LinkMessageBuilder::<LinkBridge>::new_with_info_kind(InfoKind::Bridge)
-            .stp_state(BridgeStpState::Disabled)
-            .mcast_snooping(false)
-            .index(link.index)
-            .build();
-        self.handle
-            .link()
-            .change(quiet)
-            .execute()
-            .await
-            .map_err(explain)
-            .with_context(|| format!("bridge '{name}' cannot be configured"))?;
+        // keep multicast from containers whose reports it cannot see. Not without
+        // need: the kernel reports it as a change, and a change is looked into.
+        if link.meddles {
+            self.quieten(&link).await?;
+        }
         sysctl::ignore_router_advertisements(name);
         let wanted = Wanted {
             mtu: Some(config.mtu),
@@ -196,6 +186,20 @@ impl Netlink {
         link.alias.clone_from(&wanted.alias);
         link.up = true;
         Ok(link)
+    }
+
+    async fn quieten(&self, bridge: &Link) -> Result<()> {
+        // By index alone: before Linux 6.2, naming a device that is up is an
+        // attempt to rename it, and refused (EBUSY).
+        let quiet = LinkMessageBuilder::<LinkBridge>::new_with_info_kind(InfoKind::Bridge)
+            .stp_state(BridgeStpState::Disabled)
+            .mcast_snooping(false)
+            .index(bridge.index)
+            .build();
+        let changed = self.handle.link().change(quiet).execute().await;
+        changed
+            .map_err(explain)
+            .with_context(|| format!("bridge '{}' cannot be configured", bridge.name))
     }
 
     async fn make_bridge(&self, name: &str, mac: MacAddr) -> Result<Link> {

@@ -3,8 +3,8 @@
 use anyhow::{Context, Result};
 use futures_util::TryStreamExt;
 use netlink_packet_route::link::{
-    InfoData, InfoKind, InfoVxlan, LinkAttribute, LinkFlags, LinkInfo, LinkLayerType, LinkMessage,
-    State,
+    BridgeStpState, InfoBridge, InfoData, InfoKind, InfoVxlan, LinkAttribute, LinkFlags, LinkInfo,
+    LinkLayerType, LinkMessage, State,
 };
 use proto::MacAddr;
 use rtnetlink::{LinkMessageBuilder, LinkUnspec};
@@ -37,6 +37,8 @@ pub(super) struct Link {
     pub(super) kind: Option<InfoKind>,
     /// UDP port of a VXLAN device.
     pub(super) port: Option<u16>,
+    /// Of a bridge: it has a spanning tree, or snoops on multicast.
+    pub(super) meddles: bool,
 }
 
 impl Link {
@@ -112,12 +114,23 @@ impl Link {
                                 _ => None,
                             });
                         }
+                        LinkInfo::Data(InfoData::Bridge(data)) => {
+                            self.meddles = data.iter().any(meddles);
+                        }
                         _ => {}
                     }
                 }
             }
             _ => {}
         }
+    }
+}
+
+fn meddles(info: &InfoBridge) -> bool {
+    match info {
+        InfoBridge::StpState(state) => *state != BridgeStpState::Disabled,
+        InfoBridge::MulticastSnooping(on) => *on,
+        _ => false,
     }
 }
 
@@ -192,5 +205,29 @@ impl Netlink {
         unless(removed, &[libc::ENODEV])
             .with_context(|| format!("interface '{}' cannot be removed", link.name))?;
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_bridge_that_does_not_do_as_told_is_seen() {
+        let meddles = |stp: BridgeStpState, snoops: bool| {
+            let data = vec![
+                InfoBridge::StpState(stp),
+                InfoBridge::MulticastSnooping(snoops),
+            ];
+            let mut message = LinkMessage::default();
+            message.attributes.push(LinkAttribute::LinkInfo(vec![
+                LinkInfo::Kind(InfoKind::Bridge),
+                LinkInfo::Data(InfoData::Bridge(data)),
+            ]));
+            Link::from(message).meddles
+        };
+        assert!(!meddles(BridgeStpState::Disabled, false));
+        assert!(meddles(BridgeStpState::KernelStp, false));
+        assert!(meddles(BridgeStpState::Disabled, true));
     }
 }

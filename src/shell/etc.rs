@@ -10,7 +10,7 @@ use std::{
     fs::{self, DirBuilder, File, OpenOptions},
     io::{Read, Seek, Write},
     os::{
-        fd::AsFd,
+        fd::{AsFd, AsRawFd},
         unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt},
     },
     path::{Path, PathBuf},
@@ -20,7 +20,7 @@ use std::{
 use anyhow::{Context, Result, bail, ensure};
 use nix::{
     errno::Errno,
-    fcntl::{OFlag, OpenHow, ResolveFlag, openat2},
+    fcntl::{self, OFlag, OpenHow, ResolveFlag, openat2},
     sched::{CloneFlags, setns},
     sys::stat::Mode,
     unistd::{Gid, Uid, UnlinkatFlags, setfsgid, setfsuid, unlinkat},
@@ -236,31 +236,42 @@ fn in_place<T: Send>(
 impl Directory {
     /// Opens a file to be changed, making it if absent; gives what was in it.
     fn open(&self, name: &str) -> Result<(File, Option<String>)> {
-        let create = OFlag::O_CREAT | OFlag::O_EXCL;
-        match self.open_with(name, OFlag::O_RDWR) {
-            Ok(file) => {
-                let text = read(name, &file)?;
-                Ok((file, Some(text)))
-            }
-            Err(Errno::ENOENT) => {
-                let made = self.open_with(name, OFlag::O_RDWR | create);
-                Ok((made.map_err(|errno| explain(name, errno))?, None))
-            }
-            Err(errno) => Err(explain(name, errno)),
+        if let Some(file) = self.open_present(name, OFlag::O_RDWR)? {
+            let text = read(name, &file)?;
+            return Ok((file, Some(text)));
         }
+        let create = OFlag::O_CREAT | OFlag::O_EXCL;
+        let made = self.open_with(name, OFlag::O_RDWR | create);
+        Ok((made.map_err(|errno| explain(name, errno))?, None))
     }
 
     fn read(&self, name: &str) -> Result<Option<String>> {
-        match self.open_with(name, OFlag::O_RDONLY) {
-            Ok(file) => read(name, &file).map(Some),
-            Err(Errno::ENOENT) => Ok(None),
-            Err(errno) => Err(explain(name, errno)),
-        }
+        let present = self.open_present(name, OFlag::O_RDONLY)?;
+        present.map(|file| read(name, &file)).transpose()
+    }
+
+    /// Opens a file that is there. Anything else is not opened at all: that alone
+    /// can make a device do something, and root inside may be root of the host.
+    fn open_present(&self, name: &str, flags: OFlag) -> Result<Option<File>> {
+        let found = match self.open_with(name, OFlag::O_PATH) {
+            Err(Errno::ENOENT) => return Ok(None),
+            found => found.map_err(|errno| explain(name, errno))?,
+        };
+        ensure!(
+            found.metadata()?.is_file(),
+            "{name} of the container is not a file: give it one, or attach without --dns"
+        );
+        // What was found, and not what is by now at its path.
+        let path = format!("/proc/self/fd/{}", found.as_raw_fd());
+        // Non-blocking: somebody may hold a lease on it.
+        let flags = flags | OFlag::O_CLOEXEC | OFlag::O_NONBLOCK;
+        let opened = fcntl::open(path.as_str(), flags, Mode::empty());
+        let opened = opened.map_err(|errno| explain(name, errno))?;
+        Ok(Some(opened.into()))
     }
 
     fn open_with(&self, name: &str, flags: OFlag) -> Result<File, Errno> {
-        // Non-blocking: it may be a FIFO.
-        let flags = flags | OFlag::O_CLOEXEC | OFlag::O_NONBLOCK | OFlag::O_NOCTTY;
+        let flags = flags | OFlag::O_CLOEXEC;
         let mut how = OpenHow::new().flags(flags).resolve(
             ResolveFlag::RESOLVE_IN_ROOT
                 | ResolveFlag::RESOLVE_NO_SYMLINKS
@@ -302,10 +313,6 @@ fn open_directory(path: &Path) -> Result<File> {
 }
 
 fn read(name: &str, file: &File) -> Result<String> {
-    ensure!(
-        file.metadata()?.is_file(),
-        "{name} of the container is not a file: give it one, or attach without --dns"
-    );
     let mut text = String::new();
     let length = file
         .take(LONGEST + 1)

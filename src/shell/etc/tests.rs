@@ -89,6 +89,36 @@ fn nothing_behind_a_link_and_nothing_that_is_no_file_is_touched() {
 }
 
 #[test]
+fn what_is_no_file_is_not_even_opened() {
+    let parent = tempfile::tempdir().unwrap();
+    let directory = Directory {
+        root: open_directory(parent.path()).unwrap(),
+        inner: PathBuf::new(),
+        named: None,
+    };
+    // To open a socket fails, which would be another error.
+    let _socket = std::os::unix::net::UnixListener::bind(parent.path().join("hosts")).unwrap();
+    for error in [
+        directory.open("hosts").map(drop),
+        directory.read("hosts").map(drop),
+    ] {
+        let error = format!("{:#}", error.unwrap_err());
+        assert!(error.contains("is not a file"), "{error}");
+    }
+    assert_eq!(directory.read("resolv.conf").unwrap(), None);
+    let (mut made, before) = directory.open("resolv.conf").unwrap();
+    assert_eq!(before, None);
+    fill(&mut made, "long text").unwrap();
+    let (mut present, before) = directory.open("resolv.conf").unwrap();
+    assert_eq!(before.as_deref(), Some("long text"));
+    fill(&mut present, "text").unwrap();
+    assert_eq!(
+        directory.read("resolv.conf").unwrap().as_deref(),
+        Some("text")
+    );
+}
+
+#[test]
 fn files_of_a_named_namespace_are_beside_it() {
     with_private_etc(|_| {
         let place = Place::Named("c1".into());

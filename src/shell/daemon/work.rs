@@ -466,14 +466,36 @@ impl Daemon {
             self.keep(attachment);
         }
         for attachment in exposed {
-            self.host.expose(&attachment.addresses).await?;
-            self.keep(Attachment {
-                mac: self.bridge_mac,
-                ..attachment
-            });
+            let addresses = self.expose_again(attachment.addresses).await;
+            if !addresses.is_empty() {
+                self.keep(Attachment {
+                    mac: self.bridge_mac,
+                    addresses,
+                    ..attachment
+                });
+            }
         }
         self.store.save_attachments(&self.attachments)?;
         Ok(())
+    }
+
+    /// Gives the host its addresses again, as far as the kernel takes them by now;
+    /// tells which it has.
+    async fn expose_again(&self, addresses: Vec<IpNet>) -> Vec<IpNet> {
+        let Err(error) = self.host.expose(&addresses).await else {
+            return addresses;
+        };
+        tracing::warn!("not all addresses of this host are exposed any more: {error:#}");
+        // IPv6 may have been switched off since.
+        let v4 = addresses.iter().filter(|net| net.addr().is_ipv4());
+        let v4: Vec<IpNet> = v4.copied().collect();
+        if let Err(error) = self.host.expose(&v4).await {
+            tracing::warn!("nor are those of IPv4: {error:#}");
+        }
+        // Those that it has nobody else may have.
+        let present = self.host.exposed().await.unwrap_or_default();
+        let is_present = |net: &IpNet| present.contains(net);
+        addresses.into_iter().filter(is_present).collect()
     }
 
     fn keep(&mut self, attachment: Attachment) {

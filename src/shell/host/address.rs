@@ -18,7 +18,9 @@ use super::{
 
 /// A device cannot have IPv6 addresses.
 #[derive(Debug, thiserror::Error)]
-#[error("IPv6 is switched off here (net.ipv6.conf.*.disable_ipv6, or ipv6.disable at boot)")]
+#[error(
+    "IPv6 is switched off here (net.ipv6.conf.*.disable_ipv6, ipv6.disable at boot, or an MTU below 1280)"
+)]
 pub struct NoIpv6;
 
 /// Something failed, and the addresses that it had given could not be taken back.
@@ -42,6 +44,10 @@ impl Stays {
 
 /// What the kernel says where there is no IPv6 at all, or not on a device.
 const NO_IPV6: [i32; 3] = [libc::EACCES, libc::EAFNOSUPPORT, libc::EOPNOTSUPP];
+/// What it says where the MTU is too small for IPv6, depending on its version.
+const TOO_SMALL: [i32; 2] = [libc::EINVAL, libc::ENOBUFS];
+/// The smallest MTU of a device with IPv6 (RFC 8200, section 5).
+const LEAST_MTU: u32 = 1280;
 
 /// An address of a device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -115,7 +121,7 @@ impl Netlink {
         let result = match &answer {
             Err(rtnetlink::Error::NetlinkError(message))
                 if net.addr().is_ipv6()
-                    && NO_IPV6.contains(&message.raw_code().saturating_neg()) =>
+                    && lacks_ipv6(link.mtu, message.raw_code().saturating_neg()) =>
             {
                 Err(NoIpv6.into())
             }
@@ -157,6 +163,11 @@ impl Netlink {
         result.with_context(|| format!("address {net} cannot be taken from '{}'", link.name))?;
         Ok(())
     }
+}
+
+/// Whether a device of that MTU refuses an address because it has no IPv6.
+fn lacks_ipv6(mtu: u32, errno: i32) -> bool {
+    NO_IPV6.contains(&errno) || (mtu < LEAST_MTU && TOO_SMALL.contains(&errno))
 }
 
 fn parse(message: &AddressMessage) -> Option<Address> {
@@ -202,6 +213,13 @@ pub(super) fn is_link_local(ip: IpAddr) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_invalid_address_is_not_taken_for_a_device_without_ipv6() {
+        assert!(lacks_ipv6(1500, libc::EACCES));
+        assert!(lacks_ipv6(1279, libc::EINVAL) && lacks_ipv6(1279, libc::ENOBUFS));
+        assert!(!lacks_ipv6(1280, libc::EINVAL) && !lacks_ipv6(1279, libc::EPERM));
+    }
 
     #[test]
     fn what_failed_is_still_known_where_it_could_not_be_undone() {

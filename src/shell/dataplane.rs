@@ -21,7 +21,7 @@ use std::{
     net::SocketAddr,
     os::fd::AsFd,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
     thread::JoinHandle,
@@ -106,7 +106,12 @@ pub(super) struct DataPlane {
     stop: Arc<AtomicBool>,
     wakers: Vec<Arc<Waker>>,
     threads: Vec<JoinHandle<()>>,
+    seen: Seen,
 }
+
+/// What was received so far. It outlives the threads, for whoever forgets it opens what
+/// somebody recorded a second time.
+pub(super) type Seen = Arc<Mutex<Ingress>>;
 
 #[derive(Clone)]
 struct Queues {
@@ -117,12 +122,14 @@ struct Queues {
 }
 
 impl DataPlane {
-    /// Starts the threads on an open TAP and socket.
+    /// Starts the threads on an open TAP and socket. `seen` is new, or of the threads
+    /// before, which have ended.
     pub(super) fn start(
         tap: Arc<Tap>,
         udp: Arc<UdpSocket>,
         streams: Arc<Streams>,
         snapshot: Arc<Snapshot>,
+        seen: Seen,
     ) -> Result<(Self, Upcalls)> {
         let (control, control_rx) = mpsc::channel(CONTROL_QUEUE);
         let (steps, steps_rx) = mpsc::channel(HANDSHAKE_QUEUE);
@@ -140,6 +147,7 @@ impl DataPlane {
             stop: Arc::default(),
             wakers: Vec::new(),
             threads: Vec::new(),
+            seen: Arc::clone(&seen),
         };
         let tap_waker = plane.add_waker()?;
         let udp_waker = plane.add_waker()?;
@@ -153,6 +161,7 @@ impl DataPlane {
             stop: Arc::clone(&plane.stop),
             turns: Arc::new(Turns::new(Instant::now())),
             upward: Arc::new(Mutex::new(Upward::new())),
+            seen,
             tap_waker,
             udp_waker: Arc::clone(&udp_waker),
         };
@@ -210,6 +219,11 @@ impl DataPlane {
         self.wakers.iter().for_each(|w| w.wake());
     }
 
+    /// What was received so far, for threads that follow.
+    pub(super) fn seen(&self) -> Seen {
+        Arc::clone(&self.seen)
+    }
+
     /// Whether all threads run; none does once they were stopped.
     pub(super) fn is_running(&self) -> bool {
         !self.threads.is_empty() && self.threads.iter().all(|t| !t.is_finished())
@@ -246,6 +260,7 @@ struct Carrier {
     stop: Arc<AtomicBool>,
     turns: Arc<Turns>,
     upward: Arc<Mutex<Upward>>,
+    seen: Seen,
     tap_waker: Arc<Waker>,
     udp_waker: Arc<Waker>,
 }
@@ -268,8 +283,8 @@ impl Upward {
 }
 
 /// The way from the underlay to the TAP.
-struct Downward {
-    ingress: Ingress,
+struct Downward<'a> {
+    ingress: MutexGuard<'a, Ingress>,
     datagrams: RecvBatch,
     standing: Standing,
     probe: Vec<u8>,
@@ -303,7 +318,7 @@ impl Carrier {
     /// The thread "wove-udp".
     fn carry_datagrams(&self) -> std::io::Result<()> {
         let mut down = Downward {
-            ingress: Ingress::new(),
+            ingress: self.seen.lock().unwrap_or_else(PoisonError::into_inner),
             datagrams: RecvBatch::new(quinn_udp::BATCH_SIZE),
             standing: Standing::default(),
             probe: vec![0; PROBE],
@@ -371,7 +386,7 @@ impl Carrier {
     }
 
     /// Carries one batch from the underlay; false if there was none.
-    fn carry_down(&self, down: &mut Downward, sink: &mut Sink<'_>) -> std::io::Result<bool> {
+    fn carry_down(&self, down: &mut Downward<'_>, sink: &mut Sink<'_>) -> std::io::Result<bool> {
         if self.udp.recv_batch(&mut down.datagrams)? == 0 {
             return Ok(false);
         }
@@ -412,7 +427,7 @@ impl Carrier {
     }
 
     /// Probes of the fast path are sealed with the sessions of this thread.
-    fn carry_probes(&self, tunnel: &TunnelSocket, down: &mut Downward, sink: &mut Sink<'_>) {
+    fn carry_probes(&self, tunnel: &TunnelSocket, down: &mut Downward<'_>, sink: &mut Sink<'_>) {
         let (snapshot, now) = (self.snapshot.load(), Instant::now());
         for _ in 0..PROBES {
             // An error is the device's that is gone; a new one brings a new socket.

@@ -33,7 +33,8 @@ impl Daemon {
         let tap = Arc::new(Tap::open(&self.host_config.tap)?);
         self.bridge_mac = self.host.set_up(self.host_config.clone()).await?.mac;
         let (udp, streams) = (Arc::clone(&self.udp), Arc::clone(&self.streams));
-        let (plane, upcalls) = DataPlane::start(tap, udp, streams, self.router.snapshot())?;
+        let (snapshot, seen) = (self.router.snapshot(), self.plane.seen());
+        let (plane, upcalls) = DataPlane::start(tap, udp, streams, snapshot, seen)?;
         (self.plane, self.upcalls) = (plane, upcalls);
         tracing::warn!(
             tap = self.host_config.tap,

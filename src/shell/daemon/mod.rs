@@ -192,8 +192,13 @@ impl Daemon {
             .take_snapshot()
             .context("the router has no first snapshot")?;
         let names = Names::new(config.dns.clone(), &store, Arc::clone(&snapshot))?;
-        let (plane, upcalls) =
-            DataPlane::start(tap, Arc::clone(&udp), Arc::clone(&streams), snapshot)?;
+        let (plane, upcalls) = DataPlane::start(
+            tap,
+            Arc::clone(&udp),
+            Arc::clone(&streams),
+            snapshot,
+            Arc::default(),
+        )?;
         let (done_tx, done) = mpsc::channel(64);
         let tunnel = TunnelConfig::new(&config.bridge, mtu);
         let fast = Fast::new(tunnel, config.fastdp, Instant::now());

@@ -28,7 +28,7 @@ use proto::{
     },
 };
 use rand::{Rng, SeedableRng};
-use rand_chacha::ChaCha8Rng;
+use rand_chacha::ChaCha20Rng;
 
 use super::{
     output::Origin,
@@ -60,7 +60,8 @@ pub struct Handshakes {
     used: BTreeSet<SessionIndex>,
     jar: CookieJar,
     limiter: HandshakeLimiter,
-    rng: ChaCha8Rng,
+    /// All ephemeral keys come from it.
+    rng: ChaCha20Rng,
     outcomes: VecDeque<Outcome>,
 }
 
@@ -96,10 +97,10 @@ impl Handshakes {
         identity: Arc<Identity>,
         hello: Hello,
         secrets: Vec<Secret>,
-        seed: u64,
+        seed: [u8; 32],
         now: Instant,
     ) -> Self {
-        let mut rng = ChaCha8Rng::seed_from_u64(seed);
+        let mut rng = ChaCha20Rng::from_seed(seed);
         Self {
             identity,
             hello,
@@ -152,9 +153,9 @@ impl Handshakes {
         secret: usize,
         now: Instant,
     ) {
-        let index = self.fresh_index();
+        let (index, mut drawn) = (self.fresh_index(), self.draw());
         let (initiator, datagram) =
-            match Initiator::start(&self.identity, &self.hello, index, &mut self.rng) {
+            match Initiator::start(&self.identity, &self.hello, index, &mut drawn) {
                 Ok(started) => started,
                 Err(error) => {
                     self.release(index);
@@ -233,8 +234,8 @@ impl Handshakes {
             return;
         }
         self.make_room(now);
-        let index = self.fresh_index();
-        match Responder::accept(&self.identity, &self.hello, index, message, &mut self.rng) {
+        let (index, mut drawn) = (self.fresh_index(), self.draw());
+        match Responder::accept(&self.identity, &self.hello, index, message, &mut drawn) {
             Ok((responder, answer)) => {
                 self.outcomes.push_back(Outcome::Send {
                     way,
@@ -489,6 +490,14 @@ impl Handshakes {
     /// What came of the last step.
     pub fn poll_outcome(&mut self) -> Option<Outcome> {
         self.outcomes.pop_front()
+    }
+
+    /// Randomness for one handshake. What is left here afterwards does not tell it: who
+    /// takes over this host later must not open what was recorded before.
+    fn draw(&mut self) -> ChaCha20Rng {
+        let drawn = ChaCha20Rng::from_rng(&mut self.rng);
+        self.rng = ChaCha20Rng::from_rng(&mut self.rng);
+        drawn
     }
 
     fn fresh_index(&mut self) -> SessionIndex {

@@ -16,7 +16,7 @@ use proto::{
     Endpoint, MacAddr,
     ethernet::{self, EthernetFrame, EthernetRepr},
 };
-use rand::RngCore;
+use rand::Rng;
 use wove::engine::{
     CAPABILITIES, Effects, Egress, Event, Ingress, Router, RouterConfig, Snapshot, Transmit, Upcall,
 };
@@ -117,7 +117,7 @@ impl Host {
             bridge: "wove".to_owned(),
             mesh: config.clone(),
             space: None,
-            seed: self.rng.next_u64(),
+            seed: self.rng.random(),
             version: "0.1.0".to_owned(),
             capabilities: CAPABILITIES,
         };

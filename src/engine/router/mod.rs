@@ -39,7 +39,7 @@ use proto::{
     space::CAN_SPACE,
 };
 use rand::{Rng, SeedableRng};
-use rand_chacha::ChaCha8Rng;
+use rand_chacha::ChaCha20Rng;
 
 use super::{
     handshakes::Handshakes,
@@ -76,8 +76,9 @@ pub struct Config {
     pub mesh: gossip::Config,
     /// The address space; none if this peer takes no part in it.
     pub space: Option<SpaceSetup>,
-    /// Seeds all randomness.
-    pub seed: u64,
+    /// Seeds all randomness, that of ephemeral keys included: 32 random bytes that
+    /// nobody else has.
+    pub seed: [u8; 32],
     /// The version of wove.
     pub version: String,
     /// What the greeting says that this peer understands: [`CAPABILITIES`], or
@@ -172,7 +173,7 @@ pub struct Router {
     named: TokenBucket,
     observed: Observed,
     endpoints: Vec<SocketAddr>,
-    rng: ChaCha8Rng,
+    rng: ChaCha20Rng,
     tick_at: Instant,
     urgent_at: Option<Instant>,
     handshakes_done: u64,
@@ -203,8 +204,8 @@ const MAX_SAID: usize = 1024;
 
 impl Router {
     /// A router with the given identity and network secrets, the preferred first.
-    pub fn new(config: Config, identity: Identity, secrets: Vec<Secret>, now: Instant) -> Self {
-        let mut rng = ChaCha8Rng::seed_from_u64(config.seed);
+    pub fn new(mut config: Config, identity: Identity, secrets: Vec<Secret>, now: Instant) -> Self {
+        let mut rng = ChaCha20Rng::from_seed(std::mem::take(&mut config.seed));
         let identity = Arc::new(identity);
         let local = identity.id();
         let instance = rng.random();

@@ -524,9 +524,13 @@ fn router_config(
         bridge: config.bridge.clone(),
         mesh,
         space,
-        seed: OsRng
-            .try_next_u64()
-            .context("the kernel gives no randomness")?,
+        seed: {
+            let mut seed = [0; 32];
+            OsRng
+                .try_fill_bytes(&mut seed)
+                .context("the kernel gives no randomness")?;
+            seed
+        },
         version: env!("CARGO_PKG_VERSION").to_owned(),
         capabilities: CAPABILITIES,
     })

@@ -10,6 +10,8 @@ use crypto::{Identity, Secret, rekey::REKEY_AFTER_TIME};
 use gossip::Target;
 use ipnet::IpNet;
 use proto::PeerId;
+use rand::{Rng, SeedableRng};
+use rand_chacha::ChaCha8Rng;
 use wove::engine::{
     CAPABILITIES, Egress, Event, FastSetup, Ingress, Router, RouterConfig, Snapshot,
 };
@@ -113,7 +115,7 @@ impl Node {
             bridge: "wove".to_owned(),
             mesh: self.mesh.clone(),
             space: None,
-            seed,
+            seed: ChaCha8Rng::seed_from_u64(seed).random(),
             version: "test".to_owned(),
             capabilities: self.capabilities,
         };

@@ -32,7 +32,7 @@ use rand_chacha::ChaCha20Rng;
 
 use super::{
     output::Origin,
-    timing::{HANDSHAKE_PATIENCE, RESPONSE_AGE, RETRANSMIT},
+    timing::{HANDSHAKE_PATIENCE, REJECT_GRACE, RESPONSE_AGE, RETRANSMIT},
 };
 
 mod outcome;
@@ -76,6 +76,8 @@ struct Attempt {
     started: Instant,
     repeat_at: Instant,
     interval: Duration,
+    /// What was said in the peer's name, while its confirmation is awaited.
+    rejected: Option<RejectReason>,
 }
 
 enum Phase {
@@ -179,6 +181,7 @@ impl Handshakes {
             started: now,
             repeat_at: now + RETRANSMIT,
             interval: RETRANSMIT,
+            rejected: None,
         };
         self.attempts.insert(index, attempt);
     }
@@ -325,6 +328,8 @@ impl Handshakes {
             return;
         };
         match attempt.initiator.read_response(message, secret) {
+            // Somebody else who answers first must not keep the peer's own answer out.
+            Ok((established, _)) if !attempt.purpose.allows(established.peer) => {}
             Ok((established, completion)) => {
                 attempt.phase = Phase::AwaitingConfirm {
                     way,
@@ -396,8 +401,22 @@ impl Handshakes {
         }
     }
 
+    /// Anybody who saw the handshake can say so, and it answers a completion alone: who
+    /// confirms in the meantime is believed.
     fn handle_reject(&mut self, receiver: SessionIndex, reason: RejectReason, now: Instant) {
-        let Some(attempt) = self.end(receiver) else {
+        let Some(attempt) = self.attempts.get_mut(&receiver) else {
+            return;
+        };
+        if let Phase::AwaitingConfirm { .. } = attempt.phase
+            && attempt.rejected.is_none()
+        {
+            attempt.rejected = Some(reason);
+            attempt.repeat_at = now + REJECT_GRACE;
+        }
+    }
+
+    fn give_up(&mut self, index: SessionIndex, reason: RejectReason, now: Instant) {
+        let Some(attempt) = self.end(index) else {
             return;
         };
         let next = attempt.secret + 1;
@@ -454,9 +473,14 @@ impl Handshakes {
             let Some(attempt) = self.attempts.get_mut(&index) else {
                 continue;
             };
-            if now < attempt.started + HANDSHAKE_PATIENCE {
+            if let Some(reason) = attempt.rejected {
+                self.give_up(index, reason, now);
+                continue;
+            }
+            let end = attempt.started + HANDSHAKE_PATIENCE;
+            if now < end {
                 attempt.interval *= 2;
-                attempt.repeat_at = now + attempt.interval;
+                attempt.repeat_at = (now + attempt.interval).min(end);
                 attempt.repeat(&mut self.outcomes);
                 continue;
             }

@@ -10,6 +10,8 @@ pub const URGENT: Duration = Duration::from_millis(25);
 pub const RETRANSMIT: Duration = Duration::from_millis(250);
 /// How long an unanswered handshake is kept up.
 pub const HANDSHAKE_PATIENCE: Duration = Duration::from_secs(4);
+/// How long a peer that is said to have refused a handshake may still confirm it.
+pub const REJECT_GRACE: Duration = Duration::from_millis(500);
 /// How long a session that was replaced still receives.
 pub const OVERLAP: Duration = Duration::from_secs(30);
 /// How long a responder remembers a handshake that was not completed.

@@ -17,6 +17,16 @@ pub enum Purpose {
     Session(PeerId),
 }
 
+impl Purpose {
+    /// Whether a session with this peer serves it.
+    pub(super) fn allows(self, peer: PeerId) -> bool {
+        match self {
+            Self::Dial(_) => true,
+            Self::Session(wanted) => wanted == peer,
+        }
+    }
+}
+
 /// Ways to be tried only once the others have stayed silent for a while.
 #[derive(Debug)]
 pub struct Later {

@@ -64,7 +64,11 @@ impl Router {
         let purpose = Purpose::Session(*id);
         if now >= peer.notice_at && !self.handshakes.is_under_way(purpose) {
             peer.notice_at = now + RETRANSMIT * 2;
-            self.handshakes.begin(purpose, vec![origin], now);
+            // Where its path leads, too: what a stranger began must serve the peer.
+            let path = peer.direct.as_ref().map(|d| Origin::Direct(d.address));
+            let path = path.filter(|path| *path != origin);
+            let ways = std::iter::once(origin).chain(path).collect();
+            self.handshakes.begin(purpose, ways, now);
         }
     }
 

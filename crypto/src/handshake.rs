@@ -302,7 +302,9 @@ impl Responder {
 
     /// Reads the completion, trying each secret in turn. After an error other
     /// than `Identity`, `Version` or `Hello` (which only a member can cause)
-    /// the genuine completion is still welcome.
+    /// the genuine completion is still welcome. But where the secret was wrong, the
+    /// state is built again at the next call, which costs as much as
+    /// [`Responder::accept`]: whoever calls sees to it that a stranger cannot repeat it.
     pub fn complete(
         &mut self,
         message: &Handshake<'_>,

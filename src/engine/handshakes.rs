@@ -47,6 +47,10 @@ const MAX_ATTEMPTS: usize = 512;
 /// proof of address.
 const HANDSHAKE_RATE: u32 = 200;
 const HANDSHAKE_BURST: u32 = 400;
+/// The same beyond that, for those who proved their address: enough for a large mesh
+/// that is launched all at once, and little work.
+const PROVEN_RATE: u32 = 800;
+const PROVEN_BURST: u32 = 1600;
 /// Addresses one attempt tries at once.
 const MAX_WAYS: usize = 16;
 
@@ -60,6 +64,10 @@ pub struct Handshakes {
     used: BTreeSet<SessionIndex>,
     jar: CookieJar,
     limiter: HandshakeLimiter,
+    /// For what the first does not admit.
+    proven: HandshakeLimiter,
+    /// Initiations beyond both rates, not yet counted elsewhere.
+    over_rate: u64,
     /// All ephemeral keys come from it.
     rng: ChaCha20Rng,
     outcomes: VecDeque<Outcome>,
@@ -88,8 +96,17 @@ enum Phase {
 struct Response {
     responder: Responder,
     way: Origin,
-    established: bool,
+    end: End,
     since: Instant,
+}
+
+/// How far an answered handshake came.
+enum End {
+    Open,
+    Established,
+    /// With the datagram that says so, for whoever asks again: to try the secrets once
+    /// more is work that a stranger could have us do without end.
+    Refused(Vec<u8>),
 }
 
 impl Handshakes {
@@ -112,6 +129,8 @@ impl Handshakes {
             used: BTreeSet::new(),
             jar: CookieJar::new(&mut rng, now),
             limiter: HandshakeLimiter::new(HANDSHAKE_RATE, HANDSHAKE_BURST, now),
+            proven: HandshakeLimiter::new(PROVEN_RATE, PROVEN_BURST, now),
+            over_rate: 0,
             rng,
             outcomes: VecDeque::new(),
         }
@@ -222,7 +241,8 @@ impl Handshakes {
         if let Some(index) = self.own_attempt(message) {
             return self.meet_ourselves(index);
         }
-        if !self.limiter.admit(now) && !self.proves_address(message, way, now) {
+        let admitted = self.limiter.admit(now);
+        if !admitted && !self.proves_address(message, way, now) {
             return;
         }
         let known = self
@@ -234,6 +254,11 @@ impl Handshakes {
                 way,
                 datagram: response.responder.datagram().to_vec(),
             });
+            return;
+        }
+        // The same answer again is no work, so only now.
+        if !admitted && !self.proven.admit(now) {
+            self.over_rate += 1;
             return;
         }
         self.make_room(now);
@@ -249,7 +274,7 @@ impl Handshakes {
                     Response {
                         responder,
                         way,
-                        established: false,
+                        end: End::Open,
                         since: now,
                     },
                 );
@@ -311,7 +336,7 @@ impl Handshakes {
 
     fn forget_response(&mut self, index: SessionIndex) {
         if let Some(response) = self.responses.remove(&index)
-            && !response.established
+            && !matches!(response.end, End::Established)
         {
             self.release(index);
         }
@@ -361,15 +386,23 @@ impl Handshakes {
         let Some(response) = self.responses.get_mut(&message.receiver) else {
             return;
         };
-        if response.established {
-            self.outcomes.push_back(Outcome::Reconfirm {
-                session: message.receiver,
-            });
-            return;
+        match &response.end {
+            End::Open => {}
+            End::Established => {
+                self.outcomes.push_back(Outcome::Reconfirm {
+                    session: message.receiver,
+                });
+                return;
+            }
+            End::Refused(reject) => {
+                let datagram = reject.clone();
+                self.outcomes.push_back(Outcome::Send { way, datagram });
+                return;
+            }
         }
         match response.responder.complete(message, &self.secrets) {
             Ok(established) => {
-                response.established = true;
+                response.end = End::Established;
                 let established = Box::new(established);
                 self.outcomes.push_back(Outcome::Established {
                     established,
@@ -381,7 +414,8 @@ impl Handshakes {
                 let Some(reason) = error.reject_reason() else {
                     return;
                 };
-                let datagram = datagram::emit_reject(message.sender, reason);
+                let datagram = datagram::emit_reject(response.responder.remote(), reason);
+                response.end = End::Refused(datagram.clone());
                 self.outcomes.push_back(Outcome::Send { way, datagram });
                 self.outcomes.push_back(Outcome::Refused {
                     way,
@@ -524,6 +558,12 @@ impl Handshakes {
         drawn
     }
 
+    /// Initiations that went unanswered since the last call, being beyond the rate
+    /// ([`super::counters::DropReason::HandshakeRate`]).
+    pub fn take_over_rate(&mut self) -> u64 {
+        std::mem::take(&mut self.over_rate)
+    }
+
     fn fresh_index(&mut self) -> SessionIndex {
         loop {
             let index = self.rng.random();
@@ -574,3 +614,6 @@ impl Attempt {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -17,6 +17,7 @@ use rand::Rng;
 
 use super::{
     super::{
+        counters::DropReason,
         handshakes::Purpose,
         output::Origin,
         peers::{Direct, Peer},
@@ -53,6 +54,9 @@ impl Router {
         }
         self.end_forgotten_esp(now);
         self.announce_observed(now);
+        let counters = &self.snapshot.shared.counters;
+        let unanswered = self.handshakes.take_over_rate();
+        counters.add(DropReason::HandshakeRate, unanswered);
     }
 
     fn tend(&mut self, id: PeerId, now: Instant) {

@@ -114,7 +114,7 @@ fn is_range(prefix: u8) -> bool {
     (space::RANGE_PREFIX_MIN..=space::RANGE_PREFIX_MAX).contains(&prefix)
 }
 
-fn is_space(said: &Space) -> bool {
+pub(crate) fn is_space(said: &Space) -> bool {
     if !is_range(said.ring.prefix) {
         return false;
     }
@@ -122,6 +122,8 @@ fn is_space(said: &Space) -> bool {
     let inside =
         |start: u32, len: u32| len > 0 && start.checked_add(len).is_some_and(|after| after <= end);
     let epochs = |epoch: u32| epoch <= space::EPOCH_MAX;
+    // Another follows on a life that ended, and must be one that can be said.
+    let ended = |life: u32| life < space::EPOCH_MAX;
     said.guards.len() <= space::GUARDS
         && said.former.len() <= space::GUARDS
         && said.blocks.len() <= space::BLOCKS
@@ -141,25 +143,25 @@ fn is_space(said: &Space) -> bool {
             .all(|gift| inside(gift.start, gift.len) && epochs(gift.epoch))
         && said.taken.iter().all(|taken| {
             let mut runs = taken.runs.iter();
-            epochs(taken.life)
+            ended(taken.life)
                 && taken.runs.len() <= space::BLOCKS
                 && runs.all(|(start, len)| inside(*start, *len))
         })
-        && said.lost.iter().all(|lost| epochs(lost.life))
+        && said.lost.iter().all(|lost| ended(lost.life))
         && said.claims.iter().all(|at| *at < end)
         && said.ask.is_none_or(|ask| inside(ask.start, ask.len))
         && said.range6.is_none_or(|range| range.prefix <= 128)
 }
 
-fn is_guard(said: &Guard) -> bool {
+pub(crate) fn is_guard(said: &Guard) -> bool {
     said.acks.len() <= space::WARDS
         && said.votes.len() <= space::VOTES
         && said.gone.len() <= space::GONE
-        && said.votes.iter().all(|vote| vote.life <= space::EPOCH_MAX)
+        && said.votes.iter().all(|vote| vote.life < space::EPOCH_MAX)
         && said.acks.iter().all(|ack| ack.life <= space::EPOCH_MAX)
 }
 
-fn is_division(said: &Division) -> bool {
+pub(crate) fn is_division(said: &Division) -> bool {
     if !is_range(said.prefix) {
         return false;
     }

@@ -32,6 +32,11 @@ const CRUMB: u32 = 32;
 /// A gift ranks above a takeover that did not know of it.
 pub(super) const GIFT_STEP: u32 = 2;
 
+/// Whether there is a higher epoch for it in other hands.
+fn is_givable(block: &Block) -> bool {
+    block.epoch <= wire::EPOCH_MAX - GIFT_STEP
+}
+
 impl Space {
     /// Whether somebody owns part of a run with at least this epoch, by its own word.
     pub(super) fn is_owned_above(&self, span: Span, epoch: u32, but: ShortId) -> bool {
@@ -308,20 +313,28 @@ impl Space {
 
     /// The upper part of the largest free run: spare before held.
     fn choose_gift(&self, wanted: Span, share: u32) -> Option<Span> {
+        let mut blocks = self.mine.blocks.iter();
         if wanted.len() == 1 {
             let free = self.owns(wanted.start) && !self.used.contains(&wanted.start);
-            return free.then_some(wanted);
+            let stuck =
+                blocks.any(|block| !is_givable(block) && Span::of(block).contains(wanted.start));
+            return (free && !stuck).then_some(wanted);
         }
+        let mut usable = self.mine.usable.clone();
+        blocks
+            .filter(|block| !is_givable(block))
+            .for_each(|stuck| span::remove(&mut usable, Span::of(stuck)));
         // The ends of a subnet are of no use to anybody.
         let inner = Span {
             start: wanted.start + 1,
             end: wanted.end - 1,
         };
-        let spare = self.mine.blocks.iter().filter(|block| !block.held);
+        let spare = self.mine.blocks.iter();
+        let spare = spare.filter(|block| !block.held && is_givable(block));
         let spare = spare.filter_map(|block| Span::of(block).meet(wanted));
         let useful = spare.filter(|run| run.meet(inner).is_some());
         let run = useful.max_by_key(Span::len).or_else(|| {
-            let held = self.mine.usable.iter().filter_map(|span| span.meet(inner));
+            let held = usable.iter().filter_map(|span| span.meet(inner));
             held.flat_map(|span| self.unused(span))
                 .max_by_key(Span::len)
         })?;
@@ -360,6 +373,7 @@ impl Space {
             .mine
             .blocks
             .iter()
+            .filter(|block| is_givable(block))
             .filter_map(|block| Span::of(block).meet(span))
             .collect();
         let room = wire::GIFTS.saturating_sub(self.mine.gifts.len());
@@ -376,7 +390,7 @@ impl Space {
             self.mine.gifts.push(Gift {
                 start: block.start,
                 len: block.len,
-                epoch: block.epoch.saturating_add(GIFT_STEP),
+                epoch: block.epoch + GIFT_STEP,
                 to,
                 since,
             });
@@ -455,6 +469,7 @@ impl Space {
         if !may_give || self.mine.blocks.is_empty() {
             return;
         }
+        self.let_go_of_stuck();
         let mut heirs = self.heirs(peers);
         heirs.sort_by_key(|peer| {
             let owns = self
@@ -470,6 +485,38 @@ impl Space {
             && let Some(block) = self.mine.blocks.first().copied()
         {
             self.give(Span::of(&block), heir);
+        }
+    }
+
+    /// What cannot be given is nobody's once its owner leaves, until a census.
+    fn let_go_of_stuck(&mut self) {
+        let stuck = self.mine.blocks.iter().filter(|block| !is_givable(block));
+        let stuck: Vec<Span> = stuck.map(Span::of).collect();
+        for span in stuck {
+            self.lose(span);
+        }
+    }
+
+    /// What others own in the middle of ours cuts it into pieces. Of more than a record has
+    /// room for the least are nobody's, until a census.
+    pub(super) fn fit_blocks(&mut self) {
+        let mut count = 0;
+        while self.mine.blocks.len() > wire::BLOCKS {
+            let least = self
+                .mine
+                .blocks
+                .iter()
+                .min_by_key(|block| (block.held, block.len));
+            let Some(least) = least.map(Span::of) else {
+                break;
+            };
+            count += least.len();
+            self.lose(least);
+        }
+        if count > 0 {
+            self.warn(format!(
+                "let go of {count} addresses: what others own in between cuts this peer's space into more pieces than it can tell of"
+            ));
         }
     }
 

@@ -212,7 +212,7 @@ impl Space {
             let spare: Vec<Block> = spare.collect();
             for part in self.bequest(self.me, &spare, false) {
                 let back = Block {
-                    epoch: part.epoch.saturating_add(GIFT_STEP),
+                    epoch: part.epoch.saturating_add(GIFT_STEP).min(wire::EPOCH_MAX),
                     ..part
                 };
                 span::put(&mut self.mine.blocks, back);
@@ -504,8 +504,10 @@ impl Space {
         blocks.sort_by_key(|block| std::cmp::Reverse(block.len));
         let mut runs = Vec::new();
         for block in &blocks {
-            if self.mine.blocks.len() + 2 <= wire::BLOCKS {
-                self.gain(Span::of(block), block.epoch.saturating_add(1));
+            // None of ours could rank above what has the highest epoch.
+            let has_room = runs.len() < wire::BLOCKS && self.mine.blocks.len() + 2 <= wire::BLOCKS;
+            if has_room && block.epoch < wire::EPOCH_MAX {
+                self.gain(Span::of(block), block.epoch + 1);
                 runs.push((block.start, block.len));
             }
         }

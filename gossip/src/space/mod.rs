@@ -98,6 +98,8 @@ mod view;
 mod vote;
 
 #[cfg(test)]
+mod hostile;
+#[cfg(test)]
 mod model;
 #[cfg(test)]
 mod schedules;
@@ -465,6 +467,7 @@ impl Space {
             self.count(peers);
             self.say_farewell();
         }
+        self.fit_blocks();
         self.call();
         self.number();
         let due = now + if self.is_busy() { BUSY } else { CALM };

@@ -122,7 +122,7 @@ impl Space {
         let answered = known_serial(
             (&mine.guards, &mine.former),
             |peer| self.is_gone(peer),
-            |guard| fresh(guard).map(|serial| serial + 1),
+            |guard| fresh(guard).map(|serial| serial.saturating_add(1)),
         );
         if answered == 0 {
             return;

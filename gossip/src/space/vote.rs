@@ -191,13 +191,16 @@ impl Space {
         is_guard || (some_gone && self.roll.len() <= wire::ROLL)
     }
 
+    /// In which life a peer is and who decides on it; none if no life could follow.
     fn voters(&self, ward: ShortId) -> Option<(u32, Vec<ShortId>, Vec<ShortId>)> {
-        if ward == self.me {
+        let (life, guards, former) = if ward == self.me {
             let mine = &self.mine;
-            return Some((mine.life, mine.guards.clone(), mine.former.clone()));
-        }
-        let space = &self.table.get(&ward)?.space;
-        Some((space.life, space.guards.clone(), space.former.clone()))
+            (mine.life, &mine.guards, &mine.former)
+        } else {
+            let space = &self.table.get(&ward)?.space;
+            (space.life, &space.guards, &space.former)
+        };
+        (life < wire::EPOCH_MAX).then(|| (life, guards.clone(), former.clone()))
     }
 
     /// Whether those for whom `has` holds are enough in each set of guards.

@@ -13,6 +13,7 @@ use proto::{
 };
 
 use super::{Init, Outcome, Peers, Saved, Space, SpaceConfig, Span};
+use crate::limits;
 
 /// Silence after which an owner is dead.
 pub(super) const DEAD: Duration = Duration::from_secs(60);
@@ -239,13 +240,17 @@ impl World {
             node.sequence += 1;
             (node.epoch, node.sequence)
         };
+        // What others would refuse is never heard of again.
         if let Some(said) = space.take_space() {
+            assert!(limits::is_space(&said), "{at} says {said:?}");
             own.space = Some((next(), said));
         }
         if let Some(said) = space.take_guard() {
+            assert!(limits::is_guard(&said), "{at} says {said:?}");
             own.guard = Some((next(), said));
         }
         if let Some(said) = space.take_division() {
+            assert!(limits::is_division(&said), "{at} says {said:?}");
             own.division = Some((next(), said));
         }
         let mut outcomes = Vec::new();

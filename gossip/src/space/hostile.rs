@@ -197,6 +197,38 @@ fn no_accepted_lie_makes_our_own_record_invalid() {
 }
 
 #[test]
+fn owners_that_are_gone_leave_room_to_speak_of_those_who_are_there() {
+    let mut world = world();
+    let Some(truth) = truth(&world) else {
+        panic!("nothing is known of the liar");
+    };
+    let said = Record {
+        guards: vec![id(0), id(1)],
+        blocks: Vec::new(),
+        ..truth
+    };
+    // Lower ids than any that is there.
+    let names = (0..2 * wire::WARDS as u8).map(|n| ShortId([0, 0, 0, 0, 0, 0, 0, n]));
+    for at in 0..HONEST {
+        if let Some(space) = &mut world.nodes[at].space {
+            names.clone().for_each(|name| space.hear_space(name, &said));
+        }
+    }
+    talk(&mut world, 20);
+    for at in 0..HONEST {
+        let Some(space) = &world.nodes[at].space else {
+            continue;
+        };
+        let acks = &space.guard.acks;
+        assert_eq!(acks.len(), wire::WARDS);
+        assert!(acks.is_sorted_by(|a, b| a.ward < b.ward));
+        for living in [1 - at, LIAR] {
+            assert!(acks.iter().any(|ack| ack.ward == id(living)));
+        }
+    }
+}
+
+#[test]
 fn the_highest_life_is_never_passed() {
     let mut world = world();
     let Some(mut said) = truth(&world) else {

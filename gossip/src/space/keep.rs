@@ -64,7 +64,16 @@ impl Space {
         let misled = misled.map(|(peer, _)| *peer);
         let wards = self.wards.iter().copied().chain(asked).chain(misled);
         let wards: BTreeSet<ShortId> = wards.collect();
-        let acks: Vec<Ack> = wards.iter().filter_map(ack).take(wire::WARDS).collect();
+        let mut acks: Vec<Ack> = wards.iter().filter_map(ack).collect();
+        if acks.len() > wire::WARDS {
+            // Whoever is there may wait for us. The rest by a rank that no owner has with
+            // all its guards.
+            let calls = |ward: ShortId| self.concern.callers.contains(&ward);
+            let is_there = |ward: ShortId| peers.reaches(ward) || calls(ward);
+            acks.sort_by_key(|ack| (!is_there(ack.ward), weight(ack.ward, self.me), ack.ward));
+            acks.truncate(wire::WARDS);
+            acks.sort_unstable_by_key(|ack| ack.ward);
+        }
         if acks == self.guard.acks {
             self.acks_at = None;
             self.concern.waiting.clear();
@@ -86,7 +95,9 @@ impl Space {
         let said = said.find(|said| said.ward == ack.ward);
         let began = |ack: &Ack| (ack.instance, ack.life, ack.began);
         let begins = match said {
-            Some(said) => began(said) != began(ack) || said.serial + LEAP <= ack.serial,
+            Some(said) => {
+                began(said) != began(ack) || said.serial.saturating_add(LEAP) <= ack.serial
+            }
             None => ack.life > 0 || self.concern.callers.contains(&ack.ward),
         };
         let known = said.map_or(0, |said| said.serial);

@@ -19,6 +19,8 @@ pub const NAME_PARTS: u16 = 256;
 pub const NAMES_PER_PEER: usize = 4096;
 /// Bytes of a name, without the domain.
 pub const NAME_LENGTH: usize = 180;
+/// Labels of a name, without the domain: each of them is a name above it to look after.
+pub const NAME_LABELS: usize = 16;
 /// Endpoints in a node record.
 pub const NODE_ENDPOINTS: usize = 16;
 /// Bytes of a nickname.
@@ -49,7 +51,7 @@ impl Refusal {
 }
 
 /// Whether a text is a name as records have it: labels of 1 to 63 letters, digits,
-/// `-` and `_`, in lower case, with dots between, and not too long. What people
+/// `-` and `_`, in lower case, with dots between, not too many and not too long. What people
 /// type is brought into this form by [`crate::names::canonical`].
 pub fn is_name(text: &str) -> bool {
     let is_label = |label: &str| {
@@ -58,7 +60,9 @@ pub fn is_name(text: &str) -> bool {
                 .bytes()
                 .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b"-_".contains(&b))
     };
-    text.len() <= NAME_LENGTH && text.split('.').all(is_label)
+    text.len() <= NAME_LENGTH
+        && text.split('.').all(is_label)
+        && text.split('.').count() <= NAME_LABELS
 }
 
 /// Reads the body and holds it against the limits of its kind.

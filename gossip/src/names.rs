@@ -311,8 +311,10 @@ impl Directory {
         if let Some(names) = self.addresses.get_mut(address) {
             if let Some(count) = names.get_mut(name) {
                 *count -= 1;
+                if *count == 0 {
+                    names.remove(name);
+                }
             }
-            names.retain(|_, count| *count > 0);
             if names.is_empty() {
                 self.addresses.remove(address);
             }

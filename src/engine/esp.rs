@@ -394,4 +394,4 @@ impl Esp {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

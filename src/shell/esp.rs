@@ -41,7 +41,8 @@ pub(super) struct KernelEsp {
     barrier: Barrier,
     port: u16,
     bound: Option<IpAddr>,
-    /// By the peer's address: the engine has one at each.
+    /// By the peer's address: the engine has one at each. Orders for another fast
+    /// path than that are late, and touch nothing but what is their own.
     peers: BTreeMap<IpAddr, Guarded>,
 }
 
@@ -127,32 +128,32 @@ impl KernelEsp {
                 direction,
                 spi,
                 ref key,
-            } => Some(match self.install(address, direction, spi, key) {
+            } => Some(match self.install((address, index), direction, spi, key) {
                 Ok(()) => EspOutcome::Installed { direction, spi },
                 Err(error) => failed(direction, spi, &error),
             }),
             &EspStep::Direct { spi } => {
                 let rule = Rule::Protect { spi: Some(spi) };
-                Some(match self.direct(address, rule) {
+                Some(match self.direct((address, index), rule) {
                     Ok(()) => EspOutcome::Directed { spi },
                     Err(error) => failed(Direction::Out, spi, &error),
                 })
             }
             EspStep::Block => {
-                if let Err(error) = self.direct(address, Rule::Block) {
+                if let Err(error) = self.direct((address, index), Rule::Block) {
                     tracing::debug!(%address, "not blocked: {error:#}");
                 }
                 None
             }
             &EspStep::Remove { direction, spi } => {
-                let removed = self.remove(address, direction, spi);
+                let removed = self.remove((address, index), direction, spi);
                 if let Err(error) = removed {
                     tracing::warn!("{error:#}");
                 }
                 None
             }
             EspStep::Unguard => {
-                if let Err(error) = self.unguard(address) {
+                if let Err(error) = self.unguard(address, index) {
                     tracing::warn!("{error:#}");
                 }
                 None
@@ -236,23 +237,27 @@ impl KernelEsp {
         for policy in guarded.policies(address, self.port) {
             self.xfrm.set(&policy)?;
         }
-        self.peers.insert(address, guarded);
+        // One that was there before has nothing any more: what it orders by now is late.
+        if let Some(former) = self.peers.insert(address, guarded) {
+            for id in former.ids(address) {
+                if let Err(error) = self.xfrm.remove(&id) {
+                    tracing::warn!("{error:#}");
+                }
+            }
+        }
         Ok(())
     }
 
     fn install(
         &mut self,
-        address: IpAddr,
+        path: (IpAddr, u32),
         direction: Direction,
         spi: u32,
         key: &EspKey,
     ) -> Result<()> {
-        let peer = self
-            .peers
-            .get_mut(&address)
-            .context("no policies are set")?;
+        let peer = share(&mut self.peers, path).context("no policies are set")?;
         let sa = Sa {
-            id: peer_id(address, peer.local, direction, spi),
+            id: peer_id(path.0, peer.local, direction, spi),
             port: self.port,
             key: EspKey::new(*key.as_bytes()),
         };
@@ -263,29 +268,29 @@ impl KernelEsp {
         Ok(())
     }
 
-    fn direct(&mut self, address: IpAddr, rule: Rule) -> Result<()> {
-        let peer = self
-            .peers
-            .get_mut(&address)
-            .context("no policies are set")?;
-        let traffic = traffic(address, Direction::Out, self.port);
+    fn direct(&mut self, path: (IpAddr, u32), rule: Rule) -> Result<()> {
+        let traffic = traffic(path.0, Direction::Out, self.port);
+        let peer = share(&mut self.peers, path).context("no policies are set")?;
         self.xfrm.set(&Policy { traffic, rule })?;
         peer.out = rule;
         Ok(())
     }
 
-    fn remove(&mut self, address: IpAddr, direction: Direction, spi: u32) -> Result<()> {
-        let Some(peer) = self.peers.get_mut(&address) else {
+    fn remove(&mut self, path: (IpAddr, u32), direction: Direction, spi: u32) -> Result<()> {
+        let Some(peer) = share(&mut self.peers, path) else {
             return Ok(());
         };
         if peer.sas.remove(&(direction, spi)) {
-            let id = peer_id(address, peer.local, direction, spi);
+            let id = peer_id(path.0, peer.local, direction, spi);
             self.xfrm.remove(&id)?;
         }
         Ok(())
     }
 
-    fn unguard(&mut self, address: IpAddr) -> Result<()> {
+    fn unguard(&mut self, address: IpAddr, index: u32) -> Result<()> {
+        if self.peers.get(&address).is_some_and(|p| p.index != index) {
+            return Ok(());
+        }
         self.peers.remove(&address);
         for direction in [Direction::In, Direction::Out] {
             self.xfrm.unset(&traffic(address, direction, self.port))?;
@@ -304,6 +309,12 @@ impl Guarded {
             policy(Direction::Out, self.out),
             policy(Direction::In, Rule::Protect { spi: None }),
         ]
+    }
+
+    /// Its keys in the kernel.
+    fn ids(&self, address: IpAddr) -> impl Iterator<Item = SaId> {
+        let ids = self.sas.iter();
+        ids.map(move |&(direction, spi)| peer_id(address, self.local, direction, spi))
     }
 }
 
@@ -330,6 +341,14 @@ pub(super) async fn take_down(host: &Host, config: &TunnelConfig) -> Result<()> 
     }
     let texts: Vec<String> = errors.iter().map(|error| format!("{error:#}")).collect();
     Err(anyhow::anyhow!(texts.join("; ")))
+}
+
+/// The share of one fast path, if no other is at the address by now.
+fn share(
+    peers: &mut BTreeMap<IpAddr, Guarded>,
+    (address, index): (IpAddr, u32),
+) -> Option<&mut Guarded> {
+    peers.get_mut(&address).filter(|peer| peer.index == index)
 }
 
 fn failed(direction: Direction, spi: u32, error: &anyhow::Error) -> EspOutcome {

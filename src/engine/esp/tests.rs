@@ -13,7 +13,7 @@ use super::{association::OFFER, *};
     clippy::disallowed_methods,
     reason = "a test needs some origin of time; no result depends on it"
 )]
-fn origin() -> Instant {
+pub(in super::super) fn origin() -> Instant {
     Instant::now()
 }
 
@@ -369,7 +369,8 @@ fn both_ends_derive_the_same_keys_and_no_two_are_alike() {
     assert_eq!(format!("{:?}", EspKey::new([7; 36])), "EspKey(..)");
 }
 
-fn sessions() -> (Session, Session) {
+/// Both ends of one.
+pub(in super::super) fn sessions() -> (Session, Session) {
     let mut rng = ChaCha8Rng::seed_from_u64(1);
     let [a, b] = [(); 2].map(|()| Identity::generate(&mut rng));
     let hello = Hello::new(1, 1, "x");

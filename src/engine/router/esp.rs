@@ -192,15 +192,11 @@ impl Router {
     pub(super) fn tend_esp(&mut self, id: PeerId, now: Instant) {
         let peer = self.peers.get(&id);
         let wish = peer.and_then(|peer| peer.fast.wish()).filter(|w| w.esp);
-        if let Some(mut old) = self.esp.remove(&id) {
-            if wish == Some(old.wish) {
-                self.esp.insert(id, old);
-            } else {
-                old.esp.end();
-                self.carry_out(id, &mut old, now);
-            }
+        if self.esp.get(&id).is_some_and(|old| wish != Some(old.wish)) {
+            self.end_esp(id, now);
         }
         let Some(wish) = wish else { return };
+        self.end_left_esp(id, wish.address, now);
         let mut protection = self.esp.remove(&id).unwrap_or_else(|| Protection {
             wish,
             esp: Esp::new(),
@@ -249,12 +245,32 @@ impl Router {
         }
     }
 
+    fn end_esp(&mut self, id: PeerId, now: Instant) {
+        if let Some(mut protection) = self.esp.remove(&id) {
+            protection.esp.end();
+            self.carry_out(id, &mut protection, now);
+        }
+    }
+
+    /// Ends ESP of others at an address that the peer has now, if their paths are
+    /// left and nobody has looked at them since: policies go by address, so none
+    /// may be taken out after those of this peer are set.
+    fn end_left_esp(&mut self, id: PeerId, address: IpAddr, now: Instant) {
+        let wish = |id| self.peers.get(id).and_then(|peer| peer.fast.wish());
+        let others = self.esp.iter().filter(|(other, _)| **other != id);
+        let left = others.filter(|(id, p)| p.wish.address == address && wish(id) != Some(p.wish));
+        let left: Vec<PeerId> = left.map(|(id, _)| *id).collect();
+        for id in left {
+            self.end_esp(id, now);
+        }
+    }
+
     /// Ends ESP to peers that are forgotten.
     pub(super) fn end_forgotten_esp(&mut self, now: Instant) {
         let ids = self.esp.keys().copied();
         let gone: Vec<PeerId> = ids.filter(|id| !self.peers.contains_key(id)).collect();
         for id in gone {
-            self.tend_esp(id, now);
+            self.end_esp(id, now);
         }
     }
 
@@ -356,6 +372,119 @@ impl Router {
                 step,
             };
             self.esp_orders.push_back(order);
+        }
+    }
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use crypto::{Cipher, Identity, Rekey, Session};
+    use proto::{Endpoint, datagram::Protection};
+
+    use super::{
+        super::{
+            super::{
+                esp::tests::{origin, sessions},
+                peers::{Direct, Held},
+            },
+            CAPABILITIES, Config, FastSetup,
+        },
+        *,
+    };
+
+    /// A router with the fast path that trusts 192.0.2.0/24.
+    pub(in super::super) fn router(now: Instant) -> Router {
+        let config = Config {
+            nickname: "here".to_owned(),
+            port: 6783,
+            encrypt: true,
+            rekey_after: crypto::rekey::REKEY_AFTER_TIME,
+            epoch: 1,
+            datagram_limit: 1472,
+            mtu: 1400,
+            bridge: "wove".to_owned(),
+            mesh: gossip::Config::default(),
+            space: None,
+            seed: 1,
+            version: "test".to_owned(),
+            capabilities: CAPABILITIES,
+        };
+        let identity = Identity::from_bytes(&[1; Identity::LEN]);
+        let mut router = Router::new(config, identity, Vec::new(), now);
+        let setup = FastSetup {
+            state: Ok(()),
+            esp: Ok(()),
+            trusted: vec!["192.0.2.0/24".parse().unwrap()],
+            ..FastSetup::default()
+        };
+        router.set_fastdp(setup, now);
+        router
+    }
+
+    /// A peer with a session that both ends have.
+    pub(in super::super) fn meet(router: &mut Router, id: PeerId, session: Session, now: Instant) {
+        let mut peer = Peer::new(now);
+        (peer.capabilities, peer.current) = (CAPABILITIES, Some(session.local()));
+        peer.hold(Held {
+            session: session.into(),
+            rekey: Rekey::new(true, crypto::rekey::REKEY_AFTER_TIME, now),
+            since: now,
+            outbound: true,
+            confirmed: true,
+            retire_at: None,
+            protection: Protection::Sealed,
+            cipher: Cipher::ChaCha20Poly1305,
+        });
+        router.peers.insert(id, peer);
+        router.dirty.sessions = true;
+    }
+
+    /// It is reached at this address from now on.
+    pub(in super::super) fn place(router: &mut Router, id: PeerId, at: &str, now: Instant) {
+        let direct = Direct::new(Endpoint::Udp(at.parse().unwrap()), true, 1472, now);
+        router.peers.get_mut(&id).unwrap().direct = Some(direct);
+        router.dirty.paths = true;
+        router.tend_fast(id, now);
+    }
+
+    fn orders(router: &mut Router) -> Vec<EspOrder> {
+        std::iter::from_fn(|| router.poll_esp()).collect()
+    }
+
+    #[test]
+    fn who_follows_another_at_an_address_is_guarded_after_the_other_is_done() {
+        let now = origin();
+        // The later one is looked at first.
+        let (later, former) = (PeerId([1; 16]), PeerId([2; 16]));
+        let at = "198.51.100.7:6783";
+        for forgotten in [false, true] {
+            let mut router = router(now);
+            let (a, b) = sessions();
+            meet(&mut router, former, a, now);
+            meet(&mut router, later, b, now);
+            place(&mut router, former, at, now);
+            let first = orders(&mut router);
+            assert!(matches!(first[0].step, EspStep::Guard));
+            let index = first[0].index;
+            assert!(matches!(first[1].step, EspStep::Install { .. }));
+            if forgotten {
+                router.peers.remove(&former);
+            } else {
+                router.lose_direct(former, now);
+            }
+            place(&mut router, later, at, now);
+            router.tick(now);
+            let all = orders(&mut router);
+            let guard = all
+                .iter()
+                .position(|order| matches!(order.step, EspStep::Guard))
+                .unwrap();
+            let (ended, begun) = all.split_at(guard);
+            assert!(ended.iter().all(|order| order.index == index));
+            assert!(matches!(ended.last().unwrap().step, EspStep::Unguard));
+            assert!(begun.iter().all(|order| order.index != index));
+            assert!(matches!(begun[1].step, EspStep::Install { .. }));
+            assert_eq!(router.esp.len(), 1);
         }
     }
 }

@@ -37,7 +37,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use association::{Association, Input, Phase};
+use association::{Association, Input, Phase, Reminder};
 pub use key::EspKey;
 pub use proto::message::EspNotice as Notice;
 
@@ -112,6 +112,14 @@ struct Known {
     begun: [u32; 2],
 }
 
+/// A key that our kernel does not have, so that the peer must offer another.
+#[derive(Debug)]
+struct Lost {
+    session: u32,
+    spi: u32,
+    reminder: Reminder,
+}
+
 /// ESP to and from one peer at one address. A new address is a new one of this.
 #[derive(Debug)]
 pub struct Esp {
@@ -119,6 +127,8 @@ pub struct Esp {
     sessions: VecDeque<Known>,
     inbound: Vec<Association>,
     outbound: Vec<Association>,
+    /// The last one to send under, until there is another.
+    lost: Option<Lost>,
     actions: VecDeque<Action>,
     fault: Option<String>,
 }
@@ -136,6 +146,7 @@ impl Esp {
             sessions: VecDeque::new(),
             inbound: Vec::new(),
             outbound: Vec::new(),
+            lost: None,
             actions: VecDeque::from([Action::Guard]),
             fault: None,
         }
@@ -248,7 +259,13 @@ impl Esp {
                 if !self.is_up() {
                     self.actions.push_back(Action::Block);
                 }
-                self.tell(session, Notice::Lost(spi));
+                let reminder = Reminder::new(now);
+                self.lost = Some(Lost {
+                    session,
+                    spi,
+                    reminder,
+                });
+                self.tell_lost(now);
             }
         }
     }
@@ -272,6 +289,7 @@ impl Esp {
             }
         }
         self.forget_gone();
+        self.remind_of_lost(now);
     }
 
     /// The path is not wanted any more, and nothing is sent through it by now:
@@ -287,6 +305,7 @@ impl Esp {
             }
         }
         self.sessions.clear();
+        self.lost = None;
         self.actions.push_back(Action::Unguard);
     }
 
@@ -302,6 +321,25 @@ impl Esp {
         }
         let waiting = || "the peer has offered no key for ESP yet".to_owned();
         Some(self.fault.clone().unwrap_or_else(waiting))
+    }
+
+    /// The peer may not have heard it, and offers nothing while it takes the key
+    /// for used.
+    fn remind_of_lost(&mut self, now: Instant) {
+        let has_another = self.outbound.iter().any(|a| a.phase != Phase::Retiring);
+        let sessions = &self.sessions;
+        let is_known = |lost: &Lost| sessions.iter().any(|k| k.session == lost.session);
+        self.lost = self.lost.take().filter(|l| !has_another && is_known(l));
+        self.tell_lost(now);
+    }
+
+    fn tell_lost(&mut self, now: Instant) {
+        if let Some(lost) = &mut self.lost
+            && lost.reminder.due(now)
+        {
+            let (session, notice) = (lost.session, Notice::Lost(lost.spi));
+            self.tell(session, notice);
+        }
     }
 
     fn offered(&mut self, session: u32, spi: u32, now: Instant) {

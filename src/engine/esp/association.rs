@@ -2,9 +2,33 @@
 
 use std::time::{Duration, Instant};
 
-/// An offer that is not taken is repeated after this long, then ever later.
+/// What was told and shows no effect is repeated after this long, then ever later.
 pub(super) const OFFER: Duration = Duration::from_millis(300);
 const OFFER_MOST: Duration = Duration::from_secs(5);
+
+/// When to tell the peer something, again and again.
+#[derive(Debug)]
+pub(super) struct Reminder {
+    told: u32,
+    at: Instant,
+}
+
+impl Reminder {
+    /// Due at once.
+    pub(super) fn new(now: Instant) -> Self {
+        Self { told: 0, at: now }
+    }
+
+    /// Whether it is to be told now.
+    pub(super) fn due(&mut self, now: Instant) -> bool {
+        if now < self.at {
+            return false;
+        }
+        self.at = now + (OFFER * (1 << self.told.min(6))).min(OFFER_MOST);
+        self.told += 1;
+        true
+    }
+}
 
 /// How far an association has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -63,8 +87,7 @@ pub(super) struct Association {
     pub(super) spi: u32,
     pub(super) phase: Phase,
     pub(super) since: Instant,
-    offers: u32,
-    offer_at: Instant,
+    offer: Reminder,
 }
 
 impl Association {
@@ -75,8 +98,7 @@ impl Association {
             spi,
             phase: Phase::Installing,
             since: now,
-            offers: 0,
-            offer_at: now,
+            offer: Reminder::new(now),
         }
     }
 
@@ -91,11 +113,6 @@ impl Association {
 
     /// Whether it is to be offered now.
     pub(super) fn offer_due(&mut self, now: Instant) -> bool {
-        if self.phase != Phase::Waiting || now < self.offer_at {
-            return false;
-        }
-        self.offer_at = now + (OFFER * (1 << self.offers.min(6))).min(OFFER_MOST);
-        self.offers += 1;
-        true
+        self.phase == Phase::Waiting && self.offer.due(now)
     }
 }

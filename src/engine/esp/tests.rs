@@ -164,6 +164,63 @@ fn what_the_kernel_lost_is_replaced_under_another_index() {
 }
 
 #[test]
+fn what_is_lost_is_said_until_there_is_another_key() {
+    let now = origin();
+    let mut esp = up(now);
+    esp.failed(Direction::Out, 2000, "flushed".to_owned(), now);
+    let lost = tell(1, Notice::Lost(2000));
+    assert_eq!(actions(&mut esp), [Action::Block, lost]);
+    for (after, expected) in [(0, None), (1, Some(lost)), (2, None), (3, Some(lost))] {
+        esp.tick(now + OFFER * after);
+        assert_eq!(actions(&mut esp), Vec::from_iter(expected), "{after}");
+    }
+    let later = now + OFFER * 4;
+    esp.told(1, Notice::Offer(2001), later);
+    assert_eq!(actions(&mut esp), [install(Direction::Out, 1, 2001)]);
+    esp.tick(later + OFFER * 100);
+    assert_eq!(actions(&mut esp), [], "it is on its way");
+    esp.installed(Direction::Out, 2001, later);
+    esp.directed(2001, later);
+    actions(&mut esp);
+    esp.tick(later + OFFER * 200);
+    assert_eq!(actions(&mut esp), []);
+}
+
+#[test]
+fn whatever_is_lost_on_the_way_a_flushed_key_is_replaced_in_the_same_session() {
+    for seed in 0..100 {
+        let mut rng = ChaCha8Rng::seed_from_u64(seed);
+        let mut now = origin();
+        let mut ends = [End::new(), End::new()];
+        for end in &mut ends {
+            end.esp.begin(1, index(&mut rng), now);
+        }
+        for flush in 0..5 {
+            for _ in 0..800 {
+                now += Duration::from_millis(100);
+                for at in [0, 1] {
+                    let end = &mut ends[at];
+                    while let Some((session, notice)) = end.notices.pop_front() {
+                        end.esp.told(session, notice, now);
+                    }
+                    end.esp.tick(now);
+                    let told = end.work(&mut rng, now);
+                    let told = told.into_iter().filter(|_| rng.random_ratio(2, 3));
+                    ends[1 - at].notices.extend(told);
+                }
+            }
+            let up = |end: &End| end.esp.is_up() && end.directed.is_some();
+            assert!(ends.iter().all(up), "seed {seed}, flush {flush}");
+            let end = &mut ends[flush % 2];
+            for spi in std::mem::take(&mut end.outbound) {
+                let why = "flushed".to_owned();
+                end.esp.failed(Direction::Out, spi, why, now);
+            }
+        }
+    }
+}
+
+#[test]
 fn a_peer_that_loses_everything_is_not_served_for_ever() {
     let now = origin();
     let mut esp = Esp::new();

@@ -162,8 +162,7 @@ impl Router {
             return Err(Bar::Old);
         }
         let address = direct.address.ip();
-        let trusted = || self.fast.trusted.iter().any(|net| net.contains(&address));
-        if held.protection == Protection::Sealed && (peer.insists || !trusted()) {
+        if held.protection == Protection::Sealed && (peer.insists || !self.is_trusted(address)) {
             let bar = self.esp_bar(id, peer, address, now);
             return bar.map_or(Ok((address, true)), |why| Err(Bar::Encrypted(why)));
         }
@@ -177,6 +176,26 @@ impl Router {
             });
         }
         Ok((address, false))
+    }
+
+    /// Whether frames to and from this address may travel in clear.
+    fn is_trusted(&self, address: IpAddr) -> bool {
+        self.fast.trusted.iter().any(|net| net.contains(&address))
+    }
+
+    /// A local address went away: this host may have left the network that both
+    /// ends trust, and by which address it sends to whom is for the kernel to
+    /// know. Whoever still agrees has to offer anew, and sees where this host is.
+    pub(super) fn leave_trusted(&mut self, now: Instant) {
+        let trusting = self.peers.iter().filter(|(_, peer)| rests_on_trust(peer));
+        let trusting: Vec<PeerId> = trusting.map(|(id, _)| *id).collect();
+        self.dirty.fast |= !trusting.is_empty();
+        for id in trusting {
+            if let Some(peer) = self.peers.get_mut(&id) {
+                peer.fast.leave(now);
+            }
+            self.tend_fast(id, now);
+        }
     }
 
     fn fresh_vni(&mut self) -> Option<u32> {
@@ -413,6 +432,14 @@ impl Router {
     }
 }
 
+/// Whether frames in clear to the peer are agreed on for the networks that both
+/// ends trust, and not by the session.
+fn rests_on_trust(peer: &Peer) -> bool {
+    let in_clear = peer.fast.wish().is_some_and(|wish| !wish.esp);
+    let session = peer.sending().map(|held| held.protection);
+    in_clear && session != Some(Protection::Clear)
+}
+
 /// Bytes that the outer IP packet carries for a packet of the overlay.
 fn carried(mtu: u32, esp: bool) -> usize {
     let udp = usize::try_from(mtu).unwrap_or(0) + VXLAN;
@@ -441,7 +468,75 @@ impl Output for Sealed {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use std::net::SocketAddr;
+
+    use super::{
+        super::{
+            super::esp::tests::{origin, sessions},
+            esp::tests::{meet, place, router},
+        },
+        *,
+    };
+
+    const PEER: PeerId = PeerId([2; 16]);
+    const TRUSTED: &str = "192.0.2.7:6783";
+
+    fn offer(vni: u32) -> VxlanOffer {
+        VxlanOffer {
+            vni,
+            port: 6784,
+            room: 1400,
+        }
+    }
+
+    /// The peer is at an address that this end trusts.
+    fn trusting(now: Instant) -> Router {
+        let mut router = router(now);
+        meet(&mut router, PEER, sessions().0, now);
+        place(&mut router, PEER, TRUSTED, now);
+        router
+    }
+
+    fn hear(router: &mut Router, offer: VxlanOffer, esp: bool, from: &str, now: Instant) {
+        let origin = Origin::Direct(Endpoint::Udp(from.parse().unwrap()));
+        router.handle_offer(PEER, (offer, esp), origin, now);
+    }
+
+    fn fast(router: &Router) -> Entry {
+        router.peers[&PEER].fast.entry().unwrap()
+    }
+
+    #[test]
+    fn clear_frames_that_rest_on_trust_end_when_a_local_address_goes() {
+        let now = origin();
+        for (protection, stays) in [(Protection::Sealed, false), (Protection::Clear, true)] {
+            let mut router = trusting(now);
+            router.peers.get_mut(&PEER).unwrap().sessions[0].protection = protection;
+            let [one, two, other]: [SocketAddr; 3] =
+                ["192.0.2.1:6783", "192.0.2.2:6783", "198.51.100.1:6783"]
+                    .map(|address| address.parse().unwrap());
+            router.set_endpoints(vec![one, two], now);
+            hear(&mut router, offer(9), false, TRUSTED, now);
+            let peer = router.peers.get_mut(&PEER).unwrap();
+            for token in 0..2 {
+                peer.fast.probed(token, now);
+                peer.fast.answered(token, now);
+            }
+            router.dirty.fast = true;
+            router.set_endpoints(vec![one, two, other], now);
+            let before = fast(&router);
+            assert!(before.up, "one more is no reason");
+            assert!(router.snapshot.fast[&before.wish.index].up);
+            router.set_endpoints(vec![one, other], now);
+            let after = fast(&router);
+            assert_eq!((after.up, after == before), (stays, stays));
+            let table = &router.snapshot.fast;
+            assert_eq!(table.values().any(|way| way.up), stays, "at once");
+            // The peer still agrees, and says so.
+            hear(&mut router, offer(10), false, TRUSTED, now);
+            assert_eq!(fast(&router).vni, Some(10));
+        }
+    }
 
     #[test]
     fn the_default_mtu_leaves_room_for_esp_over_either() {

@@ -362,7 +362,12 @@ impl Router {
 
     /// The addresses this peer can be dialled at.
     pub fn set_endpoints(&mut self, endpoints: Vec<SocketAddr>, now: Instant) {
+        let stays = |was: &SocketAddr| endpoints.iter().any(|is| is.ip() == was.ip());
+        let lost_one = !self.endpoints.iter().all(stays);
         self.endpoints = endpoints;
+        if lost_one {
+            self.leave_trusted(now);
+        }
         self.announce_endpoints(now);
         self.show_everybody(now);
         self.drain(now);

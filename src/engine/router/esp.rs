@@ -405,7 +405,7 @@ pub(super) mod tests {
             bridge: "wove".to_owned(),
             mesh: gossip::Config::default(),
             space: None,
-            seed: 1,
+            seed: [1; 32],
             version: "test".to_owned(),
             capabilities: CAPABILITIES,
         };

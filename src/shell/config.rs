@@ -158,7 +158,7 @@ pub fn check_domain(text: &str) -> Result<String, &'static str> {
 /// A name of a container in lower case and without the dot at its end.
 pub fn check_name(text: &str) -> Result<String, &'static str> {
     gossip::names::canonical(text).ok_or(
-        "a name has labels of 1 to 63 letters, digits, dashes or underscores, dots between, and at most 180 bytes",
+        "a name has up to 16 labels of 1 to 63 letters, digits, dashes or underscores, dots between, and at most 180 bytes",
     )
 }
 

@@ -240,15 +240,21 @@ impl Router {
         // It may be heard before this end has looked at the session.
         self.tend_fast(id, now);
         let port = self.fast.port;
+        let trusted = self.is_trusted(from.ip());
         let Some(peer) = self.peers.get_mut(&id) else {
             return;
         };
+        // It or this host may just have moved: frames in clear go to, and are taken
+        // from, no other place than this end looked at. It offers again.
+        let is_here = peer.direct.as_ref().map(|d| d.address.ip()) == Some(from.ip());
+        let is_elsewhere = rests_on_trust(peer) && !(is_here && trusted);
         let refusal = match peer.fast.refusal() {
             // Trust of one end is not enough: the other is told what is wanted.
             None if peer.fast.wish().is_some_and(|wish| wish.esp && !esp) => {
                 return self.send_offer(id);
             }
             None if peer.fast.wish().is_some_and(|wish| wish.esp != esp) => Some(Decline::Other),
+            None if is_elsewhere => Some(Decline::Other),
             None if offer.port == port && VNIS.contains(&offer.vni) => None,
             None => Some(Decline::Other),
             Some(decline) => Some(decline),
@@ -480,6 +486,7 @@ mod tests {
 
     const PEER: PeerId = PeerId([2; 16]);
     const TRUSTED: &str = "192.0.2.7:6783";
+    const OTHER: &str = "198.51.100.7:6783";
 
     fn offer(vni: u32) -> VxlanOffer {
         VxlanOffer {
@@ -536,6 +543,23 @@ mod tests {
             hear(&mut router, offer(10), false, TRUSTED, now);
             assert_eq!(fast(&router).vni, Some(10));
         }
+    }
+
+    #[test]
+    fn an_offer_in_clear_counts_only_from_where_the_peer_is() {
+        let now = origin();
+        let mut router = trusting(now);
+        for from in [OTHER, "192.0.2.8:6783"] {
+            hear(&mut router, offer(9), false, from, now);
+            assert_eq!(fast(&router).source, None, "{from}");
+        }
+        hear(&mut router, offer(9), false, "192.0.2.7:1024", now);
+        assert_eq!(fast(&router).source, Some("192.0.2.7".parse().unwrap()));
+        // By the session nothing is hidden anyway.
+        let mut router = trusting(now);
+        router.peers.get_mut(&PEER).unwrap().sessions[0].protection = Protection::Clear;
+        hear(&mut router, offer(9), false, OTHER, now);
+        assert_eq!(fast(&router).source, Some("198.51.100.7".parse().unwrap()));
     }
 
     #[test]

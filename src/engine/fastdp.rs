@@ -200,6 +200,8 @@ pub struct FastPath {
     /// The peer's offer, and where it came from: the peer may send from another
     /// address than it is reached at.
     theirs: Option<(VxlanOffer, IpAddr)>,
+    /// Where the peer was seen last, be the path wanted or not.
+    place: Option<IpAddr>,
     /// What was left, and until when it is taken from.
     left: Vec<(Entry, Instant)>,
     declined: Decline,
@@ -226,6 +228,7 @@ impl FastPath {
             bar: Bar::Indirect,
             ours: None,
             theirs: None,
+            place: None,
             left: Vec::new(),
             declined: Decline::Other,
             offer_at: now,
@@ -272,6 +275,13 @@ impl FastPath {
     /// The identifier this end chose, while it is in use.
     pub fn index(&self) -> Option<u32> {
         self.ours.map(|wish| wish.index)
+    }
+
+    /// The peer is seen at an address. Returns whether it was at another before.
+    pub fn moves_to(&mut self, address: IpAddr) -> bool {
+        self.place
+            .replace(address)
+            .is_some_and(|was| was != address)
     }
 
     /// Whether something can be sent through the tunnel.

@@ -87,10 +87,14 @@ impl Router {
 
     /// Looks after the fast path to one peer.
     pub(super) fn tend_fast(&mut self, id: PeerId, now: Instant) {
+        let Some(peer) = self.peers.get_mut(&id) else {
+            return;
+        };
+        note_place(peer);
+        let before: Vec<Entry> = peer.fast.entries().collect();
         let Some(peer) = self.peers.get(&id) else {
             return;
         };
-        let before: Vec<Entry> = peer.fast.entries().collect();
         let wanted = self.wants_fast(id, peer, now);
         // A fresh identifier for each agreement: no frame of an old one gets in.
         let same = |wish: Wish| wanted == Ok((wish.address, wish.esp));
@@ -236,6 +240,7 @@ impl Router {
         let Some(peer) = self.peers.get_mut(&id) else {
             return;
         };
+        note_place(peer);
         peer.insists |= esp;
         // It may be heard before this end has looked at the session.
         self.tend_fast(id, now);
@@ -438,6 +443,16 @@ impl Router {
     }
 }
 
+/// What the peer insists on may be for the network that it was in.
+fn note_place(peer: &mut Peer) {
+    let direct = peer.direct.as_ref().filter(|d| !d.address.is_tcp());
+    if let Some(direct) = direct
+        && peer.fast.moves_to(direct.address.ip())
+    {
+        peer.insists = false;
+    }
+}
+
 /// Whether frames in clear to the peer are agreed on for the networks that both
 /// ends trust, and not by the session.
 fn rests_on_trust(peer: &Peer) -> bool {
@@ -513,6 +528,10 @@ mod tests {
         router.peers[&PEER].fast.entry().unwrap()
     }
 
+    fn is_clear(router: &Router) -> bool {
+        !fast(router).wish.esp
+    }
+
     #[test]
     fn clear_frames_that_rest_on_trust_end_when_a_local_address_goes() {
         let now = origin();
@@ -560,6 +579,24 @@ mod tests {
         router.peers.get_mut(&PEER).unwrap().sessions[0].protection = Protection::Clear;
         hear(&mut router, offer(9), false, OTHER, now);
         assert_eq!(fast(&router).source, Some("198.51.100.7".parse().unwrap()));
+    }
+
+    #[test]
+    fn what_a_peer_insists_on_is_over_when_it_moves() {
+        let now = origin();
+        let mut router = trusting(now);
+        assert!(is_clear(&router));
+        hear(&mut router, offer(9), true, TRUSTED, now);
+        assert!(!is_clear(&router));
+        // Lost and found at the same place: it still does.
+        router.lose_direct(PEER, now);
+        place(&mut router, PEER, TRUSTED, now);
+        assert!(!is_clear(&router));
+        router.lose_direct(PEER, now);
+        place(&mut router, PEER, "192.0.2.8:6783", now);
+        assert!(is_clear(&router));
+        place(&mut router, PEER, OTHER, now);
+        assert!(!is_clear(&router), "not trusted");
     }
 
     #[test]

@@ -15,7 +15,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
     sync::Arc,
-    time::{Duration, Instant},
+    time::Instant,
 };
 
 use crypto::{
@@ -35,8 +35,10 @@ use super::{
     timing::{HANDSHAKE_PATIENCE, REJECT_GRACE, RESPONSE_AGE, RETRANSMIT},
 };
 
+mod attempt;
 mod outcome;
 
+use attempt::{Attempt, Phase};
 pub use outcome::{Later, Outcome, Purpose};
 
 /// Handshakes a responder remembers at most.
@@ -71,26 +73,6 @@ pub struct Handshakes {
     /// All ephemeral keys come from it.
     rng: ChaCha20Rng,
     outcomes: VecDeque<Outcome>,
-}
-
-struct Attempt {
-    initiator: Initiator,
-    purpose: Purpose,
-    ways: Vec<Origin>,
-    later: Option<Later>,
-    secret: usize,
-    cookie: Option<Cookie>,
-    phase: Phase,
-    started: Instant,
-    repeat_at: Instant,
-    interval: Duration,
-    /// What was said in the peer's name, while its confirmation is awaited.
-    rejected: Option<RejectReason>,
-}
-
-enum Phase {
-    AwaitingResponse,
-    AwaitingConfirm { way: Origin, completion: Vec<u8> },
 }
 
 struct Response {
@@ -569,47 +551,6 @@ impl Handshakes {
             let index = self.rng.random();
             if index != 0 && self.used.insert(index) {
                 return index;
-            }
-        }
-    }
-}
-
-impl Attempt {
-    fn repeat(&self, outcomes: &mut VecDeque<Outcome>) {
-        match &self.phase {
-            Phase::AwaitingResponse => {
-                let datagram = self.first_message();
-                for way in &self.ways {
-                    outcomes.push_back(Outcome::Send {
-                        way: *way,
-                        datagram: datagram.clone(),
-                    });
-                }
-            }
-            Phase::AwaitingConfirm { way, completion } => {
-                outcomes.push_back(Outcome::Send {
-                    way: *way,
-                    datagram: completion.clone(),
-                });
-            }
-        }
-    }
-
-    fn first_message(&self) -> Vec<u8> {
-        match self.cookie {
-            Some(cookie) => self.initiator.with_cookie(&cookie),
-            None => self.initiator.datagram().to_vec(),
-        }
-    }
-
-    fn silence(&self) -> String {
-        match self.phase {
-            Phase::AwaitingResponse => {
-                "no answer: is wove running there, and does its UDP port pass the firewalls?"
-                    .to_owned()
-            }
-            Phase::AwaitingConfirm { .. } => {
-                "the handshake was not confirmed: datagrams get lost on the way".to_owned()
             }
         }
     }

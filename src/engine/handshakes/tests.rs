@@ -1,6 +1,6 @@
 //! What a stranger gets out of a responder, and what it may cost.
 
-use std::net::SocketAddr;
+use std::{net::SocketAddr, time::Duration};
 
 use proto::Endpoint;
 

@@ -1,0 +1,77 @@
+//! One handshake under way, on the side that began it.
+
+use std::{
+    collections::VecDeque,
+    time::{Duration, Instant},
+};
+
+use crypto::Initiator;
+use proto::datagram::{Cookie, RejectReason};
+
+use super::{
+    super::output::Origin,
+    outcome::{Later, Outcome, Purpose},
+};
+
+/// A handshake that this peer began.
+pub(super) struct Attempt {
+    pub(super) initiator: Initiator,
+    pub(super) purpose: Purpose,
+    pub(super) ways: Vec<Origin>,
+    pub(super) later: Option<Later>,
+    pub(super) secret: usize,
+    pub(super) cookie: Option<Cookie>,
+    pub(super) phase: Phase,
+    pub(super) started: Instant,
+    pub(super) repeat_at: Instant,
+    pub(super) interval: Duration,
+    /// What was said in the peer's name, while its confirmation is awaited.
+    pub(super) rejected: Option<RejectReason>,
+}
+
+/// How far it has come.
+pub(super) enum Phase {
+    AwaitingResponse,
+    AwaitingConfirm { way: Origin, completion: Vec<u8> },
+}
+
+impl Attempt {
+    pub(super) fn repeat(&self, outcomes: &mut VecDeque<Outcome>) {
+        match &self.phase {
+            Phase::AwaitingResponse => {
+                let datagram = self.first_message();
+                for way in &self.ways {
+                    outcomes.push_back(Outcome::Send {
+                        way: *way,
+                        datagram: datagram.clone(),
+                    });
+                }
+            }
+            Phase::AwaitingConfirm { way, completion } => {
+                outcomes.push_back(Outcome::Send {
+                    way: *way,
+                    datagram: completion.clone(),
+                });
+            }
+        }
+    }
+
+    pub(super) fn first_message(&self) -> Vec<u8> {
+        match self.cookie {
+            Some(cookie) => self.initiator.with_cookie(&cookie),
+            None => self.initiator.datagram().to_vec(),
+        }
+    }
+
+    pub(super) fn silence(&self) -> String {
+        match self.phase {
+            Phase::AwaitingResponse => {
+                "no answer: is wove running there, and does its UDP port pass the firewalls?"
+                    .to_owned()
+            }
+            Phase::AwaitingConfirm { .. } => {
+                "the handshake was not confirmed: datagrams get lost on the way".to_owned()
+            }
+        }
+    }
+}

@@ -15,8 +15,8 @@ use std::{
 use proto::PeerId;
 
 /// Broadcasts that are remembered at least, of all sources together; at most twice as
-/// many. At the 20,000 a second that a peer makes at most these are three seconds, and
-/// a broadcast is at its last hop by then. A table of 64 Ki places holds so many.
+/// many. One peer makes 20,000 a second at most: then these are three seconds, and a
+/// broadcast is at its last hop by then. A table of 64 Ki places holds so many.
 pub const REMEMBERED: usize = 7 << 13;
 
 /// Lets each broadcast of each source pass once.
@@ -51,14 +51,14 @@ impl BroadcastFilter {
     /// as far as is remembered.
     pub fn accept(&mut self, source: PeerId, sequence: u64, frame: &[u8]) -> bool {
         let seen = self.keys.hash_one((source, sequence, frame));
-        if self.recent.contains(&seen) || self.older.contains(&seen) {
+        if self.older.contains(&seen) || !self.recent.insert(seen) {
             return false;
         }
         if self.recent.len() >= self.capacity {
             mem::swap(&mut self.recent, &mut self.older);
             self.recent.clear();
         }
-        self.recent.insert(seen)
+        true
     }
 
     /// How many broadcasts are remembered.

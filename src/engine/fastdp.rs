@@ -554,4 +554,4 @@ impl FastPath {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

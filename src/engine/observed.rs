@@ -43,15 +43,16 @@ impl Default for Observed {
 }
 
 impl Observed {
-    /// A peer sees this one at an address.
-    pub fn report(&mut self, by: PeerId, address: SocketAddr, now: Instant) {
+    /// A peer sees this one at an address. Says whether it said another before, or none.
+    pub fn report(&mut self, by: PeerId, address: SocketAddr, now: Instant) -> bool {
         if self.reports.len() >= REPORTERS && !self.reports.contains_key(&by) {
             let oldest = self.reports.iter().min_by_key(|(_, (_, at))| *at);
             if let Some(oldest) = oldest.map(|(by, _)| *by) {
                 self.reports.remove(&oldest);
             }
         }
-        self.reports.insert(by, (address, now));
+        let before = self.reports.insert(by, (address, now));
+        before.is_none_or(|(before, _)| before != address)
     }
 
     /// The addresses to announce.

@@ -37,18 +37,7 @@ fn world() -> World {
 }
 
 fn talk(world: &mut World, rounds: u32) {
-    let count = world.nodes.len();
-    for _ in 0..rounds {
-        for from in 0..count {
-            for to in 0..count {
-                world.tell(from, to, || false);
-            }
-        }
-        world.now += Duration::from_millis(300);
-        for at in 0..count {
-            world.run(at);
-        }
-    }
+    (0..rounds).for_each(|_| world.talk());
 }
 
 /// What the liar said last, in honesty.

@@ -25,17 +25,8 @@ pub(super) fn some_instant() -> Instant {
 
 /// Lets everybody hear everything, some times.
 fn talk(world: &mut World, rounds: u32) {
-    let count = world.nodes.len();
     for _ in 0..rounds {
-        for from in 0..count {
-            for to in 0..count {
-                world.tell(from, to, || false);
-            }
-        }
-        world.now += Duration::from_millis(300);
-        for at in 0..count {
-            world.run(at);
-        }
+        world.talk();
         world.check();
     }
 }

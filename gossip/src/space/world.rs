@@ -340,6 +340,18 @@ impl World {
         format!("{nodes}{:?}{:?}", self.part, self.now)
     }
 
+    /// Lets everybody hear everything once.
+    pub(super) fn talk(&mut self) {
+        let count = self.nodes.len();
+        for from in 0..count {
+            for to in 0..count {
+                self.tell(from, to, || false);
+            }
+        }
+        self.now += Duration::from_millis(300);
+        (0..count).for_each(|at| self.run(at));
+    }
+
     /// One way of one exchange: what `from` has goes to `to`; `lost` says of
     /// each record whether it is.
     pub(super) fn tell(&mut self, from: usize, to: usize, mut lost: impl FnMut() -> bool) {

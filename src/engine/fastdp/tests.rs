@@ -7,7 +7,7 @@ use super::*;
 const ADDRESS: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 2));
 const TICK: Duration = Duration::from_millis(100);
 
-fn offer(vni: u32) -> VxlanOffer {
+pub(in super::super) fn offer(vni: u32) -> VxlanOffer {
     VxlanOffer {
         vni,
         port: 6784,

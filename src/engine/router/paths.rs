@@ -199,8 +199,7 @@ impl Router {
 
     /// Another peer sees this one at an address: it may be dialled there.
     fn note_observed(&mut self, by: PeerId, address: SocketAddr, now: Instant) {
-        if is_worth_a_probe(&address) {
-            self.observed.report(by, address, now);
+        if is_worth_a_probe(&address) && self.observed.report(by, address, now) {
             self.announce_observed(now);
         }
     }

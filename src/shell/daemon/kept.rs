@@ -133,9 +133,7 @@ impl Kept {
             }
         }
     }
-}
 
-impl Kept {
     /// Puts back all files; not for longer than a moment, for a container's file
     /// system may be one that never answers.
     pub(super) async fn restore_all(self) {

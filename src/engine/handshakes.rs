@@ -495,8 +495,8 @@ impl Handshakes {
             }
             let end = attempt.started + HANDSHAKE_PATIENCE;
             if now < end {
-                attempt.interval *= 2;
                 attempt.repeat_at = (now + attempt.interval).min(end);
+                attempt.interval *= 2;
                 attempt.repeat(&mut self.outcomes);
                 continue;
             }

@@ -6,7 +6,8 @@ use std::time::Duration;
 pub const TICK: Duration = Duration::from_millis(100);
 /// How often it looks at a path in doubt: what depends on it stands still.
 pub const URGENT: Duration = Duration::from_millis(25);
-/// Waits between the repetitions of a handshake message, doubling.
+/// Waits before the first and before the second repetition of a handshake message,
+/// doubling from then on.
 pub const RETRANSMIT: Duration = Duration::from_millis(250);
 /// How long an unanswered handshake is kept up.
 pub const HANDSHAKE_PATIENCE: Duration = Duration::from_secs(4);

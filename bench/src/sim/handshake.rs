@@ -49,6 +49,7 @@ struct Attempt {
     phase: Phase,
     started: Time,
     repeat_at: Time,
+    /// Between the next repetition and the one after it.
     interval: Duration,
 }
 
@@ -175,8 +176,8 @@ impl Host {
         }
         let due = net.now >= found.repeat_at;
         if due {
-            found.interval *= 2;
             found.repeat_at = net.now + found.interval;
+            found.interval *= 2;
         }
         let (to, phase, again) = (found.to, found.phase, found.repeat_at.min(end));
         if due {

@@ -24,6 +24,7 @@ pub(super) struct Attempt {
     pub(super) phase: Phase,
     pub(super) started: Instant,
     pub(super) repeat_at: Instant,
+    /// Between the next repetition and the one after it.
     pub(super) interval: Duration,
     /// What was said in the peer's name, while its confirmation is awaited.
     pub(super) rejected: Option<RejectReason>,

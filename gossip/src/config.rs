@@ -63,8 +63,8 @@ pub struct Config {
     pub large_from: usize,
     /// Changes of links wait so long before they are published.
     pub links_delay: Duration,
-    /// New links are published no more often than this: a peer that joins gains
-    /// several, and every record goes to everybody. Lost links do not wait.
+    /// New links are published no more often than this, but for a few: a peer that
+    /// joins gains several, and every record goes to everybody. Lost links do not wait.
     pub links_spacing: Duration,
     /// Datagrams to all neighbours together per `push_delay`.
     pub burst: usize,

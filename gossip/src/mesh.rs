@@ -107,6 +107,8 @@ pub struct Mesh<A> {
     own: Own,
     links: Parts<PeerId>,
     published_rtt: BTreeMap<PeerId, RttCode>,
+    /// New links that may yet be published without a pause.
+    new_links: TokenBucket,
     stations: LocalStations,
     names: LocalNames,
     // The address space; none if this peer takes no part in it.
@@ -257,6 +259,7 @@ impl<A: Authority> Mesh<A> {
             own: Own::new(local.epoch),
             links: Parts::new(PART_LINKS, usize::from(LINK_PARTS)),
             published_rtt: BTreeMap::new(),
+            new_links: TokenBucket::full(links::NEW_LINKS, now),
             stations: LocalStations::new(local.id, config.reclaim_after),
             names: LocalNames::new(),
             space: None,

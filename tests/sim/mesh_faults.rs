@@ -31,6 +31,33 @@ fn a_crash_is_known_everywhere_within_seconds() {
     world.run_for(3 * SECOND).assert_one_mesh();
 }
 
+/// The seed's news of its own links never come to a newcomer.
+fn loses_links_of_the_seed(from: usize, to: usize, message: &GossipMessage) -> bool {
+    let GossipMessage::Push { fresh, records } = message else {
+        return false;
+    };
+    let told =
+        |record: &Arc<Record>| record.key.owner == id(0) && record.key.topic == Topic::Links(0);
+    *fresh && (from, to) == (0, 64) && records.iter().any(told)
+}
+
+#[test]
+fn a_newcomer_asks_for_the_record_that_lets_it_in() {
+    let mut world = World::new(51).peers(60);
+    world.run_until(30 * SECOND, World::is_one_mesh);
+    world.run_for(20 * SECOND);
+    world.loses = loses_links_of_the_seed;
+    // So many in a row that the last one's link is published after it has compared.
+    for _ in 60..64 {
+        world.launch(&[0]);
+        world.run_for(SECOND / 5);
+    }
+    assert_eq!(world.launch(&[0]), 64);
+    let joined = |world: &World| world.mesh(64).routes().reaches(&id(0));
+    let took = world.run_until(10 * SECOND, joined);
+    assert!(took <= 3 * SECOND, "{took:?}");
+}
+
 #[test]
 fn a_restarted_peer_is_back_with_its_new_records() {
     let mut world = World::new(42).peers(12);

@@ -86,6 +86,8 @@ pub struct World {
     pub now: Instant,
     pub slots: Vec<Slot>,
     pub net: Netem,
+    /// What the network loses besides, by sender and receiver.
+    pub loses: fn(usize, usize, &GossipMessage) -> bool,
     /// Messages sent so far.
     pub sent: u64,
     /// Folds everything that was delivered.
@@ -112,6 +114,7 @@ impl World {
             now: start,
             slots: Vec::new(),
             net: Netem::new(),
+            loses: |_, _, _| false,
             sent: 0,
             trace: 0,
             start,
@@ -453,7 +456,9 @@ impl World {
         let Some(session) = self.slots[from].sessions.get(&to).map(|session| session.id) else {
             return;
         };
-        if let Some(delay) = self.net.carry(&mut self.rng, from, to) {
+        if let Some(delay) = self.net.carry(&mut self.rng, from, to)
+            && !(self.loses)(from, to, &message)
+        {
             self.queue.push(
                 self.now + delay,
                 Happening::Deliver {

@@ -43,6 +43,11 @@ const GREETED: Duration = Duration::from_millis(600);
 const RECOGNISED: Duration = Duration::from_secs(2);
 /// So long the withdrawal of a link by its other end is waited for.
 const WITHDRAWN: Duration = Duration::from_millis(500);
+/// New links that are published without a pause between them, for whoever joins is not
+/// reached before; one more each second. Not for so long after a launch, which gains
+/// all its links in a row.
+pub(super) const NEW_LINKS: u32 = 3;
+const LAUNCHING: Duration = Duration::from_secs(10);
 /// A target that has no room is asked again at the longest pause, times the mesh's
 /// size in so many peers, up to so many times.
 const CROWD: usize = 64;
@@ -128,14 +133,22 @@ impl<A: Authority> Mesh<A> {
         self.neighbours.link_up(&peer);
         self.neighbours.review_soon(now);
         self.rejections = 0;
+        self.tell_of_new_link(now);
+        self.greet(peer, now);
+    }
+
+    /// Publishes a new link soon, if there were few of late.
+    fn tell_of_new_link(&mut self, now: Instant) {
         let soon = now + self.config.links_delay;
+        let launched = now >= self.start + LAUNCHING;
+        let spare = launched && self.new_links.take(NEW_LINKS, 1, now);
         let spaced = self
             .timers
             .links_done
+            .filter(|_| !spare)
             .map(|done| done + self.config.links_spacing);
         let at = spaced.map_or(soon, |spaced| spaced.max(soon));
-        self.timers.links.get_or_insert(at);
-        self.greet(peer, now);
+        self.timers.links = Some(self.timers.links.map_or(at, |links| links.min(at)));
     }
 
     /// Tells a new neighbour about ourselves, and starts to compare the rest.
@@ -311,6 +324,25 @@ impl<A: Authority> Mesh<A> {
                 self.graft_all(now);
             }
             self.events.push_back(Event::CloseSession(peer));
+        }
+    }
+
+    /// Asks the other end for the record that makes a link mutual, if it should have come:
+    /// nobody is reached by a link before, and the news of it may be lost.
+    pub(super) fn ask_for_link(&mut self, peer: &PeerId, now: Instant) {
+        let told = self.published_rtt.contains_key(peer) && !self.is_mutual(peer);
+        let Some(session) = self.sessions.get_mut(peer).filter(|_| told) else {
+            return;
+        };
+        let settles = |link: &Link| {
+            let there_and_back = link.rtt().unwrap_or_default() + self.config.links_delay * 2;
+            now >= link.since() + there_and_back
+        };
+        if session.link.as_ref().is_some_and(settles) {
+            let (owner, topics) = (*peer, (0..LINK_PARTS).map(Topic::Links));
+            let keys = topics.map(|topic| RecordKey { owner, topic });
+            session.outbox.want(keys);
+            self.flush_soon(now);
         }
     }
 

@@ -121,7 +121,7 @@ impl<A: Authority> Mesh<A> {
     }
 
     /// Whether both we and the other end report a link.
-    fn is_mutual(&self, peer: &PeerId) -> bool {
+    pub(super) fn is_mutual(&self, peer: &PeerId) -> bool {
         let ends = self
             .replica
             .slot(&self.local.id)

@@ -224,6 +224,7 @@ impl<A: Authority> Mesh<A> {
 
     /// What a neighbour says of its replica.
     pub(super) fn receive_beat(&mut self, from: PeerId, beat: &Beat, now: Instant) {
+        self.ask_for_link(&from, now);
         let named = &beat.news[..beat.news.len().min(NAMED)];
         let missing = named.iter().filter(|digest| !self.news.has_seen(**digest));
         let missing: Vec<u32> = missing.copied().collect();

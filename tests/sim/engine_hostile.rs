@@ -258,6 +258,19 @@ fn no_member_has_others_send_much_to_whom_it_names() {
     }
 }
 
+#[test]
+fn nobody_dials_where_no_peer_can_be() {
+    let mut world = World::new(52);
+    world.peers(3).line().launch();
+    let nowhere = ["127.0.0.1:22", "[::1]:22", "0.0.0.0:53", "224.0.0.1:53"];
+    let nowhere = nowhere.map(|address| address.parse().unwrap());
+    // The other end of the line, which everybody would like to reach directly.
+    world.control(2, |router, now| router.set_endpoints(nowhere.into(), now));
+    world.run_for(secs(60)).assert_full_reach();
+    let mut dialled = world.astray.iter().map(|(to, _)| to);
+    assert_eq!(dialled.find(|to| nowhere.contains(to)), None);
+}
+
 const OUTSIDE: [u8; 4] = [203, 0, 113, 9];
 
 /// A stranger sends a datagram; nobody may send it more in return.

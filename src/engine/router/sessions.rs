@@ -18,7 +18,7 @@ use super::{
         timing::{RETRANSMIT, TCP_DELAY},
     },
     Event, Router,
-    roaming::handicap,
+    roaming::{handicap, is_worth_a_probe},
 };
 
 impl Router {
@@ -171,9 +171,16 @@ impl Router {
             .begin_with_others(purpose, by_udp, Some(later), now);
     }
 
-    /// Dials a peer that gossip told of. TCP is worth it only if frames cannot
-    /// be relayed to it.
-    fn dial_peer(&mut self, dial: DialId, peer: PeerId, addresses: Vec<SocketAddr>, now: Instant) {
+    /// Dials a peer that gossip told of, at what it says are its addresses. TCP is
+    /// worth it only if frames cannot be relayed to it.
+    fn dial_peer(
+        &mut self,
+        dial: DialId,
+        peer: PeerId,
+        mut addresses: Vec<SocketAddr>,
+        now: Instant,
+    ) {
+        addresses.retain(is_worth_a_probe);
         let later = Later {
             ways: ways(&addresses, Endpoint::Tcp),
             at: now + TCP_DELAY,

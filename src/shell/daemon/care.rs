@@ -14,10 +14,18 @@ use super::{Daemon, DataPlane, Tap};
 impl Daemon {
     /// Looks after what no event tells.
     pub(super) async fn care(&mut self) {
-        if !self.plane.is_running()
-            && let Err(error) = self.restart_plane().await
-        {
-            tracing::warn!("no frames are carried, trying again: {error:#}");
+        if !self.plane.is_running() {
+            let result = self.restart_plane().await;
+            let failing = std::mem::replace(&mut self.stalled, result.is_err());
+            match result {
+                Ok(()) => {}
+                Err(error) if failing => {
+                    tracing::debug!("no frames are carried yet: {error:#}");
+                }
+                Err(error) => {
+                    tracing::warn!("no frames are carried, trying again each second: {error:#}");
+                }
+            }
         }
         if self.damaged && !self.repairing {
             self.repair();

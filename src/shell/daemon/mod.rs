@@ -141,6 +141,8 @@ struct Daemon {
     /// Something changed while the host was put in order.
     repair_again: bool,
     damaged: bool,
+    /// The data threads have ended and could not be started again.
+    stalled: bool,
     waiting: ipam::Waiting,
     turns: turns::Turns,
     ending: Option<(Ending, Option<oneshot::Sender<work::Answer>>)>,
@@ -230,6 +232,7 @@ impl Daemon {
             repairing: false,
             repair_again: false,
             damaged: false,
+            stalled: false,
             waiting: ipam::Waiting::default(),
             turns: turns::Turns::default(),
             ending: None,

@@ -124,7 +124,7 @@ impl Netlink {
     ) -> Result<Link> {
         let name = config.tap.as_str();
         let Some(link) = self.link(name).await? else {
-            bail!("TAP device '{name}' is gone: restart wove");
+            bail!("TAP device '{name}' is gone");
         };
         // Never pull another kind of device, the uplink for one, into the bridge.
         ensure!(

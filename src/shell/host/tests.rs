@@ -462,7 +462,7 @@ fn what_somebody_damages_is_put_right_and_told() {
                 .await
                 .unwrap_err()
                 .to_string()
-                .contains("restart wove")
+                .contains("'wovetap' is gone")
         );
     });
 }

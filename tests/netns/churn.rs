@@ -20,7 +20,7 @@ const SEEN: u64 = 60;
 #[test]
 fn an_untouched_flow_loses_nothing() {
     let changes = asked_for("WOVE_CHANGES", 100);
-    let lab = Lab::new();
+    let lab = Lab::alone();
     let (a, b, sleeve) = (lab.host("a"), lab.host("b"), lab.host("sleeve"));
     a.launch(&["--no-encryption"]);
     let token = a.token();

@@ -110,7 +110,7 @@ fn two(lab: &Lab, options: &[&str]) -> ([Host; 2], [Container; 2]) {
 
 #[test]
 fn all_udp_is_dropped() {
-    let lab = Lab::new();
+    let lab = Lab::alone_if_asked("WOVE_TRIALS");
     let ([a, b], [ca, cb]) = two(&lab, &["--no-fastdp"]);
     let names = ["all UDP dropped: `sleeve` to `tcp`", "passes again"];
     let block = |lab: &Lab, drop: bool| {
@@ -124,7 +124,7 @@ fn all_udp_is_dropped() {
 
 #[test]
 fn the_direct_path_is_cut() {
-    let lab = Lab::new();
+    let lab = Lab::alone_if_asked("WOVE_TRIALS");
     let (hosts, containers) = lab.network(3, &["--no-fastdp"]);
     let (a, c) = (&hosts[0], &hosts[2]);
     let ends = (&containers[0], &containers[2]);

@@ -399,7 +399,7 @@ fn subnets_are_served_and_the_host_too() {
 #[test]
 fn attaching_and_detaching_leaks_nothing() {
     let count: usize = asked_for("WOVE_ATTACHES", 300);
-    let lab = Lab::new();
+    let lab = Lab::alone_if_asked("WOVE_ATTACHES");
     let a = lab.host("a");
     a.launch(&["--ipalloc-range", "10.40.0.0/28"]);
     let containers: Vec<Container> = (1..6).map(Container::new).collect();

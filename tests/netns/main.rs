@@ -1,7 +1,7 @@
 //! Real daemons across network namespaces: `cargo netns`, as root.
 //!
 //! Needs no program but the one under test, `nft` for `nat`, and `unshare` and
-//! `mount` (util-linux) for `names`; `esp` starts a virtual machine where the
+//! `mount` (util-linux) for `names`; `with_esp` starts a virtual machine where the
 //! kernel has no ESP (`tests/vm/run`), `runtimes` container engines that are
 //! fetched where they are missing (`tests/runtimes/fetch`). Namespaces are
 //! anonymous and daemons die with this process, so nothing is left behind
@@ -15,7 +15,6 @@
 mod basics;
 mod broadcast;
 mod churn;
-mod esp;
 mod failover;
 mod fastdp;
 mod faults;
@@ -42,3 +41,4 @@ mod sharing;
 mod sleeve;
 mod targets;
 mod tcp;
+mod with_esp;

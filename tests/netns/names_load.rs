@@ -72,7 +72,7 @@ fn thread_seconds(pid: u32, name: &str) -> f64 {
 #[test]
 fn queries_are_answered_while_the_mesh_is_busy() {
     let count: usize = asked_for("WOVE_QUERIES", 20_000);
-    let lab = Lab::new();
+    let lab = Lab::alone();
     let (a, b) = (lab.host("a"), lab.host("b"));
     a.launch(&[]);
     b.join(&a.token(), &[&a], &[]);

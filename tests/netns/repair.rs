@@ -13,7 +13,7 @@ const EXPOSED_V6: Ipv6Addr = Ipv6Addr::new(0xfd77, 0, 0, 0, 0, 0, 0, 0x201);
 
 #[test]
 fn another_relay_takes_over() {
-    let lab = Lab::new();
+    let lab = Lab::alone_if_asked("WOVE_TRIALS");
     let [a, b, c, d] = ["a", "b", "c", "d"].map(|name| lab.host(name));
     lab.cut(&a, &d);
     a.launch(&[]);
@@ -49,7 +49,7 @@ fn another_relay_takes_over() {
 
 #[test]
 fn a_killed_daemon_comes_back_with_its_containers() {
-    let lab = Lab::new();
+    let lab = Lab::alone_if_asked("WOVE_TRIALS");
     let (hosts, containers) = lab.network(2, &[]);
     ping_within(secs(10), &containers[0].netns, containers[1].v4);
     for _ in 0..trials() {

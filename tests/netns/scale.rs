@@ -11,7 +11,7 @@ const RESIDENT: u64 = 20 << 20;
 #[test]
 fn idle_daemons_are_small() {
     let peers = asked_for("WOVE_PEERS", 12);
-    let lab = Lab::new();
+    let lab = Lab::alone();
     let hosts: Vec<Host> = (0..peers).map(|n| lab.host(&format!("h{n}"))).collect();
     hosts[0].launch(&[]);
     let token = hosts[0].token();

@@ -66,7 +66,7 @@ fn an_underlay_without_offloads() {
 #[test]
 fn every_byte_arrives_as_it_was_sent() {
     let total = asked_for("WOVE_MEGABYTES", 200) * MEGABYTES;
-    let lab = Lab::new();
+    let lab = Lab::alone_if_asked("WOVE_MEGABYTES");
     let (hosts, [ca, cb]) = on_a_veth(&lab);
     let tagged = tag([&ca, &cb]);
     let mut targets = vec![
@@ -105,7 +105,7 @@ fn every_byte_arrives_as_it_was_sent() {
 #[test]
 fn fresh_keys_every_second_leave_no_gap() {
     let rekeys = asked_for("WOVE_REKEYS", 10);
-    let lab = Lab::new();
+    let lab = Lab::alone_if_asked("WOVE_REKEYS");
     let ([a, _b], [ca, cb]) = on_a_veth_with(&lab, &["--rekey-after", "1s"]);
     let handshakes = || a.status().unwrap_or_default()["counters"]["handshakes"].as_u64();
     let before = handshakes().expect("it is counted");

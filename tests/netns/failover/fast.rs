@@ -159,7 +159,7 @@ enum Ends {
 
 /// A failure that lasts until it is undone; frames go by sleeve meanwhile.
 fn filtered(what: &'static str, ends: Ends, set: impl Fn(&Lab, &[Host; 2], bool)) {
-    let lab = Lab::new();
+    let lab = Lab::alone_if_asked("WOVE_TRIALS");
     let pair = Pair::new(&lab);
     let mut row = Row::new(what);
     for _ in 0..trials() {
@@ -187,7 +187,7 @@ fn filtered(what: &'static str, ends: Ends, set: impl Fn(&Lab, &[Host; 2], bool)
 
 /// A failure that the daemons mend by themselves, at one host after the other.
 fn mended(what: &'static str, mut harm: impl FnMut(&Host)) {
-    let lab = Lab::new();
+    let lab = Lab::alone_if_asked("WOVE_TRIALS");
     let pair = Pair::new(&lab);
     let mut row = Row::new(what);
     for trial in 0..trials() {

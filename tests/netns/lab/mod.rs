@@ -15,8 +15,8 @@ mod underlay;
 mod vm;
 mod wait;
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::thread;
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::{env, thread};
 
 pub(crate) use engine::{Engine, Kind};
 pub(crate) use host::{Container, Host, PORT, STATE};
@@ -27,8 +27,9 @@ use underlay::{HostId, Underlay};
 pub(crate) use underlay::{MAX_MTU, PairRule, Watch, checksum, facts, udp_payload};
 pub(crate) use wait::{asked_for, ensure, eventually, secs, until};
 
-/// Two cores: one laboratory at a time.
-static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+/// Tests wait most of the time, so several laboratories may be open at once; those
+/// that measure, or put load on the machine, have it for themselves.
+static TURNS: RwLock<()> = RwLock::new(());
 
 /// A network, and what its hosts said.
 pub(crate) struct Lab {
@@ -36,20 +37,41 @@ pub(crate) struct Lab {
     pub(crate) underlay: Arc<Underlay>,
     logs: Mutex<Vec<Arc<Log>>>,
     tolerated: Mutex<Vec<String>>,
-    _turn: MutexGuard<'static, ()>,
+    _turn: Box<dyn Sync>,
 }
 
 impl Lab {
-    /// Waits for its turn and makes an empty network.
+    /// Makes an empty network, perhaps beside others.
     pub(crate) fn new() -> Self {
-        let turn = ONE_AT_A_TIME.lock();
+        let turn = TURNS.read();
+        Self::with(Box::new(turn.unwrap_or_else(PoisonError::into_inner)))
+    }
+
+    /// Waits until there is no other and makes an empty network.
+    pub(crate) fn alone() -> Self {
+        let turn = TURNS.write();
+        Self::with(Box::new(turn.unwrap_or_else(PoisonError::into_inner)))
+    }
+
+    /// The same if the environment asks for more than the tests need: then it is
+    /// the figures that are wanted.
+    pub(crate) fn alone_if_asked(variable: &str) -> Self {
+        if env::var_os(variable).is_some() {
+            Self::alone()
+        } else {
+            Self::new()
+        }
+    }
+
+    fn with(turn: Box<dyn Sync>) -> Self {
         let root = nix::unistd::geteuid().is_root();
         assert!(root, "this suite makes network namespaces: run it as root");
+        vm::begin_early();
         Self {
             underlay: Arc::new(Underlay::new(0x776f_7665)),
             logs: Mutex::default(),
             tolerated: Mutex::default(),
-            _turn: turn.unwrap_or_else(PoisonError::into_inner),
+            _turn: turn,
         }
     }
 

@@ -45,7 +45,8 @@ impl Nat {
         )
     }
 
-    /// Of a gateway that shows port [`PORT`] of `inside` as its own port `outside`.
+    /// Of a gateway that shows port [`PORT`] of `inside` as its own port `outside`,
+    /// or as others that follow from that and from the destination.
     fn rules(self, inside: Ipv4Addr, outside: u16) -> String {
         let (set, learn) = match self {
             Self::Restricted => (
@@ -62,9 +63,11 @@ impl Nat {
             Self::PortRestricted | Self::Symmetric => String::new(),
         };
         let leave = match self {
-            Self::Symmetric => {
-                "oifname \"eth0\" meta l4proto udp masquerade to :20000-60000 fully-random;".into()
-            }
+            // Not at random: two destinations might be given one port.
+            Self::Symmetric => format!(
+                "oifname \"eth0\" meta l4proto udp masquerade to \
+                 :jhash ip daddr . udp dport mod 40000 seed {outside} offset 20000;"
+            ),
             Self::FullCone | Self::Restricted | Self::PortRestricted => {
                 format!("oifname \"eth0\" udp sport {PORT} masquerade to :{outside};")
             }

@@ -1,6 +1,10 @@
 //! The command line.
 
-use std::{path::PathBuf, time::Duration};
+use std::{
+    io::{self, IsTerminal},
+    path::PathBuf,
+    time::Duration,
+};
 
 use clap::{Parser, ValueEnum};
 
@@ -65,7 +69,8 @@ pub struct Options {
     /// Hold the figures against the bars; a missed one is a failure.
     #[arg(long)]
     pub check: bool,
-    /// Say every two seconds where the run is, even if standard error is no terminal.
+    /// Say every two seconds where the run is, or what came of each seed of a sweep, even if
+    /// standard error is no terminal.
     #[arg(long)]
     pub progress: bool,
     /// Say after each scenario how many bytes were sent in datagrams of which kind, and how many records were copies.
@@ -108,6 +113,11 @@ pub struct Seeds {
 }
 
 impl Options {
+    /// Whether to say where a run is.
+    pub(crate) fn shows_progress(&self) -> bool {
+        self.progress || io::stderr().is_terminal()
+    }
+
     /// The scenarios asked for; of all, those that can be had.
     pub(crate) fn scenarios(&self) -> Result<Vec<&'static Scenario>, String> {
         if self.engine && self.peers > MOST_ENGINES {

@@ -1,6 +1,6 @@
 //! Runs a list of scenarios, and says what came out.
 
-use std::io::{self, IsTerminal, Write};
+use std::io::{self, Write};
 
 use super::{
     bars,
@@ -154,8 +154,8 @@ fn fresh(scenario: &Scenario, options: &Options) -> World {
         reach: options.reach(),
         engine: options.engine,
     };
-    let shown = options.progress || io::stderr().is_terminal();
-    World::new(scenario.setup(setup), Progress::new(shown))
+    let progress = Progress::new(options.shows_progress());
+    World::new(scenario.setup(setup), progress)
 }
 
 fn print(report: &Report, options: &Options, out: &mut dyn Write) -> io::Result<()> {

@@ -96,6 +96,11 @@ impl State<'_> {
             write_failures(path, &self.failing, options)?;
         }
         self.done.push(done);
+        if options.shows_progress() {
+            let failed = self.done.iter().filter(|done| !done.passed).count();
+            let (ended, waiting) = (self.done.len(), self.waiting.len());
+            writeln!(self.err, "{ended} ended, {failed} failed, {waiting} wait")?;
+        }
         Ok(())
     }
 }

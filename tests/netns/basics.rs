@@ -167,6 +167,31 @@ fn attach_and_detach_do_nothing_the_second_time() {
     ensure(!listed.contains(&own.v4.to_string()), &listed);
 }
 
+/// The kernel refuses IPv6 where packets of 1280 bytes do not fit, after it has taken
+/// the address before.
+#[test]
+fn an_attach_that_fails_leaves_all_as_it_was() {
+    let lab = Lab::new();
+    let host = lab.host("a");
+    host.launch(&["--mtu", "1000"]);
+    let [container, other] = [1, 2].map(Container::new);
+    let path = container.path();
+    let ((v4, _), (other, v6)) = (container.cidrs(), other.cidrs());
+    host.ok(&["attach", "--netns", &path, &v4]);
+    let (before, listed) = (container.netns.addresses("wove0"), host.ok(&["ps"]));
+    for ifname in ["wove0", "mesh7"] {
+        let attach = ["attach", "--netns", &path, "--ifname", ifname, &other, &v6];
+        let failed = host.cli(&attach);
+        assert_eq!(failed.status.code(), Some(1));
+        one_line_of(&failed.stderr, "1280");
+        assert_eq!(container.netns.addresses("wove0"), before);
+        assert_eq!(container.netns.link_index("mesh7"), None);
+        assert_eq!(host.ok(&["ps"]), listed);
+    }
+    // Nobody is in the way of whoever wants the address then.
+    host.ok(&["attach", "--netns", &path, "--ifname", "mesh7", &other]);
+}
+
 #[test]
 fn attach_names_the_interface_and_says_what_it_lacks() {
     let lab = Lab::new();

@@ -59,8 +59,9 @@ const BULK: usize = 1000;
 /// get their turn.
 const PROBE: usize = 65_535 + 18;
 const PROBES: usize = 64;
-/// While datagrams or frames keep coming, probes are looked for after so many
-/// batches: both ends would leave a fast path whose probes wait for the queue to end.
+/// While datagrams or frames keep coming, all else is looked for after so many
+/// batches: whoever sends without a pause must not keep probes of the fast path, what
+/// comes by TCP, or datagrams beside frames waiting until it ends.
 const BATCHES: usize = 16;
 /// A thread looks up after so long even if nothing wakes it.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -344,10 +345,12 @@ impl Carrier {
                 }
                 (calls.datagrams, calls.frames) = (came, went);
                 batches += 1;
-                if batches.is_multiple_of(BATCHES)
-                    && let Some(tunnel) = self.tunnel.load().as_deref()
-                {
-                    self.carry_probes(tunnel, &mut down, &mut sink);
+                if batches.is_multiple_of(BATCHES) {
+                    calls.datagrams = true;
+                    self.carry_streams(&mut down.ingress, &mut sink);
+                    if let Some(tunnel) = self.tunnel.load().as_deref() {
+                        self.carry_probes(tunnel, &mut down, &mut sink);
+                    }
                 }
             }
         }

@@ -535,7 +535,7 @@ fn fast(a: &Host, b: &Host) {
 
 /// Waits until frames go by userspace, both ways; the first end's reason.
 #[track_caller]
-fn slow(a: &Host, b: &Host) -> String {
+pub(crate) fn slow(a: &Host, b: &Host) -> String {
     b.wait_connection(secs(5), a, |c| c["path"] == "sleeve");
     let connection = a.wait_connection(secs(5), b, |c| c["path"] == "sleeve");
     connection["reason"].as_str().unwrap_or_default().to_owned()

@@ -69,7 +69,7 @@ pub struct Options {
     /// Hold the figures against the bars; a missed one is a failure.
     #[arg(long)]
     pub check: bool,
-    /// Say every two seconds where the run is, or what came of each seed of a sweep, even if
+    /// Say every two seconds where the run is, or how far a sweep is after each seed, even if
     /// standard error is no terminal.
     #[arg(long)]
     pub progress: bool,

@@ -11,6 +11,7 @@ use wove::shell::xfrm::{Found, Xfrm};
 
 use super::{CANARY, Foreign, VXLAN};
 use crate::failover::there_and_back;
+use crate::fastdp::slow;
 use crate::lab::probe::{Canaries, PacketSocket, PingFlow, Transfer, ping_within};
 use crate::lab::{
     Container, Host, Lab, PORT, STATE, Watch, ensure, eventually, facts, secs, udp_payload, until,
@@ -66,14 +67,6 @@ fn fast(a: &Host, b: &Host) {
         assert_eq!(connection["reason"], "");
         assert_eq!(connection["cipher"], "AES-256-GCM");
     }
-}
-
-/// Waits until frames go by userspace, both ways; the first end's reason.
-#[track_caller]
-fn slow(a: &Host, b: &Host) -> String {
-    b.wait_connection(secs(5), a, |c| c["path"] == "sleeve");
-    let connection = a.wait_connection(secs(5), b, |c| c["path"] == "sleeve");
-    connection["reason"].as_str().unwrap_or_default().to_owned()
 }
 
 /// Makes two peers agree on new keys now, as after a restart of one: who sees

@@ -23,8 +23,9 @@ use nix::{
     errno::Errno,
     mount::{MntFlags, MsFlags, mount, umount2},
     sched::{CloneFlags, setns, unshare},
-    sys::statfs::{NSFS_MAGIC, fstatfs},
 };
+
+use super::sys::nsfs;
 
 /// Where named namespaces live, as iproute2 has it.
 pub const DIRECTORY: &str = "/run/netns";
@@ -64,10 +65,9 @@ impl Namespace {
                     path.display()
                 )
             })?;
-        let found =
-            fstatfs(&file).with_context(|| format!("{} cannot be examined", path.display()))?;
+        // A path of a container that is gone may lead to a namespace of another kind.
         ensure!(
-            found.filesystem_type() == NSFS_MAGIC,
+            nsfs::kind(&file).is_ok_and(|kind| kind == CloneFlags::CLONE_NEWNET),
             "{} is not a network namespace: give a name under {DIRECTORY} or /proc/PID/ns/net",
             path.display()
         );
@@ -386,11 +386,13 @@ mod tests {
 
     #[test]
     fn what_is_no_namespace_is_refused() {
-        let error = Namespace::open(Path::new("/dev/null")).unwrap_err();
-        assert!(
-            error.to_string().contains("not a network namespace"),
-            "{error}"
-        );
+        for path in ["/dev/null", "/proc/self/ns/mnt", "/proc/self/ns"] {
+            let error = Namespace::open(Path::new(path)).unwrap_err();
+            assert!(
+                error.to_string().contains("not a network namespace"),
+                "{path}: {error}"
+            );
+        }
         assert!(is_missing(
             &Namespace::open(Path::new("/nowhere")).unwrap_err()
         ));

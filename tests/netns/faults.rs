@@ -3,10 +3,11 @@
 
 use std::fs;
 use std::net::UdpSocket;
+use std::os::unix::fs::symlink;
 
 use crate::basics::one_line_of;
 use crate::lab::probe::ping_within;
-use crate::lab::{Host, Lab, PORT, STATE, ensure, eventually, secs};
+use crate::lab::{Container, Host, Lab, PORT, STATE, ensure, eventually, secs};
 
 /// The user `nobody`.
 const NOBODY: u32 = 65_534;
@@ -60,6 +61,29 @@ fn a_torn_file_is_said_and_not_started_afresh() {
     }
     host.launch(&["--resume"]);
     assert_eq!(host.peer(), identity);
+}
+
+#[test]
+fn a_container_whose_path_leads_elsewhere_by_now_does_not_stop_a_launch() {
+    let lab = Lab::new();
+    let host = lab.host("a");
+    host.launch(&[]);
+    let (container, other) = (Container::new(1), Container::new(2));
+    let path = format!("/tmp/wove-test-{}-strayed", std::process::id());
+    for place in ["/proc/self/ns/mnt", "/dev/null", &other.path(), "/nowhere"] {
+        symlink(container.path(), &path).expect("/tmp can be written");
+        host.ok(&["attach", "--netns", &path, "10.77.0.1/24"]);
+        host.kill();
+        fs::remove_file(&path).expect("it was made above");
+        symlink(place, &path).expect("/tmp can be written");
+        host.relaunch();
+        fs::remove_file(&path).expect("it was made above");
+        assert_eq!(
+            host.json(&["ps"]).unwrap(),
+            serde_json::json!([]),
+            "{place}"
+        );
+    }
 }
 
 // Either it refuses, or it warns and is still who it was.

@@ -8,7 +8,9 @@ use std::fs::File;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::PathBuf;
 use std::process::Command;
-use std::{io, panic, thread};
+use std::sync::{OnceLock, mpsc};
+use std::thread::{self, JoinHandle};
+use std::{io, panic, process};
 
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, setns, unshare};
@@ -20,6 +22,7 @@ use super::sys::{self, Entry};
 pub(crate) struct Netns {
     net: OwnedFd,
     mnt: Option<OwnedFd>,
+    resident: OnceLock<Resident>,
 }
 
 impl Netns {
@@ -39,6 +42,7 @@ impl Netns {
         Self {
             net: net.into(),
             mnt: None,
+            resident: OnceLock::new(),
         }
     }
 
@@ -47,7 +51,11 @@ impl Netns {
             unshare(CloneFlags::CLONE_NEWNET)?;
             let net = File::open("/proc/thread-self/ns/net")?.into();
             let mnt = mounts.then(private_mounts).transpose()?;
-            Ok(Self { net, mnt })
+            Ok(Self {
+                net,
+                mnt,
+                resident: OnceLock::new(),
+            })
         });
         let made = made.join().expect("making a namespace does not panic");
         let namespace = made.expect("unshare needs root (CAP_SYS_ADMIN): run the suite as root");
@@ -81,9 +89,10 @@ impl Netns {
     }
 
     /// A path by which another process of root can open the network namespace.
+    /// It leads nowhere once the namespace is dropped.
     pub(crate) fn path(&self) -> PathBuf {
-        let (pid, fd) = (std::process::id(), self.net.as_raw_fd());
-        PathBuf::from(format!("/proc/{pid}/fd/{fd}"))
+        let resident = self.resident.get_or_init(|| Resident::of(&self.net));
+        resident.path.clone()
     }
 
     /// The descriptor of the network namespace.
@@ -124,6 +133,48 @@ impl Netns {
             setns(mnt, CloneFlags::CLONE_NEWNS)?;
         }
         Ok(())
+    }
+}
+
+/// A thread that does nothing in a namespace but be there: a thread's number is
+/// not soon another's, as that of a descriptor is where tests run side by side.
+#[derive(Debug)]
+struct Resident {
+    path: PathBuf,
+    leave: Option<mpsc::Sender<()>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Resident {
+    fn of(net: &OwnedFd) -> Self {
+        let net = net.try_clone().expect("descriptors are left");
+        let (leave, stay) = mpsc::channel();
+        let (tell, told) = mpsc::channel();
+        let thread = thread::spawn(move || {
+            setns(net, CloneFlags::CLONE_NEWNET).expect("an open namespace can be entered");
+            tell.send(nix::unistd::gettid()).expect("it is waited for");
+            // Ends when the other end is dropped.
+            let _ = stay.recv();
+        });
+        let thread_id = told.recv().expect("the thread enters");
+        Self {
+            path: PathBuf::from(format!("/proc/{}/task/{thread_id}/ns/net", process::id())),
+            leave: Some(leave),
+            thread: Some(thread),
+        }
+    }
+}
+
+impl Drop for Resident {
+    fn drop(&mut self) {
+        drop(self.leave.take());
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+        // The kernel takes a joined thread away a little later.
+        while self.path.exists() {
+            thread::yield_now();
+        }
     }
 }
 

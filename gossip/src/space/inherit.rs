@@ -7,11 +7,14 @@ use proto::{
 };
 
 use super::{
-    Entry, Estate, Space,
+    Entry, Estate, Mine, Space,
     give::GIFT_STEP,
     span::{self, Span},
     vote::takeover_of,
 };
+
+/// How many blocks are remembered that heirs may take: those of four lives at least.
+const CEDED: usize = 4 * (wire::BLOCKS + wire::GIFTS);
 
 impl Entry {
     /// What the owner can lose.
@@ -39,6 +42,17 @@ impl Entry {
         if gone {
             self.space.gifts.clear();
         }
+    }
+}
+
+impl Mine {
+    /// Remembers what an heir may take. What is forgotten stays the heir's, or is brought
+    /// back by a census.
+    fn cede(&mut self, heir: ShortId, life: u32, blocks: impl IntoIterator<Item = Block>) {
+        let blocks = blocks.into_iter().map(|block| (heir, life, block));
+        self.ceded.extend(blocks);
+        let surplus = self.ceded.len().saturating_sub(CEDED);
+        self.ceded.drain(..surplus);
     }
 }
 
@@ -165,8 +179,7 @@ impl Space {
         for span in lost {
             count += span.len();
             let lost = self.lose(span);
-            let ceded = lost.into_iter().map(|block| (began.heir, ended, block));
-            self.mine.ceded.extend(ceded);
+            self.mine.cede(began.heir, ended, lost);
         }
         self.take_back_gifts(ended, began);
         self.warn(format!(
@@ -264,8 +277,8 @@ impl Space {
                     span::remove(&mut lost, kept);
                 }
             }
-            let ceded = lost.into_iter().map(|span| (began.heir, ended, part(span)));
-            self.mine.ceded.extend(ceded);
+            self.mine
+                .cede(began.heir, ended, lost.into_iter().map(part));
         }
     }
 

@@ -191,13 +191,20 @@ impl Router {
     /// ends trust, and by which address it sends to whom is for the kernel to
     /// know. Whoever still agrees has to offer anew, and sees where this host is.
     pub(super) fn leave_trusted(&mut self, now: Instant) {
-        let trusting = self.peers.iter().filter(|(_, peer)| rests_on_trust(peer));
-        let trusting: Vec<PeerId> = trusting.map(|(id, _)| *id).collect();
-        self.dirty.fast |= !trusting.is_empty();
-        for id in trusting {
-            if let Some(peer) = self.peers.get_mut(&id) {
+        let mut touched = Vec::new();
+        for (id, peer) in &mut self.peers {
+            // What a peer insists on may be for where this host was.
+            let insisted = std::mem::take(&mut peer.insists);
+            let trusting = rests_on_trust(peer);
+            if trusting {
                 peer.fast.leave(now);
             }
+            if insisted || trusting {
+                touched.push(*id);
+            }
+        }
+        self.dirty.fast |= !touched.is_empty();
+        for id in touched {
             self.tend_fast(id, now);
         }
     }
@@ -254,8 +261,9 @@ impl Router {
         let is_here = peer.direct.as_ref().map(|d| d.address.ip()) == Some(from.ip());
         let is_elsewhere = rests_on_trust(peer) && !(is_here && trusted);
         let refusal = match peer.fast.refusal() {
-            // Trust of one end is not enough: the other is told what is wanted.
-            None if peer.fast.wish().is_some_and(|wish| wish.esp && !esp) => {
+            // Trust of one end is not enough: the other is told what is wanted, unless
+            // that is for a place where it is no more.
+            None if is_here && peer.fast.wish().is_some_and(|wish| wish.esp && !esp) => {
                 return self.send_offer(id);
             }
             None if peer.fast.wish().is_some_and(|wish| wish.esp != esp) => Some(Decline::Other),

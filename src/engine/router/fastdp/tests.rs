@@ -106,6 +106,38 @@ fn what_a_peer_insists_on_is_over_when_it_moves() {
 }
 
 #[test]
+fn what_a_peer_insists_on_is_over_when_this_host_may_have_moved() {
+    let now = origin();
+    let mut router = trusting(now);
+    let [here, there]: [SocketAddr; 2] =
+        ["192.0.2.1:6783", "198.51.100.1:6783"].map(|address| address.parse().unwrap());
+    router.set_endpoints(vec![here], now);
+    hear(&mut router, offer(9), true, TRUSTED, now);
+    router.set_endpoints(vec![here, there], now);
+    assert!(!is_clear(&router), "one more is no reason");
+    router.set_endpoints(vec![there], now);
+    assert!(is_clear(&router));
+}
+
+#[test]
+fn esp_is_asked_of_a_peer_only_where_it_is() {
+    let now = origin();
+    let answer = |from| {
+        let mut router = trusting(now);
+        place(&mut router, PEER, OTHER, now);
+        assert!(!is_clear(&router));
+        router.transmits.clear();
+        hear(&mut router, offer(9), false, from, now);
+        let answers = router.transmits.iter().map(|sent| sent.datagram.len());
+        answers.collect::<Vec<_>>()
+    };
+    // What is sealed tells by its length whether it is an offer or a refusal.
+    let (offer, refusal) = (answer(OTHER), answer(TRUSTED));
+    assert_eq!((offer.len(), refusal.len()), (1, 1));
+    assert!(offer > refusal, "{offer:?} {refusal:?}");
+}
+
+#[test]
 fn the_default_mtu_leaves_room_for_esp_over_either() {
     assert_eq!(carried(1400, false) + IPV4, 1450);
     assert_eq!(carried(1396, true) + IPV6, 1500);

@@ -23,10 +23,10 @@ const RANGES: usize = 28;
 const WANTS: usize = 48;
 /// Digests asked for in one message.
 const GRAFTS: usize = 200;
-/// Sums, lists and wants waiting; more are left to the next round.
+/// Sums, lists, backlogs and wants waiting; more are left to the next round.
 const WAITING: usize = 512;
-/// Backlogs waiting; a round of reconciliation makes a few.
-const BACKLOGS: usize = 64;
+/// Keys kept in backlogs that wait.
+const KEPT: usize = 8192;
 /// Tags and counts around the records of a push.
 const OVERHEAD: usize = 8;
 
@@ -57,8 +57,10 @@ impl Outbox {
         }
     }
 
+    /// A round that finds a little missing everywhere makes as many as there are lists.
     pub(crate) fn work_off(&mut self, backlog: Backlog) {
-        if self.backlogs.len() < BACKLOGS {
+        let kept = self.backlogs.iter().map(Backlog::kept).sum::<usize>();
+        if self.backlogs.len() < WAITING && kept + backlog.kept() <= KEPT {
             self.backlogs.push_back(backlog);
         }
     }
@@ -168,7 +170,7 @@ impl Outbox {
             let ranges = &mut self.ranges;
             if !backlog.work_off(
                 (replica, scope),
-                |record| load.add(record),
+                |record, bytes| load.add(record, bytes),
                 |mark| ranges.push_back(mark),
             ) {
                 break;
@@ -187,10 +189,16 @@ struct Load {
 }
 
 impl Load {
-    /// Adds a record if there is room. The first always fits.
-    fn add(&mut self, record: &Arc<Record>) -> bool {
+    /// Adds a record if there is room for it and all `bytes` that follow of its owner,
+    /// or if these need more than a message in any case. The first always fits.
+    ///
+    /// Messages overtake each other, and a record that comes before its owner's node
+    /// record is of no use.
+    fn add(&mut self, record: &Arc<Record>, bytes: usize) -> bool {
         let size = self.size + record.encoded_len();
-        let fits = self.records.is_empty() || OVERHEAD + size <= MAX_MESSAGE;
+        let has_room = |size: usize| OVERHEAD + size <= MAX_MESSAGE;
+        let together = has_room(self.size + bytes) || !has_room(bytes);
+        let fits = self.records.is_empty() || (has_room(size) && together);
         if fits {
             self.records.push(Arc::clone(record));
             self.size = size;
@@ -200,12 +208,24 @@ impl Load {
 }
 
 fn take_keys(keys: &mut BTreeSet<RecordKey>, replica: &Replica, scope: Scope) -> Load {
-    let mut load = Load::default();
+    let (mut load, mut owner) = (Load::default(), None);
+    let record_of = |key: &RecordKey| replica.get(key).filter(|_| scope.has(key.topic));
     while let Some(key) = keys.first().copied() {
-        if let Some(record) = replica.get(&key).filter(|_| scope.has(key.topic))
-            && !load.add(record)
-        {
-            break;
+        if let Some(record) = record_of(&key) {
+            let is_first = owner.replace(key.owner) != Some(key.owner);
+            let bytes = match is_first {
+                true => {
+                    let of_owner = keys.iter().take_while(|other| other.owner == key.owner);
+                    of_owner
+                        .filter_map(record_of)
+                        .map(|r| r.encoded_len())
+                        .sum()
+                }
+                false => record.encoded_len(),
+            };
+            if !load.add(record, bytes) {
+                break;
+            }
         }
         keys.remove(&key);
     }
@@ -261,6 +281,63 @@ mod tests {
         assert!(outbox.is_empty());
         let expected = records.len() * 2 + replica.len();
         assert_eq!((pushed as usize, sent), (expected, expected));
+    }
+
+    #[test]
+    fn an_owners_records_are_in_one_message_if_they_fit() {
+        let parts: [u8; 3] = [1, 2, 4];
+        let all: Vec<Vec<_>> = (0..90)
+            .map(|owner| {
+                let links = 0..parts[usize::from(owner % 3)];
+                let links = links.map(Topic::Links);
+                let topics = std::iter::once(Topic::Node).chain(links);
+                topics.map(|topic| record(owner, topic, 1, 0)).collect()
+            })
+            .collect();
+        let replica = replica_of(&all.concat());
+        let mut outboxes = [(); 3].map(|()| Outbox::default());
+        for record in all.concat() {
+            outboxes[0].tell(record.key);
+            outboxes[1].repair(record.key);
+        }
+        let everything = reconcile::compare(&replica, Scope::ALL, (0, u64::MAX), &[]);
+        outboxes[2].work_off(everything.push.unwrap());
+        for mut outbox in outboxes {
+            let (mut pushed, mut whole) = (0, 0);
+            while let Some(message) = outbox.next(&replica, Scope::ALL, &mut pushed) {
+                let GossipMessage::Push { records, .. } = message else {
+                    continue;
+                };
+                for of_owner in records.chunk_by(|a, b| a.key.owner == b.key.owner) {
+                    let known = all
+                        .iter()
+                        .find(|all| all[0].key.owner == of_owner[0].key.owner);
+                    assert_eq!(of_owner, known.unwrap());
+                    whole += 1;
+                }
+            }
+            assert_eq!((pushed as usize, whole), (all.concat().len(), all.len()));
+        }
+    }
+
+    #[test]
+    fn backlogs_keep_so_much() {
+        let records: Vec<_> = (0..20)
+            .map(|owner| record(owner, Topic::Node, 1, 0))
+            .collect();
+        let replica = replica_of(&records);
+        let held = reconcile::list(&replica, Scope::ALL, 0, u64::MAX);
+        let of = |held| reconcile::compare(&replica, Scope::ALL, (0, u64::MAX), held).push;
+        let mut outbox = Outbox::default();
+        for _ in 0..10_000 {
+            outbox.work_off(of(&held[..1]).unwrap());
+        }
+        assert_eq!(outbox.backlogs.len(), WAITING);
+        outbox.backlogs.clear();
+        for _ in 0..10_000 {
+            outbox.work_off(of(&held[..19]).unwrap());
+        }
+        assert_eq!(outbox.backlogs.len(), KEPT / 19);
     }
 
     #[test]

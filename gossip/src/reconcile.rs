@@ -87,13 +87,15 @@ pub struct Backlog {
 impl Backlog {
     /// Hands out what follows as long as `accept` takes it, and the sum of each
     /// few records to `mark`, so that what is lost on the way is missed at once.
+    /// With a record comes how many bytes that and what follows of its owner have.
     /// Says whether that was all.
     pub fn work_off(
         &mut self,
         (replica, scope): (&Replica, Scope),
-        mut accept: impl FnMut(&Arc<Record>) -> bool,
+        mut accept: impl FnMut(&Arc<Record>, usize) -> bool,
         mut mark: impl FnMut(RangeSummary),
     ) -> bool {
+        let mut owner = None;
         for record in replica.from(self.next, self.last, scope) {
             let position = position(&record.key);
             if position < self.first {
@@ -107,9 +109,16 @@ impl Backlog {
                 ));
                 self.run = (position, 0);
             }
-            if self.held.binary_search(&record.key).is_err() && !accept(record) {
-                self.next = record.key;
-                return false;
+            if self.lacks(&record.key) {
+                let is_first = owner.replace(record.key.owner) != Some(record.key.owner);
+                let bytes = match is_first {
+                    true => self.bytes_of_owner(replica, scope, record.key),
+                    false => record.encoded_len(),
+                };
+                if !accept(record, bytes) {
+                    self.next = record.key;
+                    return false;
+                }
             }
             self.run.1 += 1;
         }
@@ -117,6 +126,25 @@ impl Backlog {
             mark(summary(replica, scope, (self.run.0, self.last)));
         }
         true
+    }
+
+    /// How many keys it keeps.
+    pub fn kept(&self) -> usize {
+        self.held.len()
+    }
+
+    fn lacks(&self, key: &RecordKey) -> bool {
+        self.held.binary_search(key).is_err()
+    }
+
+    /// Of its records from this one on, those that are to be sent.
+    fn bytes_of_owner(&self, replica: &Replica, scope: Scope, key: RecordKey) -> usize {
+        let records = replica.from(key, self.last, scope);
+        records
+            .take_while(|record| record.key.owner == key.owner)
+            .filter(|record| self.lacks(&record.key))
+            .map(|record| record.encoded_len())
+            .sum()
     }
 }
 
@@ -368,7 +396,8 @@ mod tests {
         let mut marked = Vec::new();
         while !backlog.work_off(
             (replica, Scope::ALL),
-            |record| {
+            |record, bytes| {
+                assert!(bytes >= record.encoded_len());
                 turn += 1;
                 let room = turn % 3 != 0;
                 if room {

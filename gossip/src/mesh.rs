@@ -139,6 +139,8 @@ pub struct Mesh<A> {
     fed_by: Option<(PeerId, Instant)>,
     /// Since when it does.
     fed_since: Instant,
+    /// Owners that may yet be newcomers.
+    strangers: TokenBucket,
     /// Repairs that may be passed on as news.
     repairs: TokenBucket,
     /// Repairs that were not, since the neighbours were last told to compare.
@@ -279,6 +281,7 @@ impl<A: Authority> Mesh<A> {
             wants: Wants::default(),
             fed_by: None,
             fed_since: now,
+            strangers: TokenBucket::full(receive::STRANGER_BURST, now),
             repairs: TokenBucket::full(spread::REPAIR_BURST, now),
             kept_back: 0,
             start: now,

@@ -10,7 +10,7 @@ use proto::{
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
-use crate::world::{World, id, mac};
+use crate::world::{World, id, mac, name};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -29,6 +29,21 @@ fn a_crash_is_known_everywhere_within_seconds() {
     let took = world.run_until(10 * SECOND, noticed);
     assert!(took <= 4 * SECOND, "{took:?}");
     world.run_for(3 * SECOND).assert_one_mesh();
+}
+
+#[test]
+fn two_meshes_that_meet_are_soon_one() {
+    let mut world = World::new(53).loss(0.01).peers(200);
+    world.partition(|peer| peer >= 200);
+    world.launch(&[]);
+    for _ in 201..400 {
+        world.launch(&[200]);
+    }
+    world.run_for(60 * SECOND);
+    world.heal();
+    world.with(0, |mesh, now| mesh.connect(&[name(200)], false, now));
+    let took = world.run_until(30 * SECOND, World::is_one_mesh);
+    assert!(took <= 4 * SECOND, "{took:?}");
 }
 
 /// The seed's news of its own links never come to a newcomer.

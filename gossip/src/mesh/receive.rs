@@ -29,6 +29,12 @@ pub(super) const CHECK_BURST: u32 = 20_000;
 const CHECK_RATE: u32 = 5000;
 /// After a record without its owner's node record, replicas are compared this much later.
 const ORPHANED: Duration = Duration::from_millis(500);
+/// Owners that are new to us: at once, and per second, that may be newcomers. More are
+/// part of a mesh that we know little of.
+pub(super) const STRANGER_BURST: u32 = 64;
+const STRANGER_RATE: u32 = 32;
+/// With whoever brings more, replicas are compared this much later.
+const CROWDED: Duration = Duration::from_millis(600);
 /// Entries of one message that are looked at; a full datagram of ours holds fewer.
 const ENTRIES: usize = 64;
 
@@ -193,6 +199,9 @@ impl<A: Authority> Mesh<A> {
                 }
                 self.apply(record, before.as_deref(), now);
                 self.pass_on(record, from, fresh, now);
+                if record.key.topic == Topic::Node && before.is_none() {
+                    self.meet_stranger(from, now);
+                }
             }
             Merge::OverBudget => self.counters.limited += 1,
             Merge::Orphan => self.receive_orphan(from, owner, now),
@@ -236,6 +245,17 @@ impl<A: Authority> Mesh<A> {
                     },
                 );
             }
+        }
+    }
+
+    /// An owner is new to us. Where many are, a neighbour has more to tell than it brings
+    /// as news, and of what it brings otherwise some is lost.
+    fn meet_stranger(&mut self, from: PeerId, now: Instant) {
+        let are_few = self.strangers.take(STRANGER_BURST, STRANGER_RATE, now);
+        let session = self.sessions.get_mut(&from).filter(|s| s.link.is_some());
+        if let Some(session) = session.filter(|_| !are_few) {
+            let at = *session.summary_at.get_or_insert(now + CROWDED);
+            self.timers.session_due(at, "summary");
         }
     }
 

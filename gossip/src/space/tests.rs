@@ -409,7 +409,7 @@ fn the_fullest_record_fits() {
         runs: vec![(start, len); 2],
     };
     space.taken = vec![taken; 1];
-    let began = wire::Began {
+    let began = Began {
         serial: 1 << 40,
         heir: peer,
         gone: true,

@@ -69,13 +69,14 @@ fn a_container_whose_path_leads_elsewhere_by_now_does_not_stop_a_launch() {
     let host = lab.host("a");
     host.launch(&[]);
     let (container, other) = (Container::new(1), Container::new(2));
-    let path = format!("/tmp/wove-test-{}-strayed", std::process::id());
+    let folder = tempfile::tempdir().expect("there is a place for files");
+    let path = folder.path().join("container").display().to_string();
     for place in ["/proc/self/ns/mnt", "/dev/null", &other.path(), "/nowhere"] {
-        symlink(container.path(), &path).expect("/tmp can be written");
+        symlink(container.path(), &path).expect("the folder can be written");
         host.ok(&["attach", "--netns", &path, "10.77.0.1/24"]);
         host.kill();
         fs::remove_file(&path).expect("it was made above");
-        symlink(place, &path).expect("/tmp can be written");
+        symlink(place, &path).expect("the folder can be written");
         host.relaunch();
         fs::remove_file(&path).expect("it was made above");
         assert_eq!(

@@ -244,3 +244,26 @@ fn the_highest_life_is_never_passed() {
     let space = world.nodes[0].space.as_ref();
     assert_eq!(space.map(|space| space.mine.life), Some(wire::EPOCH_MAX));
 }
+
+/// Guards that lie may say again and again that somebody's space was taken over.
+#[test]
+fn what_heirs_may_take_is_remembered_for_so_many_lives() {
+    let mut world = World::new(1, 24, Init::Consensus(1));
+    let space = world.nodes[0].space.as_mut().unwrap();
+    let began = Began {
+        serial: u64::MAX,
+        heir: id(9),
+        gone: true,
+    };
+    for life in 1..500 {
+        space.mine.blocks = vec![Block {
+            start: 0,
+            len: 256,
+            epoch: life,
+            held: false,
+        }];
+        space.live_on(life, Some(began));
+    }
+    let lives: Vec<u32> = space.mine.ceded.iter().map(|(_, life, _)| *life).collect();
+    assert_eq!(lives, (371..499).collect::<Vec<_>>());
+}

@@ -7,7 +7,7 @@ use std::{
 
 use proto::{
     record::{Body, MAX_BODY},
-    space::{self as wire, Began, Block, Gift, Ring, Taken},
+    space::{self as wire, Block, Gift, Ring, Taken},
 };
 
 use super::{
@@ -409,7 +409,7 @@ fn the_fullest_record_fits() {
         runs: vec![(start, len); 2],
     };
     space.taken = vec![taken; 1];
-    let began = Began {
+    let began = wire::Began {
         serial: 1 << 40,
         heir: peer,
         gone: true,
@@ -585,27 +585,4 @@ fn what_an_heir_gave_away_is_not_taken_back_when_it_is_gone() {
     world.part.fill(0);
     talk(&mut world, 60);
     world.check_calm();
-}
-
-#[test]
-fn what_heirs_may_take_is_remembered_for_so_many_lives() {
-    let mut world = World::new(1, 24, Init::Consensus(1));
-    ask(&mut world, 0, 1);
-    let space = world.nodes[0].space.as_mut().unwrap();
-    let began = Began {
-        serial: u64::MAX,
-        heir: id(9),
-        gone: true,
-    };
-    for life in 1..500 {
-        space.mine.blocks = vec![Block {
-            start: 0,
-            len: 256,
-            epoch: life,
-            held: false,
-        }];
-        space.live_on(life, Some(began));
-    }
-    let lives: Vec<u32> = space.mine.ceded.iter().map(|(_, life, _)| *life).collect();
-    assert_eq!(lives, (371..499).collect::<Vec<_>>());
 }

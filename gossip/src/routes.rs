@@ -409,12 +409,11 @@ impl Routes<'_> {
             .is_some_and(|slot| self.ways.reaches(slot))
     }
 
-    /// Everybody that frames can reach, without ourselves, by id.
-    pub fn reachable(&self) -> impl Iterator<Item = (PeerId, Hop)> {
-        self.replica.owners().filter_map(|slot| {
-            let hop = self.ways.hop(slot, self.replica)?;
-            Some((self.replica.id(slot), hop))
-        })
+    /// Everybody that frames can reach, without ourselves, in no order.
+    pub fn reachable(&self) -> impl Iterator<Item = PeerId> {
+        let ways = (0..).map(Slot).zip(&self.ways.ways);
+        let reached = ways.filter(|(slot, way)| way.cost != FAR && *slot != self.ways.local);
+        reached.map(|(slot, _)| self.replica.id(slot))
     }
 }
 

@@ -83,7 +83,7 @@ impl<'a> View<'a> {
     /// Everybody that frames can reach, without this peer.
     pub(crate) fn reached(&self) -> Vec<u32> {
         let routes = self.mesh.routes();
-        let numbers = routes.reachable().filter_map(|(id, _)| self.number(&id));
+        let numbers = routes.reachable().filter_map(|id| self.number(&id));
         numbers.collect()
     }
 

@@ -224,7 +224,6 @@ impl<A: Authority> Mesh<A> {
 
     /// What a neighbour says of its replica.
     pub(super) fn receive_beat(&mut self, from: PeerId, beat: &Beat, now: Instant) {
-        self.ask_for_link(&from, now);
         let named = &beat.news[..beat.news.len().min(NAMED)];
         let missing = named.iter().filter(|digest| !self.news.has_seen(**digest));
         let missing: Vec<u32> = missing.copied().collect();
@@ -256,6 +255,10 @@ impl<A: Authority> Mesh<A> {
         } else if session.differed.replace(difference) == Some(difference) && leads {
             let at = *session.summary_at.get_or_insert(now);
             self.timers.session_due(at, "summary");
+        }
+        // Whoever holds what the other end does has its side of the link.
+        if difference != [0, 0] {
+            self.ask_for_link(&from, now);
         }
     }
 

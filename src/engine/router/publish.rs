@@ -92,7 +92,6 @@ impl Router {
         let routes = self.mesh.routes();
         let others = routes
             .reachable()
-            .map(|(id, _)| id)
             .filter(|id| !self.peers.contains_key(id))
             .map(|id| {
                 let path = Path {

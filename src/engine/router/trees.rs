@@ -119,7 +119,6 @@ impl Router {
         let all = self.has_all_trees();
         let sources = routes
             .reachable()
-            .map(|(id, _)| id)
             .filter(|id| all || self.wanted_trees.contains_key(id));
         let mut trees: HashMap<PeerId, Vec<PeerId>> = sources
             .map(|source| (source, self.mesh.children(&source)))

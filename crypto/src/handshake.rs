@@ -101,6 +101,9 @@ pub enum HandshakeError {
     /// No protocol version in common.
     #[error("no protocol version in common: upgrade the older peer")]
     Version,
+    /// The response is not of the peer that is meant.
+    #[error("somebody else answered")]
+    Stranger,
     /// The hello inside does not decode, or our own is too large.
     #[error(transparent)]
     Hello(#[from] HelloError),
@@ -117,7 +120,12 @@ impl HandshakeError {
             Self::Secret => Some(RejectReason::Secret),
             Self::Identity => Some(RejectReason::Identity),
             Self::Version => Some(RejectReason::Version),
-            Self::Stage | Self::Size | Self::Forged | Self::Hello(_) | Self::Spent => None,
+            Self::Stage
+            | Self::Size
+            | Self::Forged
+            | Self::Hello(_)
+            | Self::Stranger
+            | Self::Spent => None,
         }
     }
 }
@@ -126,6 +134,8 @@ impl HandshakeError {
 pub struct Initiator {
     end: End,
     datagram: Vec<u8>,
+    /// Whose response counts; if none, anybody's.
+    meant: Option<PeerId>,
     /// The ephemeral keys of the responses read so far.
     answered: Vec<[u8; KEY]>,
 }
@@ -154,10 +164,16 @@ impl Initiator {
             Self {
                 end,
                 datagram: datagram.clone(),
+                meant: None,
                 answered: Vec::new(),
             },
             datagram,
         ))
+    }
+
+    /// From now on, any other peer's response is [`HandshakeError::Stranger`]'s.
+    pub fn expect(&mut self, peer: PeerId) {
+        self.meant = Some(peer);
     }
 
     /// The initiation, to send again.
@@ -203,6 +219,9 @@ impl Initiator {
             .read(message.noise)
             .map_err(|_| HandshakeError::Forged)?;
         let (keys, hello) = self.end.read_payload(&noise, message, &payload)?;
+        if self.meant.is_some_and(|meant| meant != peer_id(&keys)) {
+            return Err(HandshakeError::Stranger);
+        }
         let version = self.end.check(&keys, &hello)?;
 
         noise.set_psk(&Zeroizing::new(secret.psk()));

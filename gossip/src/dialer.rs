@@ -21,7 +21,7 @@ pub(crate) const GOOD_LINK: Duration = Duration::from_secs(10);
 ///  connect             due                 link up
 /// ---------> Waiting ------> Connecting -----------> Connected
 ///               ^  ^           |   |  |                  |
-///               |  +-----------+   |  +-> Ourselves      |
+///               |  +-----------+   |  +-> Ourselves, due |
 ///               |  no answer       | refused             |
 ///               |                  v                     |
 ///               |     due <---- Failed                   |
@@ -55,8 +55,12 @@ pub enum TargetState {
         /// Why.
         reason: String,
     },
-    /// It leads back here; never dialled again.
-    Ourselves,
+    /// It leads back here. Tried again at the longest pause: a name may come to stand for
+    /// somebody else, and a stranger may have sent back what we sent.
+    Ourselves {
+        /// When.
+        retry_at: Instant,
+    },
 }
 
 /// What it takes to plan the next attempt.
@@ -117,12 +121,10 @@ impl Dialer {
             let entry = self.targets.entry(target.clone()).or_insert(fresh);
             entry.backoff.reset();
             match entry.state {
-                TargetState::Waiting { .. } | TargetState::Failed { .. } => {
-                    entry.state = waiting(now, None)
-                }
-                TargetState::Connecting { .. }
-                | TargetState::Connected { .. }
-                | TargetState::Ourselves => {}
+                TargetState::Waiting { .. }
+                | TargetState::Failed { .. }
+                | TargetState::Ourselves { .. } => entry.state = waiting(now, None),
+                TargetState::Connecting { .. } | TargetState::Connected { .. } => {}
             }
         }
     }
@@ -181,13 +183,21 @@ impl Dialer {
     }
 
     /// It is known who answered.
-    pub fn answered(&mut self, target: &Target, peer: PeerId, local: PeerId, linked: bool) {
+    pub fn answered(
+        &mut self,
+        target: &Target,
+        peer: PeerId,
+        (local, linked): (PeerId, bool),
+        turn: &mut Turn<'_>,
+    ) {
         let Some(entry) = self.targets.get_mut(target) else {
             return;
         };
         entry.peer = Some(peer);
         if peer == local {
-            entry.state = TargetState::Ourselves;
+            entry.backoff.exhaust();
+            let retry_at = turn.now + turn.pause(&mut entry.backoff);
+            entry.state = TargetState::Ourselves { retry_at };
             entry.dial = None;
         } else if linked {
             entry.connected(peer);
@@ -286,7 +296,7 @@ impl Dialer {
                 TargetState::Failed { reason, .. } => Some(std::mem::take(reason)),
                 TargetState::Connecting { .. }
                 | TargetState::Connected { .. }
-                | TargetState::Ourselves => continue,
+                | TargetState::Ourselves { .. } => continue,
             };
             entry.backoff.reset();
             entry.state = waiting(soon, reason);
@@ -308,12 +318,10 @@ impl Dialer {
 impl Entry {
     fn retry_at(&self) -> Option<Instant> {
         match self.state {
-            TargetState::Waiting { retry_at, .. } | TargetState::Failed { retry_at, .. } => {
-                Some(retry_at)
-            }
-            TargetState::Connecting { .. }
-            | TargetState::Connected { .. }
-            | TargetState::Ourselves => None,
+            TargetState::Waiting { retry_at, .. }
+            | TargetState::Failed { retry_at, .. }
+            | TargetState::Ourselves { retry_at } => Some(retry_at),
+            TargetState::Connecting { .. } | TargetState::Connected { .. } => None,
         }
     }
 
@@ -410,6 +418,12 @@ mod tests {
             self.dialer.dialling(&target, Some(DialId(7)), self.now);
         }
 
+        fn answer(&mut self, peer: PeerId) {
+            let (target, local) = (self.target.clone(), PeerId([1; 16]));
+            let (dialer, mut turn) = self.turn();
+            dialer.answered(&target, peer, (local, false), &mut turn);
+        }
+
         fn fail(&mut self, refused: bool) -> Duration {
             let reason = "down".to_owned();
             let target = self.target.clone();
@@ -451,17 +465,23 @@ mod tests {
     }
 
     #[test]
-    fn ourselves_is_never_dialled_again() {
+    fn ourselves_is_dialled_again_at_the_longest_pause_or_when_told_to() {
         let mut bench = Bench::new();
+        for told in [false, true] {
+            bench.dial();
+            bench.answer(PeerId([1; 16]));
+            let TargetState::Ourselves { retry_at } = bench.state() else {
+                panic!("it is not noticed");
+            };
+            assert!(retry_at >= bench.now + bench.config.backoff_max / 2);
+            if told {
+                let targets = [bench.target.clone()];
+                bench.dialer.connect(&targets, false, bench.now);
+            } else {
+                bench.now = retry_at;
+            }
+        }
         bench.dial();
-        bench.dialer.answered(
-            &bench.target.clone(),
-            PeerId([1; 16]),
-            PeerId([1; 16]),
-            false,
-        );
-        assert_eq!(bench.state(), TargetState::Ourselves);
-        assert_eq!(bench.dialer.deadline(&bench.config), None);
     }
 
     #[test]
@@ -470,9 +490,7 @@ mod tests {
         let peer = PeerId([2; 16]);
         for (lasted, soon) in [(60, true), (1, false)] {
             bench.dial();
-            bench
-                .dialer
-                .answered(&bench.target.clone(), peer, PeerId([1; 16]), false);
+            bench.answer(peer);
             assert!(bench.dialer.link_up(peer));
             assert_eq!(bench.state(), TargetState::Connected { peer });
             let lasted = Some(Duration::from_secs(lasted));
@@ -488,8 +506,7 @@ mod tests {
     fn a_full_target_is_left_alone_until_no_way_leads_to_it() {
         let (mut bench, peer) = (Bench::new(), PeerId([2; 16]));
         bench.dial();
-        let target = bench.target.clone();
-        bench.dialer.answered(&target, peer, PeerId([1; 16]), false);
+        bench.answer(peer);
         let (dialer, mut turn) = bench.turn();
         let hour = Duration::from_secs(3600);
         assert!(dialer.link_down(peer, "full", None, Some(hour), &mut turn));

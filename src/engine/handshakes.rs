@@ -18,9 +18,7 @@ use std::{
     time::Instant,
 };
 
-use crypto::{
-    CookieJar, HandshakeError, HandshakeLimiter, Hello, Identity, Initiator, Responder, Secret,
-};
+use crypto::{CookieJar, HandshakeLimiter, Hello, Identity, Initiator, Responder, Secret};
 use proto::{
     PeerId,
     datagram::{
@@ -32,13 +30,13 @@ use rand_chacha::ChaCha20Rng;
 
 use super::{
     output::Origin,
-    timing::{HANDSHAKE_PATIENCE, REJECT_GRACE, RESPONSE_AGE, RETRANSMIT},
+    timing::{HANDSHAKE_PATIENCE, RESPONSE_AGE, RETRANSMIT},
 };
 
 mod attempt;
 mod outcome;
 
-use attempt::{Attempt, Phase};
+use attempt::{Attempt, Phase, Ways};
 pub use outcome::{Later, Outcome, Purpose};
 
 /// Handshakes a responder remembers at most.
@@ -55,6 +53,9 @@ const PROVEN_RATE: u32 = 800;
 const PROVEN_BURST: u32 = 1600;
 /// Addresses one attempt tries at once.
 const MAX_WAYS: usize = 16;
+/// Completions with a wrong secret that are tried for one response. Somebody on the way
+/// may have spoilt a copy of the right one and have it arrive first.
+const MAX_COMPLETIONS: usize = 4;
 
 /// All handshakes of a peer.
 pub struct Handshakes {
@@ -86,9 +87,12 @@ struct Response {
 enum End {
     Open,
     Established,
-    /// With the datagram that says so, for whoever asks again: to try the secrets once
-    /// more is work that a stranger could have us do without end.
-    Refused(Vec<u8>),
+    /// With the datagram that says so, for whoever asks again, and what was tried: to try
+    /// the secrets is work that a stranger could have us do without end.
+    Refused {
+        reject: Vec<u8>,
+        tried: Vec<Vec<u8>>,
+    },
 }
 
 impl Handshakes {
@@ -146,18 +150,17 @@ impl Handshakes {
             self.fail(purpose, reason.to_owned(), false);
             return;
         }
-        self.begin_with(purpose, (ways, later), 0, now);
+        let ways = Ways {
+            first: ways,
+            later,
+            spare: Vec::new(),
+        };
+        self.begin_with(purpose, ways, 0, now);
     }
 
-    fn begin_with(
-        &mut self,
-        purpose: Purpose,
-        (ways, later): (Vec<Origin>, Option<Later>),
-        secret: usize,
-        now: Instant,
-    ) {
+    fn begin_with(&mut self, purpose: Purpose, ways: Ways, secret: usize, now: Instant) {
         let (index, mut drawn) = (self.fresh_index(), self.draw());
-        let (initiator, datagram) =
+        let (mut initiator, datagram) =
             match Initiator::start(&self.identity, &self.hello, index, &mut drawn) {
                 Ok(started) => started,
                 Err(error) => {
@@ -165,7 +168,10 @@ impl Handshakes {
                     return self.fail(purpose, error.to_string(), true);
                 }
             };
-        for way in &ways {
+        if let Some(peer) = purpose.peer() {
+            initiator.expect(peer);
+        }
+        for way in &ways.first {
             self.outcomes.push_back(Outcome::Send {
                 way: *way,
                 datagram: datagram.clone(),
@@ -175,7 +181,6 @@ impl Handshakes {
             initiator,
             purpose,
             ways,
-            later,
             secret,
             cookie: None,
             phase: Phase::AwaitingResponse,
@@ -183,6 +188,7 @@ impl Handshakes {
             repeat_at: now + RETRANSMIT,
             interval: RETRANSMIT,
             rejected: None,
+            ourselves: false,
         };
         self.attempts.insert(index, attempt);
     }
@@ -220,8 +226,11 @@ impl Handshakes {
     }
 
     fn handle_initiation(&mut self, message: &Handshake<'_>, way: Origin, now: Instant) {
-        if let Some(index) = self.own_attempt(message) {
-            return self.meet_ourselves(index);
+        // Another way may lead to somebody else, and whoever sees the datagrams can send
+        // one back: so the attempt goes on.
+        if let Some(attempt) = self.own_attempt(message) {
+            attempt.ourselves = true;
+            return;
         }
         let admitted = self.limiter.admit(now);
         if !admitted && !self.proves_address(message, way, now) {
@@ -266,18 +275,10 @@ impl Handshakes {
     }
 
     /// Which attempt of this very peer an initiation is from, if any.
-    fn own_attempt(&self, message: &Handshake<'_>) -> Option<SessionIndex> {
-        let attempt = self.attempts.get(&message.sender)?;
+    fn own_attempt(&mut self, message: &Handshake<'_>) -> Option<&mut Attempt> {
+        let attempt = self.attempts.get_mut(&message.sender)?;
         let ours = attempt.initiator.datagram().get(HANDSHAKE_HEADER..);
-        (ours == Some(message.noise)).then_some(message.sender)
-    }
-
-    fn meet_ourselves(&mut self, index: SessionIndex) {
-        if let Some(attempt) = self.end(index) {
-            self.outcomes.push_back(Outcome::Ourselves {
-                purpose: attempt.purpose,
-            });
-        }
+        (ours == Some(message.noise)).then_some(attempt)
     }
 
     /// Under load, an initiator first shows that it receives at its address.
@@ -335,9 +336,8 @@ impl Handshakes {
             return;
         };
         match attempt.initiator.read_response(message, secret) {
-            // Somebody else who answers first must not keep the peer's own answer out.
-            Ok((established, _)) if !attempt.purpose.allows(established.peer) => {}
             Ok((established, completion)) => {
+                attempt.rejected = None;
                 attempt.phase = Phase::AwaitingConfirm {
                     way,
                     completion: completion.clone(),
@@ -355,12 +355,12 @@ impl Handshakes {
                     datagram: completion,
                 });
             }
-            Err(error @ (HandshakeError::Identity | HandshakeError::Version)) => {
-                let purpose = attempt.purpose;
-                self.end(message.receiver);
-                self.fail(purpose, error.to_string(), true);
+            // Who answers first need not be who is meant.
+            Err(error) => {
+                if let Some(reason) = error.reject_reason() {
+                    attempt.reject(reason, now);
+                }
             }
-            Err(_) => {}
         }
     }
 
@@ -376,10 +376,13 @@ impl Handshakes {
                 });
                 return;
             }
-            End::Refused(reject) => {
-                let datagram = reject.clone();
-                self.outcomes.push_back(Outcome::Send { way, datagram });
-                return;
+            End::Refused { reject, tried } => {
+                let again = tried.iter().any(|tried| tried == message.noise);
+                if again || tried.len() >= MAX_COMPLETIONS {
+                    let datagram = reject.clone();
+                    self.outcomes.push_back(Outcome::Send { way, datagram });
+                    return;
+                }
             }
         }
         match response.responder.complete(message, &self.secrets) {
@@ -396,9 +399,17 @@ impl Handshakes {
                 let Some(reason) = error.reject_reason() else {
                     return;
                 };
-                let datagram = datagram::emit_reject(response.responder.remote(), reason);
-                response.end = End::Refused(datagram.clone());
+                let reject = datagram::emit_reject(response.responder.remote(), reason);
+                let datagram = reject.clone();
                 self.outcomes.push_back(Outcome::Send { way, datagram });
+                if let End::Refused { tried, .. } = &mut response.end {
+                    tried.push(message.noise.to_vec());
+                    return;
+                }
+                response.end = End::Refused {
+                    reject,
+                    tried: vec![message.noise.to_vec()],
+                };
                 self.outcomes.push_back(Outcome::Refused {
                     way,
                     reason: error.to_string(),
@@ -423,11 +434,8 @@ impl Handshakes {
         let Some(attempt) = self.attempts.get_mut(&receiver) else {
             return;
         };
-        if let Phase::AwaitingConfirm { .. } = attempt.phase
-            && attempt.rejected.is_none()
-        {
-            attempt.rejected = Some(reason);
-            attempt.repeat_at = now + REJECT_GRACE;
+        if let Phase::AwaitingConfirm { .. } = attempt.phase {
+            attempt.reject(reason, now);
         }
     }
 
@@ -435,14 +443,21 @@ impl Handshakes {
         let Some(attempt) = self.end(index) else {
             return;
         };
+        let ways = match attempt.phase {
+            Phase::AwaitingConfirm { way, .. } => attempt.ways.narrowed(way),
+            Phase::AwaitingResponse => attempt.ways,
+        };
         let next = attempt.secret + 1;
         if reason == RejectReason::Secret && next < self.secrets.len() {
-            let ways = match attempt.phase {
-                Phase::AwaitingConfirm { way, .. } => vec![way],
-                Phase::AwaitingResponse => attempt.ways,
+            return self.begin_with(attempt.purpose, ways, next, now);
+        }
+        // Somebody of another network was nearer.
+        if attempt.purpose.peer().is_none() && !ways.spare.is_empty() {
+            let ways = Ways {
+                first: ways.spare,
+                ..Ways::default()
             };
-            self.begin_with(attempt.purpose, (ways, None), next, now);
-            return;
+            return self.begin_with(attempt.purpose, ways, 0, now);
         }
         let text = match reason {
             RejectReason::Secret => {
@@ -501,8 +516,14 @@ impl Handshakes {
                 continue;
             }
             let (purpose, reason) = (attempt.purpose, attempt.silence());
+            let ourselves = attempt.ourselves && matches!(attempt.phase, Phase::AwaitingResponse);
             self.end(index);
-            self.fail(purpose, reason, false);
+            match purpose {
+                Purpose::Dial(dial) if ourselves => {
+                    self.outcomes.push_back(Outcome::Ourselves { dial });
+                }
+                _ => self.fail(purpose, reason, false),
+            }
         }
         self.make_room(now);
     }
@@ -511,13 +532,13 @@ impl Handshakes {
     /// `is_reached` says whether frames are relayed to a peer.
     pub fn widen(&mut self, now: Instant, is_reached: impl Fn(&PeerId) -> bool) {
         for attempt in self.attempts.values_mut() {
-            let due = attempt.later.take_if(|later| {
+            let due = attempt.ways.later.take_if(|later| {
                 now >= later.at && !later.unless.as_ref().is_some_and(&is_reached)
             });
             if let (Some(later), Phase::AwaitingResponse) = (due, &attempt.phase) {
                 let datagram = attempt.first_message();
                 for way in later.ways.into_iter().take(MAX_WAYS) {
-                    attempt.ways.push(way);
+                    attempt.ways.first.push(way);
                     self.outcomes.push_back(Outcome::Send {
                         way,
                         datagram: datagram.clone(),

@@ -121,14 +121,11 @@ fn a_target_that_is_ourselves_or_known_already_is_noticed() {
             .map(|(_, state)| state.clone())
             .collect::<Vec<_>>()
     };
-    assert_eq!(states(0), [TargetState::Ourselves]);
-    assert_eq!(
-        states(1),
-        [
-            TargetState::Connected { peer: id(0) },
-            TargetState::Ourselves
-        ]
-    );
+    assert!(matches!(states(0)[..], [TargetState::Ourselves { .. }]));
+    assert!(matches!(
+        states(1)[..],
+        [TargetState::Connected { peer }, TargetState::Ourselves { .. }] if peer == id(0)
+    ));
 }
 
 #[test]

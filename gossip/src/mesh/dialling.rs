@@ -38,7 +38,9 @@ impl<A: Authority> Mesh<A> {
         match dialling {
             Dialling::Target(target) => {
                 let linked = self.is_linked(&peer);
-                self.dialer.answered(&target, peer, self.local.id, linked);
+                let ends = (self.local.id, linked);
+                self.dialer
+                    .answered(&target, peer, ends, &mut turn!(self, now));
                 self.neighbours.remember(&peer);
                 self.events.push_back(Event::TargetsChanged);
             }
@@ -71,7 +73,9 @@ impl<A: Authority> Mesh<A> {
             if let Some(peer) = session {
                 self.dialer.dialling(&target, None, now);
                 let linked = self.is_linked(&peer);
-                self.dialer.answered(&target, peer, self.local.id, linked);
+                let ends = (self.local.id, linked);
+                self.dialer
+                    .answered(&target, peer, ends, &mut turn!(self, now));
                 self.start_link(peer, now);
                 continue;
             }

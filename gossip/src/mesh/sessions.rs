@@ -7,7 +7,7 @@ use std::{
 
 use proto::{PeerId, message::ByeReason};
 
-use super::{Dialling, Mesh, Session};
+use super::{Dialling, Mesh, Session, turn};
 use crate::{
     bucket::TokenBucket,
     config::{Authority, SessionInfo},
@@ -27,7 +27,9 @@ impl<A: Authority> Mesh<A> {
         match dialled {
             Some(Dialling::Target(target)) => {
                 let linked = self.is_linked(&peer);
-                self.dialer.answered(&target, peer, self.local.id, linked);
+                let ends = (self.local.id, linked);
+                self.dialer
+                    .answered(&target, peer, ends, &mut turn!(self, now));
                 self.neighbours.remember(&peer);
                 self.events.push_back(Event::TargetsChanged);
             }

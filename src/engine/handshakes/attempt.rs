@@ -9,7 +9,7 @@ use crypto::Initiator;
 use proto::datagram::{Cookie, RejectReason};
 
 use super::{
-    super::output::Origin,
+    super::{output::Origin, timing::REJECT_GRACE},
     outcome::{Later, Outcome, Purpose},
 };
 
@@ -17,8 +17,9 @@ use super::{
 pub(super) struct Attempt {
     pub(super) initiator: Initiator,
     pub(super) purpose: Purpose,
-    pub(super) ways: Vec<Origin>,
-    pub(super) later: Option<Later>,
+    pub(super) ways: Ways,
+    /// Whether this very peer was met on one of the ways.
+    pub(super) ourselves: bool,
     pub(super) secret: usize,
     pub(super) cookie: Option<Cookie>,
     pub(super) phase: Phase,
@@ -26,8 +27,30 @@ pub(super) struct Attempt {
     pub(super) repeat_at: Instant,
     /// Between the next repetition and the one after it.
     pub(super) interval: Duration,
-    /// What was said in the peer's name, while its confirmation is awaited.
+    /// What was said in the peer's name, while a better answer or its confirmation is awaited.
     pub(super) rejected: Option<RejectReason>,
+}
+
+/// Where an attempt leads.
+#[derive(Default)]
+pub(super) struct Ways {
+    /// All at once.
+    pub(super) first: Vec<Origin>,
+    pub(super) later: Option<Later>,
+    /// Left out since another was answered: tried if that comes to nothing.
+    pub(super) spare: Vec<Origin>,
+}
+
+impl Ways {
+    /// On along the one that was answered, with the others for later.
+    pub(super) fn narrowed(self, way: Origin) -> Self {
+        let others = self.first.into_iter().filter(|other| *other != way);
+        Self {
+            first: vec![way],
+            later: None,
+            spare: self.spare.into_iter().chain(others).collect(),
+        }
+    }
 }
 
 /// How far it has come.
@@ -37,11 +60,19 @@ pub(super) enum Phase {
 }
 
 impl Attempt {
+    /// Says why it is refused. Until it is given up for that, better may come.
+    pub(super) fn reject(&mut self, reason: RejectReason, now: Instant) {
+        if self.rejected.is_none() {
+            self.rejected = Some(reason);
+            self.repeat_at = now + REJECT_GRACE;
+        }
+    }
+
     pub(super) fn repeat(&self, outcomes: &mut VecDeque<Outcome>) {
         match &self.phase {
             Phase::AwaitingResponse => {
                 let datagram = self.first_message();
-                for way in &self.ways {
+                for way in &self.ways.first {
                     outcomes.push_back(Outcome::Send {
                         way: *way,
                         datagram: datagram.clone(),

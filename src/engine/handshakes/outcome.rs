@@ -11,18 +11,28 @@ use super::super::output::Origin;
 /// Why an attempt was made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Purpose {
-    /// The dialer wants a link.
+    /// The dialer wants a link with whoever is there.
     Dial(DialId),
+    /// The dialer wants a link with this peer.
+    Seek(DialId, PeerId),
     /// A session with this peer is wanted, or a fresh one.
     Session(PeerId),
 }
 
 impl Purpose {
-    /// Whether a session with this peer serves it.
-    pub(super) fn allows(self, peer: PeerId) -> bool {
+    /// Whose session alone serves it; if none, anybody's.
+    pub(super) fn peer(self) -> Option<PeerId> {
         match self {
-            Self::Dial(_) => true,
-            Self::Session(wanted) => wanted == peer,
+            Self::Dial(_) => None,
+            Self::Seek(_, peer) | Self::Session(peer) => Some(peer),
+        }
+    }
+
+    /// The dialer's attempt that it is.
+    pub fn dial(self) -> Option<DialId> {
+        match self {
+            Self::Dial(dial) | Self::Seek(dial, _) => Some(dial),
+            Self::Session(_) => None,
         }
     }
 }
@@ -66,10 +76,10 @@ pub enum Outcome {
         /// Our index of the session.
         session: SessionIndex,
     },
-    /// An attempt met this very peer.
+    /// An attempt met this very peer, and nobody else.
     Ourselves {
-        /// Why it was made.
-        purpose: Purpose,
+        /// The dialer's attempt.
+        dial: DialId,
     },
     /// An attempt ended without a session.
     Failed {

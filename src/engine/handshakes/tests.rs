@@ -2,9 +2,10 @@
 
 use std::{net::SocketAddr, time::Duration};
 
+use gossip::DialId;
 use proto::Endpoint;
 
-use super::*;
+use super::{super::timing::REJECT_GRACE, *};
 
 const ATTEMPT: Purpose = Purpose::Session(PeerId([9; 16]));
 
@@ -84,6 +85,97 @@ fn a_wrong_secret_is_tried_and_told_of_once() {
 }
 
 #[test]
+fn a_spoilt_copy_of_a_completion_does_not_spoil_it() {
+    let now = origin();
+    let mut a = peer(1, &[secret(1)], now);
+    let mut b = peer(2, &[secret(1)], now);
+    let right = completion(&mut a, &mut b, now);
+    let last = right.len() - 1;
+    let spoilt = |with: u8| {
+        let mut copy = right.clone();
+        copy[last] ^= with;
+        copy
+    };
+    for with in 1..MAX_COMPLETIONS as u8 {
+        b.handle_datagram(&spoilt(with), way(2), now);
+        let told = outcomes(&mut b);
+        let told = told
+            .iter()
+            .filter(|said| matches!(said, Outcome::Refused { .. }));
+        assert_eq!(told.count(), usize::from(with == 1));
+    }
+    b.handle_datagram(&right, way(2), now);
+    let said = outcomes(&mut b);
+    assert!(matches!(&said[..], [Outcome::Established { .. }]));
+    // But not for ever: it is work.
+    let mut c = peer(3, &[secret(1)], now);
+    let right = completion(&mut c, &mut b, now);
+    for with in 1..=MAX_COMPLETIONS as u8 {
+        let mut copy = right.clone();
+        copy[last] ^= with;
+        b.handle_datagram(&copy, way(2), now);
+    }
+    outcomes(&mut b);
+    b.handle_datagram(&right, way(2), now);
+    let said = outcomes(&mut b);
+    assert!(matches!(&said[..], [Outcome::Send { .. }]));
+}
+
+#[test]
+fn an_address_that_is_ours_too_keeps_nobody_else_out() {
+    let now = origin();
+    let mut a = peer(1, &[secret(1)], now);
+    let mut b = peer(2, &[secret(1)], now);
+    let purpose = Purpose::Dial(DialId(1));
+    a.begin(purpose, vec![way(1), way(9)], now);
+    let initiation = sent(&mut a).remove(0);
+    a.handle_datagram(&initiation, way(9), now);
+    assert!(outcomes(&mut a).is_empty() && a.is_under_way(purpose));
+    b.handle_datagram(&initiation, way(2), now);
+    let response = sent(&mut b).remove(0);
+    a.handle_datagram(&response, way(1), now);
+    let said = outcomes(&mut a);
+    assert!(matches!(said[0], Outcome::Established { .. }));
+    // Where nobody else answers, it is we who are there.
+    let mut c = peer(3, &[secret(1)], now);
+    c.begin(purpose, vec![way(9)], now);
+    let initiation = sent(&mut c).remove(0);
+    c.handle_datagram(&initiation, way(9), now);
+    assert!(outcomes(&mut c).is_empty());
+    c.handle_timeout(now + HANDSHAKE_PATIENCE);
+    let said = outcomes(&mut c);
+    assert!(matches!(&said[..], [Outcome::Ourselves { dial }] if *dial == DialId(1)));
+}
+
+#[test]
+fn who_is_nearer_and_of_another_network_keeps_nobody_else_out() {
+    let now = origin();
+    let mut a = peer(1, &[secret(1), secret(5)], now);
+    let mut b = peer(2, &[secret(1)], now);
+    let mut stranger = peer(3, &[secret(3)], now);
+    a.begin(Purpose::Dial(DialId(1)), vec![way(1), way(4)], now);
+    // It refuses the one secret, and the other, and then it is the turn of the rest.
+    for _ in 0..2 {
+        let initiation = sent(&mut a).remove(0);
+        stranger.handle_datagram(&initiation, way(2), now);
+        a.handle_datagram(&sent(&mut stranger).remove(0), way(4), now);
+        stranger.handle_datagram(&sent(&mut a).remove(0), way(2), now);
+        a.handle_datagram(&sent(&mut stranger).remove(0), way(4), now);
+        a.handle_timeout(now + REJECT_GRACE);
+    }
+    let said = outcomes(&mut a);
+    let Some(Outcome::Send { way: to, datagram }) = said.last() else {
+        panic!("the other address is not tried");
+    };
+    assert_eq!(*to, way(1));
+    b.handle_datagram(datagram, way(2), now);
+    a.handle_datagram(&sent(&mut b).remove(0), way(1), now);
+    b.handle_datagram(&sent(&mut a).remove(0), way(2), now);
+    let said = outcomes(&mut b);
+    assert!(matches!(&said[..], [Outcome::Established { .. }]));
+}
+
+#[test]
 fn what_does_not_authenticate_leaves_a_handshake_open() {
     let now = origin();
     let mut a = peer(1, &[secret(1)], now);
@@ -106,7 +198,6 @@ fn nobody_else_ends_a_handshake() {
     let now = origin();
     let mut a = peer(1, &[secret(1)], now);
     let mut b = peer(2, &[secret(1)], now);
-    let mut stranger = peer(3, &[secret(3)], now);
     let purpose = Purpose::Session(b.identity.id());
     a.begin(purpose, vec![way(1)], now);
     let initiation = sent(&mut a).remove(0);
@@ -119,10 +210,18 @@ fn nobody_else_ends_a_handshake() {
         _ => panic!("no handshake"),
     };
     let refusal = datagram::emit_reject(index, RejectReason::Limit);
-    // A refusal before there is anything to refuse, and an answer that is not the peer's.
+    // A refusal before there is anything to refuse, and answers that are not the peer's:
+    // however many they are, and whatever they claim to be.
     a.handle_datagram(&refusal, way(3), now);
-    a.handle_datagram(&answer(&mut stranger), way(3), now);
-    assert!(outcomes(&mut a).is_empty());
+    for seed in 10..30 {
+        let mut stranger = peer(seed, &[secret(3)], now);
+        if seed % 2 == 0 {
+            (stranger.hello.min_version, stranger.hello.max_version) = (9, 9);
+        }
+        a.handle_datagram(&answer(&mut stranger), way(3), now);
+    }
+    a.handle_timeout(now + REJECT_GRACE);
+    assert!(sent(&mut a).iter().all(|datagram| *datagram == initiation));
     a.handle_datagram(&answer(&mut b), way(1), now);
     let said = outcomes(&mut a);
     assert!(matches!(

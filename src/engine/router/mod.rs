@@ -474,8 +474,13 @@ impl Router {
     fn addresses_of(&self, id: PeerId) -> Vec<SocketAddr> {
         let node = self.mesh.node(&id).filter(|_| self.config.mesh.discovery);
         let mut addresses = node.map(|node| node.endpoints.clone()).unwrap_or_default();
-        addresses.retain(roaming::is_worth_a_probe);
+        addresses.retain(|address| self.is_elsewhere(address));
         addresses
+    }
+
+    /// Whether an address of somebody else may lead there: it does not if it is ours, too.
+    fn is_elsewhere(&self, address: &SocketAddr) -> bool {
+        roaming::is_worth_a_probe(address) && !self.endpoints.contains(address)
     }
 
     /// Says something to a person, once.

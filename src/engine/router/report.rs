@@ -186,7 +186,7 @@ impl Router {
             gossip::TargetState::Failed { retry_at, reason } => {
                 (TargetState::Failed, reason.clone(), left(*retry_at))
             }
-            gossip::TargetState::Ourselves => (
+            gossip::TargetState::Ourselves { .. } => (
                 TargetState::Connected,
                 "this address is this peer's own".to_owned(),
                 0.0,

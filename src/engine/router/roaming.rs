@@ -105,8 +105,7 @@ impl Router {
         let mut ways: Vec<Endpoint> = Vec::new();
         for address in last.iter().chain(said).chain(&known) {
             let way = Endpoint::Udp(*address);
-            let ours = self.endpoints.contains(address);
-            if !ways.contains(&way) && !ours && is_worth_a_probe(address) {
+            if !ways.contains(&way) && self.is_elsewhere(address) {
                 ways.push(way);
             }
         }

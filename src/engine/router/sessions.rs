@@ -18,7 +18,7 @@ use super::{
         timing::{RETRANSMIT, TCP_DELAY},
     },
     Event, Router,
-    roaming::{handicap, is_worth_a_probe},
+    roaming::handicap,
 };
 
 impl Router {
@@ -98,12 +98,7 @@ impl Router {
                 reason,
                 refused,
             } => self.handle_failed(purpose, reason, refused, now),
-            Outcome::Ourselves { purpose } => {
-                if let Purpose::Dial(dial) = purpose {
-                    self.dials.remove(&dial);
-                    self.mesh.dial_answered(dial, self.local, now);
-                }
-            }
+            Outcome::Ourselves { dial } => self.meet_ourselves(dial, now),
             Outcome::Refused { way, reason } => {
                 let from = match way {
                     Origin::Direct(address) => address.ip().to_string(),
@@ -128,17 +123,21 @@ impl Router {
     }
 
     fn handle_failed(&mut self, purpose: Purpose, reason: String, refused: bool, now: Instant) {
-        match purpose {
-            Purpose::Dial(dial) => {
-                if let Some(target) = self.dials.remove(&dial)
-                    && refused
-                {
-                    self.warn(format!("{target} refused the connection: {reason}"));
-                }
-                self.mesh.dial_failed(dial, reason, refused, now);
-            }
-            Purpose::Session(peer) => tracing::debug!(%peer, reason, "no session"),
+        let Some(dial) = purpose.dial() else {
+            tracing::debug!(?purpose, reason, "no session");
+            return;
+        };
+        if let Some(target) = self.dials.remove(&dial)
+            && refused
+        {
+            self.warn(format!("{target} refused the connection: {reason}"));
         }
+        self.mesh.dial_failed(dial, reason, refused, now);
+    }
+
+    fn meet_ourselves(&mut self, dial: DialId, now: Instant) {
+        self.dials.remove(&dial);
+        self.mesh.dial_answered(dial, self.local, now);
     }
 
     /// What the mesh's dialer wants.
@@ -153,8 +152,19 @@ impl Router {
     }
 
     /// Dials what a target's name stands for: by TCP alone if the operator said
-    /// so, else by TCP too if UDP stays silent.
-    pub(super) fn dial_target(&mut self, dial: DialId, addresses: Vec<SocketAddr>, now: Instant) {
+    /// so, else by TCP too if UDP stays silent. Where a name stands for all hosts, one of
+    /// its addresses is our own.
+    pub(super) fn dial_target(
+        &mut self,
+        dial: DialId,
+        mut addresses: Vec<SocketAddr>,
+        now: Instant,
+    ) {
+        let found = !addresses.is_empty();
+        addresses.retain(|address| !self.endpoints.contains(address));
+        if found && addresses.is_empty() {
+            return self.meet_ourselves(dial, now);
+        }
         let tcp = self.dials.get(&dial).is_some_and(Target::is_tcp);
         let by_tcp = ways(&addresses, Endpoint::Tcp);
         let purpose = Purpose::Dial(dial);
@@ -171,8 +181,9 @@ impl Router {
             .begin_with_others(purpose, by_udp, Some(later), now);
     }
 
-    /// Dials a peer that gossip told of, at what it says are its addresses. TCP is
-    /// worth it only if frames cannot be relayed to it.
+    /// Dials a peer that gossip told of, at what it says are its addresses. One that we
+    /// have, too (many hosts have the same on a bridge for containers) leads nowhere but
+    /// here. TCP is worth it only if frames cannot be relayed to it.
     fn dial_peer(
         &mut self,
         dial: DialId,
@@ -180,7 +191,7 @@ impl Router {
         mut addresses: Vec<SocketAddr>,
         now: Instant,
     ) {
-        addresses.retain(is_worth_a_probe);
+        addresses.retain(|address| self.is_elsewhere(address));
         let later = Later {
             ways: ways(&addresses, Endpoint::Tcp),
             at: now + TCP_DELAY,
@@ -188,7 +199,7 @@ impl Router {
         };
         let by_udp = ways(&addresses, Endpoint::Udp);
         self.handshakes
-            .begin_with_others(Purpose::Dial(dial), by_udp, Some(later), now);
+            .begin_with_others(Purpose::Seek(dial, peer), by_udp, Some(later), now);
     }
 
     fn establish(&mut self, established: Established, way: Origin, outbound: bool, now: Instant) {
@@ -308,10 +319,7 @@ impl Router {
             self.dirty.paths = true;
             self.handshakes_done += 1;
         }
-        let dial = match purpose {
-            Some(Purpose::Dial(dial)) => Some(dial),
-            Some(Purpose::Session(_)) | None => None,
-        };
+        let dial = purpose.and_then(Purpose::dial);
         if let Some(dial) = dial {
             self.dials.remove(&dial);
             self.mesh.dial_answered(dial, id, now);

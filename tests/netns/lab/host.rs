@@ -106,6 +106,13 @@ impl Host {
         }
     }
 
+    /// Gives it one more underlay address.
+    pub(crate) fn also_at(&self, address: Ipv4Addr) {
+        let plug = &self.plugs[0];
+        self.netns
+            .add_address(&plug.ifname, IpAddr::V4(address), 16);
+    }
+
     /// Moves its first underlay address to another.
     pub(crate) fn readdress(&mut self, to: Ipv4Addr) {
         let plug = &mut self.plugs[0];

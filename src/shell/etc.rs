@@ -4,7 +4,10 @@
 //! exec` lays over /etc. The files of a process are in its own root. There
 //! nothing is trusted: no symbolic link is followed, only what is a file is
 //! touched, and it is done with the rights of the user that is root inside, so
-//! that a container can have written what it could write itself and no more.
+//! that a container can have written what it could write itself and no more. A file
+//! of the kernel (/proc/sys) may be mounted there: it asks for other rights than
+//! those, so it is refused; and so are this host's own files, which a process has
+//! that shares them.
 
 use std::{
     fs::{self, DirBuilder, File, OpenOptions},
@@ -22,7 +25,10 @@ use nix::{
     errno::Errno,
     fcntl::{self, OFlag, OpenHow, ResolveFlag, openat2},
     sched::{CloneFlags, setns},
-    sys::stat::Mode,
+    sys::{
+        stat::Mode,
+        statfs::{self, FsType, fstatfs},
+    },
     unistd::{Gid, Uid, UnlinkatFlags, setfsgid, setfsuid, unlinkat},
 };
 use serde::{Deserialize, Serialize};
@@ -102,14 +108,15 @@ pub(super) fn restore(place: &Place, changed: &Changed) -> Result<()> {
         return restore_host_name(place, changed);
     }
     in_place(place, |directory| {
-        let Some(found) = directory.read(&changed.file)? else {
+        // One file is read and written, whatever becomes of its path meanwhile.
+        let Some(mut open) = directory.open_present(&changed.file)? else {
             return Ok(());
         };
-        if found != changed.written {
+        if read(&changed.file, &open)? != changed.written {
             return Ok(());
         }
         match &changed.before {
-            Some(before) => fill(&mut directory.open(&changed.file)?.0, before)?,
+            Some(before) => fill(&mut open, before)?,
             None => directory.remove(&changed.file)?,
         }
         Ok(())
@@ -221,13 +228,14 @@ fn in_place<T: Send>(
             let uid = inside_root(&format!("/proc/{pid}/uid_map"))?;
             let gid = inside_root(&format!("/proc/{pid}/gid_map"))?;
             on_own_thread(move || {
-                setfsgid(Gid::from_raw(gid));
-                setfsuid(Uid::from_raw(uid));
-                work(&Directory {
+                become_root_of(uid, gid)?;
+                let directory = Directory {
                     root,
                     inner: "etc".into(),
                     named: None,
-                })
+                };
+                directory.ensure_not_ours()?;
+                work(&directory)
             })
         }
     }
@@ -236,7 +244,7 @@ fn in_place<T: Send>(
 impl Directory {
     /// Opens a file to be changed, making it if absent; gives what was in it.
     fn open(&self, name: &str) -> Result<(File, Option<String>)> {
-        if let Some(file) = self.open_present(name, OFlag::O_RDWR)? {
+        if let Some(file) = self.open_present(name)? {
             let text = read(name, &file)?;
             return Ok((file, Some(text)));
         }
@@ -245,26 +253,25 @@ impl Directory {
         Ok((made.map_err(|errno| explain(name, errno))?, None))
     }
 
-    fn read(&self, name: &str) -> Result<Option<String>> {
-        let present = self.open_present(name, OFlag::O_RDONLY)?;
-        present.map(|file| read(name, &file)).transpose()
-    }
-
     /// Opens a file that is there. Anything else is not opened at all: that alone
     /// can make a device do something, and root inside may be root of the host.
-    fn open_present(&self, name: &str, flags: OFlag) -> Result<Option<File>> {
+    fn open_present(&self, name: &str) -> Result<Option<File>> {
         let found = match self.open_with(name, OFlag::O_PATH) {
             Err(Errno::ENOENT) => return Ok(None),
             found => found.map_err(|errno| explain(name, errno))?,
         };
         ensure!(
-            found.metadata()?.is_file(),
+            found.metadata()?.is_file() && !KERNELS.contains(&fstatfs(&found)?.filesystem_type()),
             "{name} of the container is not a file: give it one, or attach without --dns"
+        );
+        ensure!(
+            self.named.is_some() || !is_ours(&found, &Path::new(OUR_ETC).join(name)),
+            "{OURS}"
         );
         // What was found, and not what is by now at its path.
         let path = format!("/proc/self/fd/{}", found.as_raw_fd());
         // Non-blocking: somebody may hold a lease on it.
-        let flags = flags | OFlag::O_CLOEXEC | OFlag::O_NONBLOCK;
+        let flags = OFlag::O_RDWR | OFlag::O_CLOEXEC | OFlag::O_NONBLOCK;
         let opened = fcntl::open(path.as_str(), flags, Mode::empty());
         let opened = opened.map_err(|errno| explain(name, errno))?;
         Ok(Some(opened.into()))
@@ -283,7 +290,17 @@ impl Directory {
         openat2(self.root.as_fd(), &self.inner.join(name), how).map(File::from)
     }
 
-    fn remove(&self, name: &str) -> Result<()> {
+    /// A process may have a network of its own and this host's files.
+    fn ensure_not_ours(&self) -> Result<()> {
+        match self.itself() {
+            Ok(etc) => ensure!(!is_ours(&etc, Path::new(OUR_ETC)), "{OURS}"),
+            // What is to be done with it will say so.
+            Err(_) => {}
+        }
+        Ok(())
+    }
+
+    fn itself(&self) -> Result<File, Errno> {
         let how = OpenHow::new()
             .flags(OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC)
             .resolve(ResolveFlag::RESOLVE_IN_ROOT | ResolveFlag::RESOLVE_NO_SYMLINKS);
@@ -291,12 +308,66 @@ impl Directory {
             Some(_) => Path::new("."),
             None => &self.inner,
         };
-        let directory = openat2(self.root.as_fd(), inner, how)?;
+        openat2(self.root.as_fd(), inner, how).map(File::from)
+    }
+
+    fn remove(&self, name: &str) -> Result<()> {
+        let directory = self.itself()?;
         match unlinkat(directory, name, UnlinkatFlags::NoRemoveDir) {
             Ok(()) | Err(Errno::ENOENT) => Ok(()),
             Err(errno) => Err(explain(name, errno)),
         }
     }
+}
+
+/// In the daemon's root, whatever this thread's is.
+const OUR_ETC: &str = "/proc/self/root/etc";
+const OURS: &str = "the process has this host's own files in /etc, and they cannot be changed for it alone: \
+                    give it others, or attach without --dns and --hostname";
+
+/// What the kernel shows as files, and to write to does something.
+const KERNELS: [FsType; 15] = [
+    statfs::PROC_SUPER_MAGIC,
+    statfs::SYSFS_MAGIC,
+    statfs::CGROUP_SUPER_MAGIC,
+    statfs::CGROUP2_SUPER_MAGIC,
+    statfs::DEBUGFS_MAGIC,
+    statfs::TRACEFS_MAGIC,
+    statfs::SECURITYFS_MAGIC,
+    statfs::SELINUX_MAGIC,
+    statfs::SMACK_MAGIC,
+    statfs::BPF_FS_MAGIC,
+    statfs::RDTGROUP_SUPER_MAGIC,
+    statfs::XENFS_SUPER_MAGIC,
+    statfs::NSFS_MAGIC,
+    // Configfs and efivarfs.
+    FsType(0x6265_6570),
+    FsType(0xde5e_81e4),
+];
+
+/// Whether an open file or directory is the one at a path of this host.
+fn is_ours(open: &File, path: &Path) -> bool {
+    let [Ok(theirs), Ok(ours)] = [open.metadata(), fs::metadata(path)] else {
+        return false;
+    };
+    (theirs.dev(), theirs.ino()) == (ours.dev(), ours.ino())
+}
+
+/// From now on this thread has the rights to files of a user and a group, and no others.
+fn become_root_of(uid: u32, gid: u32) -> Result<()> {
+    // The kernel says who one was, not whether that changed; nobody has the last id.
+    let (uid, gid) = (Uid::from_raw(uid), Gid::from_raw(gid));
+    setfsgid(gid);
+    setfsuid(uid);
+    let changed = (
+        setfsuid(Uid::from_raw(u32::MAX)),
+        setfsgid(Gid::from_raw(u32::MAX)),
+    );
+    ensure!(
+        changed == (uid, gid),
+        "wove may not act as the container's root: it needs CAP_SETUID and CAP_SETGID, or attach without --dns"
+    );
+    Ok(())
 }
 
 fn open_directory(path: &Path) -> Result<File> {

@@ -11,6 +11,11 @@ use super::*;
 
 /// Runs `work` with an empty tmpfs at /etc, seen by nobody else.
 fn with_private_etc(work: impl FnOnce(&Place) + Send) {
+    with_private_etc_and(|place, _| work(place));
+}
+
+/// The same, with the hosts file of this host.
+fn with_private_etc_and(work: impl FnOnce(&Place, &File) + Send) {
     assert!(
         nix::unistd::geteuid().is_root(),
         "this test mounts a tmpfs: run it as root"
@@ -19,6 +24,7 @@ fn with_private_etc(work: impl FnOnce(&Place) + Send) {
     on_own_thread(|| {
         unshare(CloneFlags::CLONE_NEWNS)?;
         mount(none, "/", none, MsFlags::MS_PRIVATE | MsFlags::MS_REC, none)?;
+        let hosts = File::open("/etc/hosts")?;
         mount(
             Some("tmpfs"),
             "/etc",
@@ -28,7 +34,7 @@ fn with_private_etc(work: impl FnOnce(&Place) + Send) {
         )?;
         // The root of a thread's own mount namespace: only threads of it see that.
         let tid = nix::unistd::gettid().as_raw();
-        work(&Place::Process(u32::try_from(tid).unwrap()));
+        work(&Place::Process(u32::try_from(tid).unwrap()), &hosts);
         Ok(())
     })
     .unwrap();
@@ -98,75 +104,54 @@ fn what_is_no_file_is_not_even_opened() {
     };
     // To open a socket fails, which would be another error.
     let _socket = std::os::unix::net::UnixListener::bind(parent.path().join("hosts")).unwrap();
-    for error in [
-        directory.open("hosts").map(drop),
-        directory.read("hosts").map(drop),
-    ] {
-        let error = format!("{:#}", error.unwrap_err());
-        assert!(error.contains("is not a file"), "{error}");
-    }
-    assert_eq!(directory.read("resolv.conf").unwrap(), None);
+    let error = directory.open("hosts").map(drop).unwrap_err();
+    let error = format!("{error:#}");
+    assert!(error.contains("is not a file"), "{error}");
+    assert!(directory.open_present("resolv.conf").unwrap().is_none());
     let (mut made, before) = directory.open("resolv.conf").unwrap();
     assert_eq!(before, None);
     fill(&mut made, "long text").unwrap();
     let (mut present, before) = directory.open("resolv.conf").unwrap();
     assert_eq!(before.as_deref(), Some("long text"));
     fill(&mut present, "text").unwrap();
-    assert_eq!(
-        directory.read("resolv.conf").unwrap().as_deref(),
-        Some("text")
-    );
+    let (_, before) = directory.open("resolv.conf").unwrap();
+    assert_eq!(before.as_deref(), Some("text"));
 }
 
 #[test]
-fn files_of_a_named_namespace_are_beside_it() {
-    with_private_etc(|_| {
-        let place = Place::Named("c1".into());
-        let made = set(&place, None, "one").unwrap();
-        assert_eq!(fs::read_to_string("/etc/netns/c1/hosts").unwrap(), "one");
-        restore(&place, &made).unwrap();
-        assert!(!Path::new("/etc/netns/c1").exists());
+fn a_file_of_the_kernel_is_none_wherever_it_is_mounted() {
+    with_private_etc(|place| {
+        fs::write("/etc/hosts", "").unwrap();
+        let (kernel, none) = (Some("/proc/sys/kernel/hostname"), None::<&str>);
+        mount(kernel, "/etc/hosts", none, MsFlags::MS_BIND, none).unwrap();
+        let before = fs::read_to_string("/etc/hosts").unwrap();
+        let error = format!("{:#}", set(place, None, "theirs").unwrap_err());
+        assert!(error.contains("is not a file"), "{error}");
+        let changed = Changed {
+            file: "hosts".to_owned(),
+            before: Some("theirs".to_owned()),
+            written: before.clone(),
+        };
+        assert!(restore(place, &changed).is_err());
+        assert_eq!(fs::read_to_string("/etc/hosts").unwrap(), before);
     });
 }
 
 #[test]
-fn a_place_follows_from_the_path_of_a_namespace() {
-    let of = |path: &str| Place::of(Path::new(path));
-    assert_eq!(of("/run/netns/c1"), Some(Place::Named("c1".into())));
-    assert_eq!(of("/proc/42/ns/net"), Some(Place::Process(42)));
-    for other in [
-        "/run/netns",
-        "/run/netns/a/b",
-        "/proc/x/ns/net",
-        "/tmp/ns",
-        "/run/netns/..",
-    ] {
-        assert_eq!(of(other), None, "{other}");
-    }
-}
-
-#[test]
-fn a_host_name_is_read_and_set_only_where_it_is_its_own() {
-    let own = std::process::id();
-    assert_eq!(host_name(own), None);
-    assert_eq!(set_host_name(own, "never", None).unwrap(), None);
-    on_own_thread(|| {
-        unshare(CloneFlags::CLONE_NEWUTS)?;
-        let tid = u32::try_from(nix::unistd::gettid().as_raw())?;
-        let before = host_name(tid);
-        let first = set_host_name(tid, "mine", None)?.expect("it has one of its own");
-        assert_eq!(host_name(tid).as_deref(), Some("mine"));
-        let again = set_host_name(tid, "other", Some(&first))?.expect("it has one of its own");
-        assert_eq!(again.before, first.before);
-        restore(&Place::Process(tid), &first)?;
-        assert_eq!(
-            host_name(tid).as_deref(),
-            Some("other"),
-            "not ours to change"
-        );
-        restore(&Place::Process(tid), &again)?;
-        assert_eq!(host_name(tid), before);
-        Ok(())
-    })
-    .unwrap();
+fn the_files_of_this_host_are_not_changed_for_a_process() {
+    let ours = fs::read_to_string("/etc/hosts").unwrap();
+    let place = Place::Process(std::process::id());
+    let error = format!("{:#}", set(&place, None, "theirs").unwrap_err());
+    assert!(error.contains("this host's own files"), "{error}");
+    assert_eq!(fs::read_to_string("/etc/hosts").unwrap(), ours);
+    // Nor one file alone, in a directory of its own.
+    with_private_etc_and(|place, hosts| {
+        fs::write("/etc/hosts", "").unwrap();
+        let shared = format!("/proc/thread-self/fd/{}", hosts.as_raw_fd());
+        let none = None::<&str>;
+        mount(Some(&*shared), "/etc/hosts", none, MsFlags::MS_BIND, none).unwrap();
+        let error = format!("{:#}", set(place, None, "theirs").unwrap_err());
+        assert!(error.contains("this host's own files"), "{error}");
+    });
+    assert_eq!(fs::read_to_string("/etc/hosts").unwrap(), ours);
 }

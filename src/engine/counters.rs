@@ -6,7 +6,7 @@
 use std::{
     collections::BTreeMap,
     fmt,
-    sync::atomic::{AtomicU64, Ordering},
+    sync::atomic::{AtomicBool, AtomicU64, Ordering},
 };
 
 /// Why a frame or a datagram went no further.
@@ -154,6 +154,8 @@ pub struct PeerCounters {
     sent: Lane,
     kernel_received: Lane,
     kernel_sent: Lane,
+    /// Whether the peer was handed something for others of late.
+    relayed: AtomicBool,
 }
 
 /// One direction, on a cache line of its own: another thread counts the other.
@@ -192,6 +194,19 @@ impl PeerCounters {
     /// Counts so many frames to the peer, with their bytes together.
     pub fn sent_together(&self, bytes: usize, frames: usize) {
         self.sent.grow(bytes as u64, frames as u64);
+    }
+
+    /// Notes that the peer is handed datagrams for others.
+    pub fn relays(&self) {
+        // Mostly it is noted already, and then nothing is written that others read.
+        if !self.relayed.load(Ordering::Relaxed) {
+            self.relayed.store(true, Ordering::Relaxed);
+        }
+    }
+
+    /// Whether it was since the last call.
+    pub fn take_relayed(&self) -> bool {
+        self.relayed.swap(false, Ordering::Relaxed)
     }
 
     /// Counts what the kernel carried since the last call.

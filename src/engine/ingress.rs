@@ -206,7 +206,7 @@ impl Ingress {
             return;
         }
         let route = snapshot.paths.get(&incoming.peer).map(|p| p.route);
-        if matches!(route, Some(Route::Direct { address, .. }) if address == from) {
+        if matches!(route, Some(Route::Direct(straight)) if straight.address == from) {
             self.settled = Some((header.receiver, from));
             return;
         }

@@ -283,7 +283,7 @@ impl Peer {
             .is_some_and(|at| now.duration_since(at) < ACTIVE)
     }
 
-    /// Notes whether frames flowed since the last call.
+    /// Notes whether frames flowed since the last call, to the peer or through it.
     pub fn observe(&mut self, now: Instant) {
         let totals = self.counters.totals();
         let before = std::mem::replace(&mut self.frames_seen, (totals.rx_frames, totals.tx_frames));
@@ -298,7 +298,8 @@ impl Peer {
         if before.1 != totals.tx_frames {
             self.sent_at = Some(now);
         }
-        if before != self.frames_seen {
+        // What it passes on for us needs the path as much, and is counted elsewhere.
+        if self.counters.take_relayed() || before != self.frames_seen {
             self.active_at = Some(now);
             self.used_at = now;
         }

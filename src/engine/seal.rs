@@ -59,6 +59,23 @@ impl<'a> Lane<'a> {
         })
     }
 
+    /// Keys of a neighbour and the direct path to it, for what it is to pass on.
+    fn through(hop: &'a Path) -> Result<Self, DropReason> {
+        let (session, straight) = hop
+            .session
+            .as_deref()
+            .zip(hop.straight)
+            .ok_or(DropReason::NoRoute)?;
+        hop.counters.relays();
+        let room = straight.datagram.checked_sub(TRANSPORT_OVERHEAD);
+        Ok(Self {
+            sealer: session.sealer(),
+            protection: Protection::Sealed,
+            way: Way::Direct(straight.address),
+            room: room.ok_or(DropReason::NoRoute)?,
+        })
+    }
+
     /// So many contents will be sent, each in one datagram.
     pub fn expect(&mut self, count: usize) {
         self.sealer.expect(count);
@@ -155,16 +172,7 @@ pub fn send_relay(
         .ok_or(DropReason::NoRoute)?;
     let next = come_nearer(&path.route, from, &mut header)?;
     let hop = snapshot.paths.get(&next).ok_or(DropReason::NoRoute)?;
-    let Route::Direct { .. } = hop.route else {
-        return Err(DropReason::NoRoute);
-    };
-    send_content(
-        snapshot,
-        (next, hop),
-        Protection::Sealed,
-        (&header.emit(), inner),
-        out,
-    )
+    Lane::through(hop)?.send(snapshot, [&header.emit(), inner, &[]], out)
 }
 
 /// Whom to hand a datagram to. Writes into its header how near it comes.
@@ -174,7 +182,7 @@ fn come_nearer(
     header: &mut RelayHeader,
 ) -> Result<PeerId, DropReason> {
     match *route {
-        Route::Direct { .. } => {
+        Route::Direct(_) => {
             header.distance = 0;
             Ok(header.destination)
         }
@@ -205,13 +213,12 @@ enum Way<'a> {
 impl<'a> Way<'a> {
     fn find(snapshot: &'a Snapshot, peer: PeerId, path: &Path) -> Result<Self, DropReason> {
         match path.route {
-            Route::Direct { address, .. } => Ok(Self::Direct(address)),
+            Route::Direct(straight) => Ok(Self::Direct(straight.address)),
             Route::Relay { next, distance, .. } => {
                 let hop = snapshot.paths.get(&next).ok_or(DropReason::NoRoute)?;
-                let Route::Direct { address, .. } = hop.route else {
-                    return Err(DropReason::NoRoute);
-                };
                 let link = hop.session.as_deref().ok_or(DropReason::NoRoute)?;
+                let straight = hop.straight.ok_or(DropReason::NoRoute)?;
+                hop.counters.relays();
                 let header = RelayHeader {
                     hops: HOP_LIMIT,
                     distance,
@@ -219,7 +226,7 @@ impl<'a> Way<'a> {
                     destination: peer,
                 };
                 Ok(Self::Relay {
-                    address,
+                    address: straight.address,
                     link: link.sealer(),
                     header: header.emit(),
                 })

@@ -24,6 +24,8 @@ use proto::{
 use super::{
     counters::{Counters, PeerCounters},
     dns::NameMap,
+    peers::Direct,
+    pmtu::SMALLEST,
 };
 
 /// The forwarding view of one moment.
@@ -128,6 +130,9 @@ pub struct Path {
     pub protection: Protection,
     /// Which way datagrams go.
     pub route: Route,
+    /// Its direct path, if it has one: what it relays goes along that, also while its
+    /// own datagrams go round it.
+    pub straight: Option<Straight>,
     /// Whether it understands frames with the checksum left, and several frames
     /// in one content.
     pub shares: bool,
@@ -135,16 +140,38 @@ pub struct Path {
     pub counters: Arc<PeerCounters>,
 }
 
+/// A direct path.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Straight {
+    /// The proven address of the peer.
+    pub address: Endpoint,
+    /// The largest UDP payload proven to arrive, in bytes.
+    pub datagram: usize,
+}
+
+impl Straight {
+    /// As far as it is measured.
+    pub(super) fn of(direct: &Direct) -> Self {
+        Self {
+            address: direct.address,
+            datagram: direct.pmtu.datagram(),
+        }
+    }
+
+    /// For probes, which are as large as what they prove: nothing is cut.
+    pub(super) fn uncut(address: Endpoint) -> Self {
+        Self {
+            address,
+            datagram: usize::from(u16::MAX),
+        }
+    }
+}
+
 /// Which way datagrams for a peer go.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Route {
     /// Straight to it.
-    Direct {
-        /// Its proven address.
-        address: Endpoint,
-        /// The largest UDP payload proven to arrive, in bytes.
-        datagram: usize,
-    },
+    Direct(Straight),
     /// Through a neighbour.
     Relay {
         /// The neighbour.
@@ -198,13 +225,15 @@ impl Snapshot {
             counters: Arc::default(),
         };
         let index = session.local();
+        let straight = Straight {
+            address: Endpoint::Udp(address),
+            datagram,
+        };
         let path = Path {
             session: Some(session),
             protection: Protection::Sealed,
-            route: Route::Direct {
-                address: Endpoint::Udp(address),
-                datagram,
-            },
+            route: Route::Direct(straight),
+            straight: Some(straight),
             shares,
             counters: Arc::default(),
         };
@@ -218,20 +247,24 @@ impl Snapshot {
     /// The largest content that reaches `path` in one datagram, in bytes.
     pub fn room(&self, path: &Path) -> Option<usize> {
         match path.route {
-            Route::Direct { datagram, .. } => datagram.checked_sub(TRANSPORT_OVERHEAD),
+            Route::Direct(straight) => straight.datagram.checked_sub(TRANSPORT_OVERHEAD),
             Route::Relay { next, .. } => {
-                let Route::Direct { datagram, .. } = self.paths.get(&next)?.route else {
-                    return None;
-                };
+                let datagram = self.paths.get(&next)?.straight?.datagram;
                 datagram.checked_sub(2 * TRANSPORT_OVERHEAD + RELAY_HEADER)
             }
             Route::None => None,
         }
     }
 
-    /// The largest IP packet that reaches `path` uncut, in bytes.
+    /// The largest IP packet that reaches `path` uncut, in bytes; none while that is
+    /// not measured, for a connection keeps what it agrees on at its beginning.
     pub fn packet_room(&self, path: &Path) -> Option<usize> {
-        self.room(path)?
-            .checked_sub(FRAME_HEADER + ethernet::HEADER)
+        let first = match path.route {
+            Route::Direct(straight) => straight,
+            Route::Relay { next, .. } => self.paths.get(&next)?.straight?,
+            Route::None => return None,
+        };
+        let room = self.room(path).filter(|_| first.datagram > SMALLEST)?;
+        room.checked_sub(FRAME_HEADER + ethernet::HEADER)
     }
 }

@@ -133,3 +133,25 @@ fn a_daemon_that_dials_itself_says_so() {
         one_line_of(&alone.stderr, "10.99.200.7");
     }
 }
+
+/// As every host with Docker has 172.17.0.1.
+#[test]
+fn hosts_that_have_an_address_in_common_link_up_by_their_others() {
+    let lab = Lab::new();
+    let hosts = ["a", "b", "c"].map(|name| lab.host(name));
+    for host in &hosts {
+        host.also_at([172, 17, 0, 1].into());
+    }
+    let [a, b, c] = &hosts;
+    a.launch(&[]);
+    for host in [b, c] {
+        host.join(&a.token(), &[a], &[]);
+    }
+    let (cb, cc) = (b.container(), c.container());
+    for (host, other) in [(b, c), (c, b)] {
+        host.wait_connection(secs(20), other, |c| c["established"] == true);
+    }
+    // Without the one that they have as a target.
+    a.kill();
+    ping_within(secs(10), &cb.netns, cc.v4);
+}

@@ -87,6 +87,34 @@ fn a_path_that_shrinks_under_a_flow_heals_within_5_s() {
     }
 }
 
+/// Though nothing but what is relayed tells a hop that it is used.
+#[test]
+fn a_hop_that_shrinks_under_a_relayed_flow_heals_within_5_s() {
+    for hop in [(0, 1), (1, 2)] {
+        let mut world = World::new(17);
+        world.peers(3).line();
+        world.launch();
+        let until = world.now + secs(30);
+        let (every, len) = (millis(20), 1400);
+        for (from, to) in [(0, Audience::Host(2)), (2, Audience::Host(0))] {
+            world.push_flow(Flow {
+                from,
+                to,
+                every,
+                len,
+                until,
+            });
+        }
+        world.run_for(secs(15)).assert_all_delivered();
+        let since = world.now;
+        world.net.limit(hop.0, hop.1, 1300 - HEADERS);
+        world.run_for(secs(5));
+        let mark = world.mark();
+        world.run_for(secs(9)).assert_delivered_since(mark);
+        world.assert_no_link_lost_since(since);
+    }
+}
+
 #[test]
 fn a_device_that_refuses_large_datagrams_is_heeded() {
     let mut world = two_over(9000, 8);

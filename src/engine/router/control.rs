@@ -17,7 +17,7 @@ use super::{
         handshakes::Purpose,
         output::Origin,
         seal::{send_content, send_relay},
-        snapshot::{Path, Route},
+        snapshot::{Path, Route, Straight},
     },
     Event, Queue, Router, Transmit,
 };
@@ -102,7 +102,7 @@ impl Router {
             PathMessage::OfferEsp(offer) => self.handle_offer(id, (offer, true), origin, now),
             PathMessage::Esp(notice) => self.handle_esp_notice(id, session, notice, origin, now),
             PathMessage::Decline(code) => self.handle_decline(id, code, now),
-            PathMessage::Meet { endpoints } => self.handle_meet(id, &endpoints, now),
+            PathMessage::Meet { endpoints } => self.handle_meet(id, &endpoints, origin, now),
             PathMessage::Close => {
                 if let Some(peer) = self.peers.get_mut(&id) {
                     peer.abandon(session);
@@ -177,10 +177,7 @@ impl Router {
     pub(super) fn send_gossip(&mut self, peer: PeerId, message: GossipMessage) {
         // It is about this link, however frames travel.
         let direct = self.peers.get(&peer).and_then(|p| p.direct.as_ref());
-        let way = direct.map(|d| Route::Direct {
-            address: d.address,
-            datagram: d.pmtu.datagram(),
-        });
+        let way = direct.map(|d| Route::Direct(Straight::of(d)));
         self.send_message(peer, None, way, &Message::Gossip(message));
     }
 
@@ -193,11 +190,7 @@ impl Router {
         address: Option<Endpoint>,
         message: &PathMessage,
     ) {
-        // A probe is as large as what it proves, so nothing is cut here.
-        let way = address.map(|address| Route::Direct {
-            address,
-            datagram: usize::from(u16::MAX),
-        });
+        let way = address.map(|address| Route::Direct(Straight::uncut(address)));
         self.send_message(peer, session, way, &Message::Path(message.clone()));
     }
 

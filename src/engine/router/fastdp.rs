@@ -16,7 +16,7 @@ use super::{
         output::{Origin, Output, Upcall},
         peers::Peer,
         seal::send_content,
-        snapshot::{FastPeer, FastTable, Path, Route},
+        snapshot::{FastPeer, FastTable, Path, Route, Straight},
     },
     Router,
     paths::padding,
@@ -374,15 +374,11 @@ impl Router {
         let Some(path) = snapshot.paths.get(&id) else {
             return;
         };
-        let Route::Direct { address, .. } = path.route else {
+        let Route::Direct(Straight { address, .. }) = path.route else {
             return;
         };
         let path = Path {
-            // A probe is as large as what it proves, so nothing is cut here.
-            route: Route::Direct {
-                address,
-                datagram: usize::from(u16::MAX),
-            },
+            route: Route::Direct(Straight::uncut(address)),
             ..Path::clone(path)
         };
         let mut sealed = Sealed(Vec::new());

@@ -7,7 +7,7 @@ use proto::{PeerId, datagram::Protection, message::CAN_SHARE};
 use super::{
     super::{
         peers::{Direct, Peer},
-        snapshot::{Incoming, Path, Route, Snapshot, StationMap},
+        snapshot::{Incoming, Path, Route, Snapshot, StationMap, Straight},
         timing::DOUBT,
     },
     Dirty, Router,
@@ -98,6 +98,7 @@ impl Router {
                     session: None,
                     protection: Protection::Sealed,
                     route: self.relay(id),
+                    straight: None,
                     shares: false,
                     counters: Arc::default(),
                 };
@@ -112,22 +113,16 @@ impl Router {
     fn path(&self, id: PeerId, peer: &Peer) -> Path {
         let held = peer.sending();
         let relay = self.way_round(id, peer);
-        let route = match &peer.direct {
-            // Until keys are confirmed, what others send through here goes on as before.
-            Some(direct)
-                if relay == Route::None || held.is_some() && !direct.is_second_choice() =>
-            {
-                Route::Direct {
-                    address: direct.address,
-                    datagram: direct.pmtu.datagram(),
-                }
-            }
-            Some(_) | None => relay,
-        };
+        let straight = peer.direct.as_ref().map(Straight::of);
+        // Until keys are confirmed, what others send through here goes on as before.
+        let chosen = relay == Route::None
+            || held.is_some() && !peer.direct.as_ref().is_some_and(Direct::is_second_choice);
+        let route = straight.filter(|_| chosen).map_or(relay, Route::Direct);
         Path {
             session: held.map(|h| Arc::clone(&h.session)),
             protection: held.map_or(Protection::Sealed, |h| h.protection),
             route,
+            straight,
             shares: peer.capabilities & CAN_SHARE != 0,
             counters: Arc::clone(&peer.counters),
         }

@@ -15,6 +15,7 @@ use rand::Rng;
 
 use super::{
     super::{
+        output::Origin,
         peers::{Direct, Peer},
         scout::Verdict,
         timing::{DIRECT_RETRY, TCP_COURTESY, TCP_HANDICAP},
@@ -62,14 +63,21 @@ impl Router {
     }
 
     /// The peer seeks a direct path right now.
-    pub(super) fn handle_meet(&mut self, id: PeerId, endpoints: &[SocketAddr], now: Instant) {
+    pub(super) fn handle_meet(
+        &mut self,
+        id: PeerId,
+        endpoints: &[SocketAddr],
+        origin: Origin,
+        now: Instant,
+    ) {
         let discovery = self.config.mesh.discovery;
         let Some(peer) = self.peers.get_mut(&id).filter(|_| discovery) else {
             return;
         };
         // It does not ask while its own way works, and this end may have nothing to
-        // send that would show it.
-        let doubted = peer.direct.as_mut().filter(|d| !d.suspect);
+        // send that would show it. By TCP it asks though that works, and along it.
+        let is_doubtful = |d: &&mut Direct| !d.suspect && Origin::Direct(d.address) != origin;
+        let doubted = peer.direct.as_mut().filter(is_doubtful);
         let doubted = doubted.map(|direct| {
             direct.suspect = true;
             direct.address

@@ -95,7 +95,8 @@ fn a_hop_that_shrinks_under_a_relayed_flow_heals_within_5_s() {
         world.peers(3).line();
         world.launch();
         let until = world.now + secs(30);
-        let (every, len) = (millis(20), 1400);
+        // One datagram, with the seal of the hop round it.
+        let (every, len) = (millis(20), 1300);
         for (from, to) in [(0, Audience::Host(2)), (2, Audience::Host(0))] {
             world.push_flow(Flow {
                 from,

@@ -149,16 +149,12 @@ impl Claims {
         self.elect(&touched, |_| false);
     }
 
-    /// A peer can be reached now, or no longer.
-    pub(crate) fn reach_changed(&mut self, owner: &PeerId, reach: impl Fn(&PeerId) -> bool) {
+    /// Peers can be reached now, or no longer. What several of them claim is decided
+    /// once, so all together cost no more than everything that is claimed.
+    pub(crate) fn reach_changed(&mut self, owners: &[PeerId], reach: impl Fn(&PeerId) -> bool) {
         let mut touched = Touched::default();
-        for station in self
-            .parts
-            .get(owner)
-            .into_iter()
-            .flat_map(BTreeMap::values)
-            .flatten()
-        {
+        let parts = owners.iter().filter_map(|owner| self.parts.get(owner));
+        for station in parts.flat_map(BTreeMap::values).flatten() {
             touched.note(station);
         }
         self.elect(&touched, reach);
@@ -284,7 +280,7 @@ mod tests {
         assert_eq!(claims.peer_of(&mac), Some(id(1)));
         assert_eq!(claims.station_of(&ip), Some((mac, id(1))));
         let before = claims.changes();
-        claims.reach_changed(&id(1), |peer| *peer != id(1));
+        claims.reach_changed(&[id(1)], |peer| *peer != id(1));
         assert_eq!(claims.peer_of(&mac), Some(id(2)));
         assert!(claims.changes() > before);
         assert_eq!(claims.rival(&mac, &id(2)), Some((2, id(1))));

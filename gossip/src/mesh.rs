@@ -116,6 +116,7 @@ pub struct Mesh<A> {
     space_saved: Option<Saved>,
     /// Changes of names that may yet be published one by one.
     names_told: TokenBucket,
+    stations_pace: TokenBucket,
     // Whom we talk to.
     sessions: BTreeMap<PeerId, Session>,
     dialer: Dialer,
@@ -267,6 +268,7 @@ impl<A: Authority> Mesh<A> {
             space: None,
             space_saved: None,
             names_told: TokenBucket::full(names::NAMES_BURST, now),
+            stations_pace: TokenBucket::full(publish::STATIONS_BURST, now),
             sessions: BTreeMap::new(),
             dialer: Dialer::default(),
             neighbours: Neighbours::new(now),

@@ -283,6 +283,23 @@ impl Replica {
         sum
     }
 
+    /// How many owners [`Replica::sum_of`] looks at one by one.
+    pub(crate) fn walked(&self, first: u64, last: u64) -> usize {
+        let (low, high) = (bucket(first), bucket(last));
+        let ends = match low == high {
+            true => vec![(first, last)],
+            false => vec![(first, bucket_range(low).1), (bucket_range(high).0, last)],
+        };
+        let partial = ends.into_iter().filter(|(first, last)| {
+            let (start, end) = bucket_range(bucket(*first));
+            first <= last && (*first > start || *last < end)
+        });
+        let place = |position| self.order.place(&lowest_id(position), |slot| self.id(slot));
+        partial
+            .map(|(first, last)| place(last).saturating_sub(place(first)) + 1)
+            .sum()
+    }
+
     /// The records in a range of positions and the scope that are not hidden, by key.
     pub fn range(&self, first: u64, last: u64, scope: Scope) -> impl Iterator<Item = &Arc<Record>> {
         let start = RecordKey {

@@ -25,6 +25,25 @@ fn a_station_that_moves_is_found_at_its_new_place() {
 }
 
 #[test]
+fn a_container_that_makes_up_addresses_does_not_use_up_what_its_host_may_say() {
+    let mut world = World::new(35).peers(3);
+    world.run_until(20 * SECOND, World::is_one_mesh);
+    world.run_for(20 * SECOND);
+    let accepted = |world: &World| world.mesh(1).counters().accepted;
+    let before = accepted(&world);
+    for round in 0..1000 {
+        world.with(0, |mesh, now| {
+            mesh.learn_station(mac(1), &[ip(round)], false, now)
+        });
+        world.run_for(SECOND / 100);
+    }
+    let told = accepted(&world) - before;
+    assert!((60..=160).contains(&told), "{told} records in ten seconds");
+    world.run_for(SECOND).assert_one_mesh();
+    assert_eq!(world.mesh(1).counters().limited, 0);
+}
+
+#[test]
 fn an_address_reused_by_another_container_is_found_there() {
     let mut world = World::new(32).peers(3);
     world.run_until(20 * SECOND, World::is_one_mesh);

@@ -25,6 +25,11 @@ use crate::{
 /// less would hardly change a way, as each hop costs as much.
 const RTT_TOLERANCE_US: u32 = HOP_PENALTY_US;
 
+/// Changes of stations that are published soon, at once and per second; more wait for each
+/// other: a container that makes up addresses must not use up what others let us say.
+pub(super) const STATIONS_BURST: u32 = 40;
+const STATIONS_RATE: u32 = 8;
+
 /// Cuts what we say about ourselves to what a record may hold.
 pub(super) fn clip(local: &mut LocalPeer) {
     clip_text(&mut local.nickname, NODE_NICKNAME);
@@ -140,9 +145,14 @@ impl<A: Authority> Mesh<A> {
     }
 
     pub(super) fn stations_changed(&mut self, now: Instant) {
-        self.timers
-            .stations
-            .get_or_insert(now + self.config.push_delay);
+        if self.timers.stations.is_some() {
+            return;
+        }
+        let pause = match self.stations_pace.take(STATIONS_BURST, STATIONS_RATE, now) {
+            true => self.config.push_delay,
+            false => Duration::from_secs(1) / STATIONS_RATE,
+        };
+        self.timers.stations = Some(now + pause);
     }
 
     pub(super) fn publish_stations(&mut self, now: Instant) {

@@ -37,6 +37,9 @@ const STRANGER_RATE: u32 = 32;
 const CROWDED: Duration = Duration::from_millis(600);
 /// Entries of one message that are looked at; a full datagram of ours holds fewer.
 const ENTRIES: usize = 64;
+/// Owners that are looked at one by one for the sums of one message. Many more than any
+/// honest message needs; ids can be chosen so that a bucket has nearly all.
+const WALKED: usize = 20_000;
 
 impl<A: Authority> Mesh<A> {
     pub(super) fn receive(&mut self, from: PeerId, message: GossipMessage, now: Instant) {
@@ -344,8 +347,12 @@ impl<A: Authority> Mesh<A> {
         let Some(session) = self.sessions.get_mut(&from) else {
             return;
         };
-        let mut lacking = None;
+        let (mut lacking, mut walked) = (None, 0);
         for range in ranges.iter().take(ENTRIES) {
+            walked += self.replica.walked(range.first, range.last);
+            if walked > WALKED {
+                break;
+            }
             match reconcile::answer(&self.replica, session.info.scope, range) {
                 Answer::Equal => {}
                 Answer::Split(parts) => session.outbox.summarise(parts),

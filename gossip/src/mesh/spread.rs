@@ -349,7 +349,13 @@ impl<A: Authority> Mesh<A> {
     /// Whether a neighbour may bring us a lot now: not while another does.
     pub(super) fn may_feed(&mut self, peer: PeerId, now: Instant) -> bool {
         let busy = |(feeder, until): (PeerId, Instant)| feeder != peer && now < until;
-        if self.fed_by.is_some_and(busy) {
+        // After its feast the others come first: else whoever only claims to have much
+        // keeps them waiting for ever.
+        let over = self.fed_since + FEAST;
+        let sated = |(feeder, _): (PeerId, Instant)| {
+            feeder == peer && now >= over && now < over + FEED && self.linked().nth(1).is_some()
+        };
+        if self.fed_by.is_some_and(|fed| busy(fed) || sated(fed)) {
             if let Some(session) = self.sessions.get_mut(&peer) {
                 let at = *session.summary_at.get_or_insert(now + FED * 2);
                 self.timers.session_due(at, "summary");

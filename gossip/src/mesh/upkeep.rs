@@ -11,8 +11,7 @@ use super::{Mesh, Session, turn};
 use crate::{
     config::{Authority, Config},
     event::Event,
-    replica::Slot,
-    routes::Routes,
+    routes::{Reach, Routes},
 };
 
 /// Changes of links wait so long for others before routes are calculated.
@@ -200,32 +199,34 @@ impl<A: Authority> Mesh<A> {
         self.graph = OnceLock::new();
         let reach = self.ways.update(&self.replica);
         self.timers.routes_cut = u32::try_from(reach.cut).unwrap_or(u32::MAX);
-        for slot in reach.gained {
-            let peer = self.replica.id(slot);
+        for slot in &reach.gained {
+            let peer = self.replica.id(*slot);
             self.absent.remove(&peer);
             self.neighbours.found(&peer);
-            self.replica.set_hidden(slot, false);
-            self.reach_changed(slot);
+            self.replica.set_hidden(*slot, false);
             self.recognise(&peer, now);
         }
-        for slot in reach.lost {
-            let peer = self.replica.id(slot);
+        for slot in &reach.lost {
+            let peer = self.replica.id(*slot);
             self.absent.cut(peer, now);
             self.dialer.lost(&peer, &mut turn!(self, now));
-            self.replica.set_hidden(slot, true);
-            self.reach_changed(slot);
+            self.replica.set_hidden(*slot, true);
         }
+        self.reach_changed(&reach);
         self.neighbours.review_soon(now);
         self.touch_space(now);
         self.events.push_back(Event::RoutesChanged);
     }
 
-    fn reach_changed(&mut self, slot: Slot) {
+    fn reach_changed(&mut self, changed: &Reach) {
         let (replica, ways) = (&self.replica, &self.ways);
+        let slots = changed.gained.iter().chain(&changed.lost);
+        let peers: Vec<PeerId> = slots.map(|slot| replica.id(*slot)).collect();
         let reach = |peer: &PeerId| Routes { replica, ways }.reaches(peer);
-        let peer = replica.id(slot);
-        self.claims.reach_changed(&peer, reach);
-        self.directory.reach_changed(&peer, reach(&peer));
+        self.claims.reach_changed(&peers, reach);
+        for peer in &peers {
+            self.directory.reach_changed(peer, reach(peer));
+        }
     }
 
     /// Lets old things go: peers long cut off, silent stations, spent budgets.

@@ -98,6 +98,8 @@ proptest! {
         let counted = replica.range(first, last, Scope::ALL).fold(Sum::default(), |s, r| s.joined(Sum::of(r)));
         prop_assert_eq!(replica.sum_of(first, last, Scope::ALL), counted);
         prop_assert_eq!(replica.sum_of(0, u64::MAX, Scope::ALL), replica.sum(Scope::ALL));
+        prop_assert_eq!(replica.walked(0, u64::MAX), 0);
+        prop_assert!(replica.walked(first, last) <= replica.owner_count() + 2);
         prop_assert!(replica.owners().map(|slot| replica.id(slot)).is_sorted());
         prop_assert_eq!(replica.owners().flat_map(|slot| replica.records_of(slot)).count(), replica.len());
         // A slot that was given back is found under its new owner alone.

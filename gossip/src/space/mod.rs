@@ -429,10 +429,8 @@ impl Space {
 
     /// When [`Space::run`] is to be called next.
     pub fn deadline(&self, now: Instant) -> Option<Instant> {
-        if self.stale && self.is_awake() {
-            return Some(now);
-        }
-        self.due
+        let due = if self.stale { Some(now) } else { self.due };
+        due.filter(|_| self.is_awake())
     }
 
     /// Does what is due. Afterwards take what is to be saved, then what is to be

@@ -450,6 +450,17 @@ impl Daemon {
             }
         }
         let mut found = self.host.attachments(&places).await?;
+        let is_found = |place: &&Attachment| found.iter().any(|found| same(found, place));
+        for lost in places.iter().filter(|place| !is_found(place)) {
+            // What others may have from now on must not be in the mesh any more.
+            let netns = Path::new(&lost.netns);
+            if let Err(error) = self.host.detach(netns, &lost.ifname, &[]).await {
+                tracing::warn!(
+                    netns = lost.netns,
+                    "an attached container is gone, not so its interface: {error:#}"
+                );
+            }
+        }
         found.retain(|attachment| !attachment.addresses.is_empty());
         for lost in containers.iter().filter(|a| {
             !found

@@ -328,6 +328,43 @@ fn detach_takes_addresses_and_with_the_last_the_interface() {
 }
 
 #[test]
+fn a_container_that_hides_its_end_is_detached_all_the_same() {
+    story(async || {
+        let world = World::set_up().await;
+        let (inside, path) = container();
+        let nets = nets(&["10.32.0.1/12", "10.32.0.2/12"]);
+        let hide: [&[&str]; 3] = [
+            &["link set wove0 down", "link set wove0 name eth7"],
+            &["link set wove0 alias mine"],
+            &[
+                "link set wove0 down",
+                "link set wove0 name eth7",
+                "link add name wove0 type bridge",
+            ],
+        ];
+        for commands in hide {
+            world
+                .host
+                .attach(&path, "wove0", &nets, 1400)
+                .await
+                .unwrap();
+            inside
+                .run(|| {
+                    commands.iter().for_each(|command| ip(command));
+                    Ok(())
+                })
+                .unwrap();
+            let some = world.host.detach(&path, "wove0", &nets[..1]).await;
+            let error = format!("{:#}", some.unwrap_err());
+            assert!(error.contains("renamed its end"), "{error}");
+            assert_eq!(world.host.detach(&path, "wove0", &[]).await.unwrap(), []);
+            let names = world.names().await;
+            assert!(!names.iter().any(|name| name.starts_with("wv-")));
+        }
+    });
+}
+
+#[test]
 fn attach_refuses_what_it_must_not_touch() {
     story(async || {
         let world = World::set_up().await;

@@ -45,6 +45,15 @@ pub struct Attached {
     pub addresses: Vec<IpNet>,
 }
 
+/// What a container has by the name of its interface.
+enum Inside {
+    Nothing,
+    /// Something that is not wove's.
+    Other,
+    /// Wove's interface, with these addresses left; gone if there is none.
+    Left(Vec<IpNet>),
+}
+
 /// The two ends of a veth as they were found.
 struct Pair {
     inside: Option<Link>,
@@ -97,11 +106,13 @@ impl Host {
     }
 
     /// Takes addresses from the namespace's interface, and the interface when
-    /// none is left or none is given. Gives what is left.
+    /// none is left or none is given. Gives what is left. The container may have
+    /// renamed its end, or taken the mark off it: the host's end decides whether it is
+    /// attached.
     ///
     /// # Errors
-    /// The interface is not wove's, or the kernel refuses. That there is
-    /// nothing to detach is fine.
+    /// The interface is not wove's, or the kernel refuses; addresses are to be taken
+    /// from an end that cannot be found. That there is nothing to detach is fine.
     pub async fn detach(
         &self,
         netns: &Path,
@@ -118,24 +129,50 @@ impl Host {
             }
             Err(error) => return Err(error),
         };
-        let (ifname, bridge, addresses) = (ifname.to_owned(), config.bridge, addresses.to_owned());
+        let (wanted, bridge, taken) = (
+            ifname.to_owned(),
+            config.bridge.clone(),
+            addresses.to_owned(),
+        );
         let work = async move |netlink: Netlink| {
-            let Some(link) = netlink.link(&ifname).await? else {
-                return Ok(Vec::new());
+            let Some(link) = netlink.link(&wanted).await? else {
+                return Ok(Inside::Nothing);
             };
-            ensure!(
-                link.is_veth_of(&bridge),
-                "interface '{ifname}' in the namespace is not wove's: left as it is"
-            );
-            netlink.remove_addresses(&link, &addresses).await?;
-            let left = netlink.addresses_of(&link).await?;
-            if addresses.is_empty() || left.is_empty() {
-                netlink.remove(&link).await?;
-                return Ok(Vec::new());
+            if !link.is_veth_of(&bridge) {
+                return Ok(Inside::Other);
             }
-            Ok(left)
+            netlink.remove_addresses(&link, &taken).await?;
+            let left = netlink.addresses_of(&link).await?;
+            if taken.is_empty() || left.is_empty() {
+                netlink.remove(&link).await?;
+                return Ok(Inside::Left(Vec::new()));
+            }
+            Ok(Inside::Left(left))
         };
-        namespace.run_async(|| block_on(work)).await
+        let found = namespace.run_async(|| block_on(work)).await?;
+        let end = match found {
+            Inside::Left(left) => return Ok(left),
+            Inside::Nothing | Inside::Other => {
+                let name = names::host_ifname(&config.bridge, namespace.identity(), ifname);
+                let end = self.netlink.link(&name).await?;
+                end.filter(|end| end.is_veth_of(&config.bridge))
+            }
+        };
+        match (end, found) {
+            (Some(end), _) => {
+                ensure!(
+                    addresses.is_empty(),
+                    "the container has renamed its end of '{ifname}', or taken wove's mark off it: \
+                     detach it without addresses"
+                );
+                self.netlink.remove(&end).await?;
+            }
+            (None, Inside::Other) => {
+                bail!("interface '{ifname}' in the namespace is not wove's: left as it is")
+            }
+            (None, _) => {}
+        }
+        Ok(Vec::new())
     }
 
     /// The attachments of a list kept by the caller that are still there, as they are now.

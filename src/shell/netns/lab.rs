@@ -103,6 +103,12 @@ async fn set(net: &Handle, name: &str, words: &[&str]) {
             "up" => change.up(),
             "down" => change.down(),
             "nomaster" => change.nocontroller(),
+            "name" => change.name((*words.next().unwrap()).to_owned()),
+            "alias" => {
+                change.append_extra_attribute(netlink_packet_route::link::LinkAttribute::IfAlias(
+                    (*words.next().unwrap()).to_owned(),
+                ))
+            }
             "mtu" => change.mtu(words.next().unwrap().parse().unwrap()),
             "txqueuelen" => change.append_extra_attribute(
                 netlink_packet_route::link::LinkAttribute::TxQueueLen(

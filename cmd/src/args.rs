@@ -302,7 +302,7 @@ pub struct InsideArgs {
     /// Name of the interface inside, 1 to 15 bytes
     #[arg(long, value_name = "NAME", default_value = "wove0", value_parser = parse_ifname)]
     pub ifname: String,
-    /// 10.32.1.5/24, fd00:32::5/64, net:10.32.7.0/24 or net:default; without any, attach takes net:default
+    /// 10.32.1.5/24, fd00:32::5/64, net:10.32.7.0/24 or net:default; without any, attach takes net:default, and detach takes away all addresses and the interface
     #[arg(value_name = "ADDR", value_parser = parse_address)]
     pub addresses: Vec<Address>,
 }

@@ -106,7 +106,7 @@ pub enum Warning {
     /// Another daemon uses our key.
     #[error(
         "another daemon publishes records with the key of this peer ({peer:.8}): its state directory was copied; \
-         stop one of the two and remove the identity in its state directory"
+         stop the copy, and delete its state directory as a whole"
     )]
     ClonedIdentity {
         /// Our own id.

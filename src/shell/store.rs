@@ -58,7 +58,7 @@ pub enum StoreError {
     },
     /// A file is torn, changed, or not ours.
     #[error(
-        "{path} is damaged ({cause}): restore it from a backup, or run `wove reset` to start as a new peer"
+        "{path} is damaged ({cause}): restore it from a backup, or run `wove reset --force` to start as a new peer"
     )]
     Damaged {
         /// Which.
@@ -456,7 +456,7 @@ mod tests {
         assert_eq!(
             error,
             format!(
-                "{name} is damaged (not a file of wove): restore it from a backup, or run `wove reset` to start as a new peer"
+                "{name} is damaged (not a file of wove): restore it from a backup, or run `wove reset --force` to start as a new peer"
             )
         );
         store.save("identity", &[1; 63]).unwrap();

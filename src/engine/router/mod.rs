@@ -156,6 +156,9 @@ pub struct Router {
     new_trees: TokenBucket,
     /// Addresses that are not answered from the snapshot until gossip settled.
     doubts: BTreeMap<IpAddr, Instant>,
+    /// Doubts that are heeded at once; more wait for the next tick.
+    doubts_pace: TokenBucket,
+    doubts_wait: bool,
     /// Children that a source's tree lost of late, and the tick until which
     /// they still get its broadcasts.
     lingering: BTreeMap<(PeerId, PeerId), u64>,
@@ -256,6 +259,8 @@ impl Router {
             wanted_trees: BTreeMap::new(),
             new_trees: TokenBucket::new(trees::WANTED_RATE, trees::WANTED_BURST),
             doubts: BTreeMap::new(),
+            doubts_pace: TokenBucket::new(publish::DOUBTS_RATE, publish::DOUBTS_BURST),
+            doubts_wait: false,
             lingering: BTreeMap::new(),
             ticks: 0,
             transmits: VecDeque::new(),

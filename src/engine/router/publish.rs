@@ -15,6 +15,9 @@ use super::{
 
 /// Addresses doubted at once; beyond, gossip has to do.
 const MAX_DOUBTS: usize = 1024;
+/// Doubts that are heeded at once, in a row and per second.
+pub(super) const DOUBTS_BURST: u64 = 16;
+pub(super) const DOUBTS_RATE: u64 = 16;
 
 impl Router {
     /// Brings the snapshot up to date.
@@ -188,7 +191,11 @@ impl Router {
     /// An announcement contradicts what gossip says of an address.
     pub(super) fn doubt(&mut self, ip: IpAddr, now: Instant) {
         if self.doubts.len() < MAX_DOUBTS && self.doubts.insert(ip, now + DOUBT).is_none() {
-            self.dirty.stations = true;
+            // The map is made anew for it: at once for a few, together for many.
+            match self.doubts_pace.take(now, 1) {
+                true => self.dirty.stations = true,
+                false => self.doubts_wait = true,
+            }
         }
     }
 
@@ -196,6 +203,7 @@ impl Router {
     pub(super) fn end_doubts(&mut self, now: Instant) {
         let before = self.doubts.len();
         self.doubts.retain(|_, until| now < *until);
-        self.dirty.stations |= self.doubts.len() != before;
+        let waits = std::mem::take(&mut self.doubts_wait);
+        self.dirty.stations |= waits || self.doubts.len() != before;
     }
 }

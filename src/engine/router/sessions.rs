@@ -288,7 +288,7 @@ impl Router {
             let name = self.nickname(id);
             let text = format!(
                 "two daemons use the identity {} ({name}): a state directory was copied; \
-                 run `wove reset` on one of the two hosts",
+                 stop the copy, and delete its state directory as a whole",
                 id.short()
             );
             self.warn(text);

@@ -129,7 +129,7 @@ pub(super) fn load(store: &Store, range: Ipv4Net) -> Result<Option<Saved>> {
     anyhow::ensure!(
         before == range,
         "this peer owns addresses of {before}, and --ipalloc-range says {range}: launch it with --ipalloc-range {before}, \
-         or run `wove reset` on every peer and launch all of them with the new range"
+         or run `wove reset` (here `wove reset --force`) on every peer and launch all of them with the new range"
     );
     Ok(Some(saved))
 }

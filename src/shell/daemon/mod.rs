@@ -46,7 +46,7 @@ use super::{
     api::{ControlSocket, Handle, Request},
     config,
     dataplane::{DataPlane, Upcalls},
-    host::{Host, HostConfig, TunnelConfig, device_name},
+    host::{self, Host, HostConfig, TunnelConfig, device_name},
     logging::{self, LogControl},
     store::Store,
     streams::Streams,
@@ -414,10 +414,19 @@ impl Daemon {
         self.config.nickname.as_deref().unwrap_or_default()
     }
 
+    /// Where another host may find this one: at the address towards most others, as there
+    /// are some that lead to containers only.
     fn join_host(&self) -> String {
-        self.endpoints
-            .first()
-            .map_or_else(|| self.nickname().to_owned(), ToString::to_string)
+        let outward = host::outward()
+            .into_iter()
+            .find(|ip| self.endpoints.contains(ip));
+        let port = self.config.port;
+        match outward.or_else(|| self.endpoints.first().copied()) {
+            Some(ip) if port == config::DEFAULT_PORT => ip.to_string(),
+            Some(ip) => SocketAddr::new(ip, port).to_string(),
+            None if port == config::DEFAULT_PORT => self.nickname().to_owned(),
+            None => format!("{}:{port}", self.nickname()),
+        }
     }
 
     /// Leaves the mesh, and nothing of the fast path behind: also after an error.

@@ -60,18 +60,21 @@ impl Network {
             secrets.push(Secret::generate(rng));
             new = true;
         }
-        let network = Self { secrets, new };
-        network.save(store)?;
-        Ok(network)
+        save(&secrets, store)?;
+        Ok(Self { secrets, new })
     }
 
     pub(super) fn secrets(&self) -> &[Secret] {
         &self.secrets
     }
 
-    fn save(&self, store: &Store) -> Result<()> {
-        let lines: Vec<String> = self.secrets.iter().map(Secret::line).collect();
-        Ok(store.save_network(&lines)?)
+    /// What cannot be kept is not done either: it would be undone by the next launch.
+    fn change(&mut self, store: &Store, change: impl FnOnce(&mut Vec<Secret>)) -> Result<()> {
+        let mut secrets = self.secrets.clone();
+        change(&mut secrets);
+        save(&secrets, store)?;
+        self.secrets = secrets;
+        Ok(())
     }
 
     /// Says how to join a network that was just made.
@@ -119,16 +122,14 @@ impl Network {
                 "{MAX_SECRETS} secrets are accepted already: remove one with `wove token remove`"
             );
         }
-        self.secrets.push(secret.clone());
-        self.save(store)?;
+        self.change(store, |secrets| secrets.push(secret.clone()))?;
         Ok(secret)
     }
 
     /// Makes an accepted secret the first choice.
     pub(super) fn prefer(&mut self, token: &str, store: &Store) -> Result<()> {
         let at = self.find(token)?;
-        self.secrets[..=at].rotate_right(1);
-        self.save(store)
+        self.change(store, |secrets| secrets[..=at].rotate_right(1))
     }
 
     /// Accepts a secret no longer.
@@ -139,8 +140,9 @@ impl Network {
                 "this is the only secret of the network: add another first with `wove token add`"
             );
         }
-        self.secrets.remove(at);
-        self.save(store)
+        self.change(store, |secrets| {
+            secrets.remove(at);
+        })
     }
 
     fn find(&self, token: &str) -> Result<usize> {
@@ -148,4 +150,9 @@ impl Network {
         let at = self.secrets.iter().position(|s| *s == secret);
         at.context("this token is not accepted here: `wove token` shows the preferred one")
     }
+}
+
+fn save(secrets: &[Secret], store: &Store) -> Result<()> {
+    let lines: Vec<String> = secrets.iter().map(Secret::line).collect();
+    Ok(store.save_network(&lines)?)
 }

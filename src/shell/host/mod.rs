@@ -50,6 +50,7 @@ pub use bridge::Repair;
 pub(in crate::shell) use link::switch_loopback_on;
 pub use names::device_name;
 pub use tunnel::{Tunnel, TunnelConfig};
+pub use underlay::outward;
 pub use veth::Attached;
 pub use watch::{Change, Watch};
 

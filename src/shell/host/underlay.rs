@@ -1,6 +1,6 @@
 //! What the host offers to the underlay: its MTU and the addresses it can be reached at.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, UdpSocket};
 
 use anyhow::Result;
 
@@ -61,4 +61,16 @@ impl Host {
 
 fn is_underlay(link: &Link) -> bool {
     link.up && !link.loopback && !link.is_of_any_wove()
+}
+
+/// The addresses of this host from which datagrams to the rest of the world would leave.
+pub fn outward() -> Vec<IpAddr> {
+    // Addresses of documentation (RFC 5737, RFC 3849): to connect sends nothing.
+    let ways = [("0.0.0.0:0", "192.0.2.1:9"), ("[::]:0", "[2001:db8::1]:9")];
+    let from = |(any, there): (&str, &str)| {
+        let socket = UdpSocket::bind(any).ok()?;
+        socket.connect(there).ok()?;
+        Some(socket.local_addr().ok()?.ip())
+    };
+    ways.into_iter().filter_map(from).collect()
 }

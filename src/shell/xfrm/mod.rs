@@ -19,7 +19,7 @@ mod message;
 use std::{
     collections::BTreeSet,
     io,
-    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket},
 };
 
 use anyhow::{Context, Result, anyhow, bail};
@@ -54,13 +54,21 @@ pub fn fault() -> Option<String> {
         IpAddr::V4(Ipv4Addr::LOCALHOST),
         IpAddr::V6(Ipv6Addr::LOCALHOST),
     ];
-    loopbacks.into_iter().find_map(|address| {
+    // No peer is reached by a family that the kernel does not have at all.
+    let has = |address: &IpAddr| address.is_ipv4() || has_ipv6();
+    loopbacks.into_iter().filter(has).find_map(|address| {
         let error = xfrm.try_out(address).err()?;
         Some(match no_esp(&error, address) {
             Some(missing) => format!("kernel has no ESP: {missing}"),
             None => format!("kernel refuses ESP: {error:#}"),
         })
     })
+}
+
+/// Whether the kernel has IPv6 (it may be started with `ipv6.disable=1`).
+fn has_ipv6() -> bool {
+    let opened = UdpSocket::bind((Ipv6Addr::UNSPECIFIED, 0));
+    !opened.is_err_and(|error| error.raw_os_error() == Some(libc::EAFNOSUPPORT))
 }
 
 /// [`Xfrm::clear`] where there may be no XFRM: then there is nothing.

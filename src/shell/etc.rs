@@ -265,7 +265,7 @@ impl Directory {
             "{name} of the container is not a file: give it one, or attach without --dns"
         );
         ensure!(
-            self.named.is_some() || !is_ours(&found, &Path::new(OUR_ETC).join(name)),
+            self.named.is_some() || !is_ours(&found, &ours().join(name)),
             "{OURS}"
         );
         // What was found, and not what is by now at its path.
@@ -292,10 +292,9 @@ impl Directory {
 
     /// A process may have a network of its own and this host's files.
     fn ensure_not_ours(&self) -> Result<()> {
-        match self.itself() {
-            Ok(etc) => ensure!(!is_ours(&etc, Path::new(OUR_ETC)), "{OURS}"),
-            // What is to be done with it will say so.
-            Err(_) => {}
+        // If it cannot be opened, what is to be done with it will say so.
+        if let Ok(etc) = self.itself() {
+            ensure!(!is_ours(&etc, &ours()), "{OURS}");
         }
         Ok(())
     }
@@ -321,7 +320,7 @@ impl Directory {
 }
 
 /// In the daemon's root, whatever this thread's is.
-const OUR_ETC: &str = "/proc/self/root/etc";
+const OUR_ROOT: &str = "/proc/self/root";
 const OURS: &str = "the process has this host's own files in /etc, and they cannot be changed for it alone: \
                     give it others, or attach without --dns and --hostname";
 
@@ -344,6 +343,10 @@ const KERNELS: [FsType; 15] = [
     FsType(0x6265_6570),
     FsType(0xde5e_81e4),
 ];
+
+fn ours() -> PathBuf {
+    Path::new(OUR_ROOT).join("etc")
+}
 
 /// Whether an open file or directory is the one at a path of this host.
 fn is_ours(open: &File, path: &Path) -> bool {

@@ -1,8 +1,9 @@
 //! What the host offers to the underlay: its MTU and the addresses it can be reached at.
 
-use std::net::{IpAddr, UdpSocket};
+use std::net::{IpAddr, SocketAddr};
 
 use anyhow::Result;
+use socket2::{Domain, Socket, Type};
 
 use super::{Host, address::is_link_local, link::Link};
 
@@ -66,11 +67,14 @@ fn is_underlay(link: &Link) -> bool {
 /// The addresses of this host from which datagrams to the rest of the world would leave.
 pub fn outward() -> Vec<IpAddr> {
     // Addresses of documentation (RFC 5737, RFC 3849): to connect sends nothing.
-    let ways = [("0.0.0.0:0", "192.0.2.1:9"), ("[::]:0", "[2001:db8::1]:9")];
-    let from = |(any, there): (&str, &str)| {
-        let socket = UdpSocket::bind(any).ok()?;
-        socket.connect(there).ok()?;
-        Some(socket.local_addr().ok()?.ip())
+    let ways: [SocketAddr; 2] = [
+        ([192, 0, 2, 1], 9).into(),
+        ([0x2001, 0xdb8, 0, 0, 0, 0, 0, 1], 9).into(),
+    ];
+    let from = |there: SocketAddr| {
+        let socket = Socket::new(Domain::for_address(there), Type::DGRAM, None).ok()?;
+        socket.connect(&there.into()).ok()?;
+        Some(socket.local_addr().ok()?.as_socket()?.ip())
     };
     ways.into_iter().filter_map(from).collect()
 }

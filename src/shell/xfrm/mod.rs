@@ -19,11 +19,12 @@ mod message;
 use std::{
     collections::BTreeSet,
     io,
-    net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
 };
 
 use anyhow::{Context, Result, anyhow, bail};
 use rand::{TryRngCore, rngs::OsRng};
+use socket2::{Domain, Socket, Type};
 
 pub use message::{FoundSa, Policy, Rule, Sa, SaId, Traffic};
 
@@ -67,7 +68,7 @@ pub fn fault() -> Option<String> {
 
 /// Whether the kernel has IPv6 (it may be started with `ipv6.disable=1`).
 fn has_ipv6() -> bool {
-    let opened = UdpSocket::bind((Ipv6Addr::UNSPECIFIED, 0));
+    let opened = Socket::new(Domain::IPV6, Type::DGRAM, None);
     !opened.is_err_and(|error| error.raw_os_error() == Some(libc::EAFNOSUPPORT))
 }
 

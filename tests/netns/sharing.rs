@@ -2,6 +2,7 @@
 //! by whichever it was attached.
 
 use std::{
+    io::{BufRead, BufReader},
     net::Ipv4Addr,
     process::{Child, Command, Stdio},
     thread,
@@ -14,12 +15,20 @@ use crate::lab::probe::{ping_within, resolve};
 use crate::lab::{Container, Host, Lab, ensure, eventually, secs};
 use crate::runtimes::{two_hosts, wait_name, wait_used};
 
-/// A process that does nothing in a container's namespace.
+/// A process that does nothing in a container's namespace, with files of its own.
 fn process_in(container: &Container) -> Child {
-    let mut command = Command::new("sleep");
-    command.arg("600").stdout(Stdio::null());
+    let script = "mount -t tmpfs none /etc && echo ready && exec sleep 600";
+    let mut command = Command::new("unshare");
+    command.args(["--mount", "sh", "-c", script]);
+    command.stdout(Stdio::piped());
     container.netns.place(&mut command, None);
-    command.spawn().expect("`sleep` of coreutils is there")
+    let mut child = command.spawn().expect("`unshare` is there");
+    let mut line = String::new();
+    let out = child.stdout.take().expect("it is a pipe");
+    let read = BufReader::new(out).read_line(&mut line);
+    read.expect("it says something");
+    assert_eq!(line, "ready\n");
+    child
 }
 
 fn end(mut process: Child) {

@@ -149,7 +149,7 @@ fn hosts_that_have_an_address_in_common_link_up_by_their_others() {
     }
     let (cb, cc) = (b.container(), c.container());
     for (host, other) in [(b, c), (c, b)] {
-        host.wait_connection(secs(20), other, |c| c["established"] == true);
+        host.wait_connection(secs(20), other, |c| c["state"] == "established");
     }
     // Without the one that they have as a target.
     a.kill();

@@ -15,7 +15,9 @@ use proto::ShortId;
 use tokio::sync::oneshot;
 
 use super::{
-    Daemon, Ending, MIN_MTU, turns,
+    Daemon, Ending, MIN_MTU,
+    keeper::Keeper,
+    turns,
     work::{Answer, Done, HOST, failure},
 };
 use crate::{
@@ -44,6 +46,8 @@ pub(super) struct Waiting {
     left: bool,
     /// Why addresses of the ranges are not given out here.
     overlap: Option<String>,
+    /// What the next launch must know.
+    space: Keeper<Saved>,
 }
 
 /// Where addresses go.
@@ -136,11 +140,14 @@ pub(super) fn load(store: &Store, range: Ipv4Net) -> Result<Option<Saved>> {
 
 impl Daemon {
     /// Keeps what must not be forgotten, before anything that follows from it is sent.
+    /// Where the disk does not take it the mesh goes on: others keep it in mind, too.
     pub(super) fn save_space(&mut self) {
-        if let Some(saved) = self.router.take_space_saved()
-            && let Err(error) = self.store.save_space(&saved)
-        {
-            tracing::error!("what this peer owns of the address space is not kept: {error:#}");
+        let (fresh, now) = (self.router.take_space_saved(), Instant::now());
+        let save = |saved: &Saved| self.store.save_space(saved);
+        if let Some(error) = self.waiting.space.keep(fresh, now, save) {
+            tracing::error!(
+                "what this peer owns of the address space is not kept, and tried again every second: {error:#}"
+            );
         }
     }
 

@@ -17,6 +17,7 @@ mod dress;
 mod fast;
 mod follow;
 mod ipam;
+mod keeper;
 mod kept;
 mod names;
 mod network;

@@ -43,6 +43,8 @@ const FEED: Duration = Duration::from_secs(1);
 const FEAST: Duration = Duration::from_secs(10);
 /// A first comparison without an answer is repeated after this.
 const UNANSWERED: Duration = Duration::from_millis(500);
+/// A link is told of within this time.
+const YOUNG: Duration = Duration::from_secs(10);
 /// Digests of one beat that are looked at.
 const NAMED: usize = 256;
 
@@ -222,12 +224,25 @@ impl<A: Authority> Mesh<A> {
         [a, b]
     }
 
+    fn is_young(&self, peer: &PeerId, now: Instant) -> bool {
+        let link = self.sessions.get(peer).and_then(|s| s.link.as_ref());
+        link.is_some_and(|link| now < link.since() + YOUNG)
+    }
+
     /// What a neighbour says of its replica.
     pub(super) fn receive_beat(&mut self, from: PeerId, beat: &Beat, now: Instant) {
+        let ours = self.fingerprint_in_short(&from);
+        // What both hear of cancels out, so a record that one side lacks shows as long
+        // as it does, whatever else happens.
+        let difference = [0, 1].map(|i| beat.fingerprint[i] ^ ours[i]);
+        // Whoever holds what the other end does has its side of the link. But that of a
+        // young one may have been told, and lost, since the beat left.
+        if difference != [0, 0] || self.is_young(&from, now) {
+            self.ask_for_link(&from, now);
+        }
         let named = &beat.news[..beat.news.len().min(NAMED)];
         let missing = named.iter().filter(|digest| !self.news.has_seen(**digest));
         let missing: Vec<u32> = missing.copied().collect();
-        let ours = self.fingerprint_in_short(&from);
         let patient = self.pace().patient;
         let Some(session) = self.sessions.get_mut(&from) else {
             return;
@@ -246,19 +261,12 @@ impl<A: Authority> Mesh<A> {
                 .flush
                 .get_or_insert(now + self.config.push_delay);
         }
-        // What both hear of cancels out, so a record that one side lacks shows as long
-        // as it does, whatever else happens.
-        let difference = [0, 1].map(|i| beat.fingerprint[i] ^ ours[i]);
         let leads = session.link.as_ref().is_some_and(|link| link.leads());
         if difference == [0, 0] {
             session.differed = None;
         } else if session.differed.replace(difference) == Some(difference) && leads {
             let at = *session.summary_at.get_or_insert(now);
             self.timers.session_due(at, "summary");
-        }
-        // Whoever holds what the other end does has its side of the link.
-        if difference != [0, 0] {
-            self.ask_for_link(&from, now);
         }
     }
 

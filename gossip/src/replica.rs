@@ -286,11 +286,12 @@ impl Replica {
     /// How many owners [`Replica::sum_of`] looks at one by one.
     pub(crate) fn walked(&self, first: u64, last: u64) -> usize {
         let (low, high) = (bucket(first), bucket(last));
-        let ends = match low == high {
-            true => vec![(first, last)],
-            false => vec![(first, bucket_range(low).1), (bucket_range(high).0, last)],
-        };
-        let partial = ends.into_iter().filter(|(first, last)| {
+        let ends = [
+            (first, last.min(bucket_range(low).1)),
+            (first.max(bucket_range(high).0), last),
+        ];
+        let distinct = if low == high { 1 } else { 2 };
+        let partial = ends.into_iter().take(distinct).filter(|(first, last)| {
             let (start, end) = bucket_range(bucket(*first));
             first <= last && (*first > start || *last < end)
         });

@@ -1,5 +1,7 @@
 //! Paths of every size, and paths that shrink.
 
+use std::time::Instant;
+
 use wove::engine::status::PathKind;
 
 use crate::engine::{World, ledger::Audience, millis, secs, world::Flow};
@@ -19,6 +21,19 @@ fn two_over(mtu: usize, seed: u64) -> World {
     world.net.limit(0, 1, mtu - HEADERS);
     world.launch();
     world
+}
+
+/// A flow of frames of one length each way.
+fn there_and_back(world: &mut World, [a, b]: [usize; 2], len: usize, until: Instant) {
+    for (from, to) in [(a, b), (b, a)] {
+        world.push_flow(Flow {
+            from,
+            to: Audience::Host(to),
+            every: millis(20),
+            len,
+            until,
+        });
+    }
 }
 
 #[test]
@@ -67,16 +82,7 @@ fn a_path_that_shrinks_under_a_flow_heals_within_5_s() {
     for (before, after) in [(9000, 1500), (1500, 1400), (1500, 1280), (1400, SMALLEST)] {
         let mut world = two_over(before, 7);
         let until = world.now + secs(20);
-        let (every, len) = (millis(20), 1400);
-        for (from, to) in [(0, Audience::Host(1)), (1, Audience::Host(0))] {
-            world.push_flow(Flow {
-                from,
-                to,
-                every,
-                len,
-                until,
-            });
-        }
+        there_and_back(&mut world, [0, 1], 1400, until);
         world.run_for(secs(5)).assert_all_delivered();
         let since = world.now;
         world.net.limit(0, 1, after - HEADERS);
@@ -96,16 +102,7 @@ fn a_hop_that_shrinks_under_a_relayed_flow_heals_within_5_s() {
         world.launch();
         let until = world.now + secs(30);
         // One datagram, with the seal of the hop round it.
-        let (every, len) = (millis(20), 1300);
-        for (from, to) in [(0, Audience::Host(2)), (2, Audience::Host(0))] {
-            world.push_flow(Flow {
-                from,
-                to,
-                every,
-                len,
-                until,
-            });
-        }
+        there_and_back(&mut world, [0, 2], 1300, until);
         world.run_for(secs(15)).assert_all_delivered();
         let since = world.now;
         world.net.limit(hop.0, hop.1, 1300 - HEADERS);

@@ -9,6 +9,7 @@ use crate::{
     config::Authority,
     event::{DialId, DialTarget, Event},
     neighbours::Candidate,
+    target::Target,
 };
 
 impl<A: Authority> Mesh<A> {
@@ -37,10 +38,7 @@ impl<A: Authority> Mesh<A> {
         }
         match dialling {
             Dialling::Target(target) => {
-                let linked = self.is_linked(&peer);
-                let ends = (self.local.id, linked);
-                self.dialer
-                    .answered(&target, peer, ends, &mut turn!(self, now));
+                self.target_answered(&target, peer, now);
                 self.neighbours.remember(&peer);
                 self.events.push_back(Event::TargetsChanged);
             }
@@ -55,6 +53,13 @@ impl<A: Authority> Mesh<A> {
         if has_session {
             self.start_link(peer, now);
         }
+    }
+
+    /// It is known who is behind a target.
+    pub(super) fn target_answered(&mut self, target: &Target, peer: PeerId, now: Instant) {
+        let ends = (self.local.id, self.is_linked(&peer));
+        self.dialer
+            .answered(target, peer, ends, &mut turn!(self, now));
     }
 
     /// Dials the targets that are due, and gives up those that do not answer.
@@ -72,10 +77,7 @@ impl<A: Authority> Mesh<A> {
             }
             if let Some(peer) = session {
                 self.dialer.dialling(&target, None, now);
-                let linked = self.is_linked(&peer);
-                let ends = (self.local.id, linked);
-                self.dialer
-                    .answered(&target, peer, ends, &mut turn!(self, now));
+                self.target_answered(&target, peer, now);
                 self.start_link(peer, now);
                 continue;
             }

@@ -7,7 +7,7 @@ use std::{
 
 use proto::{PeerId, message::ByeReason};
 
-use super::{Dialling, Mesh, Session, turn};
+use super::{Dialling, Mesh, Session};
 use crate::{
     bucket::TokenBucket,
     config::{Authority, SessionInfo},
@@ -26,10 +26,7 @@ impl<A: Authority> Mesh<A> {
         let sought = dialled.is_some();
         match dialled {
             Some(Dialling::Target(target)) => {
-                let linked = self.is_linked(&peer);
-                let ends = (self.local.id, linked);
-                self.dialer
-                    .answered(&target, peer, ends, &mut turn!(self, now));
+                self.target_answered(&target, peer, now);
                 self.neighbours.remember(&peer);
                 self.events.push_back(Event::TargetsChanged);
             }

@@ -1,10 +1,7 @@
 //! Sees to it that what must not be forgotten is kept: what the disk does not take now,
 //! it may take in a moment.
 
-use std::{
-    fmt::Display,
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
 /// Between one attempt and the next.
 const AGAIN: Duration = Duration::from_secs(1);
@@ -27,7 +24,7 @@ impl<T> Default for Keeper<T> {
 impl<T> Keeper<T> {
     /// Keeps what is new at once, and tries again with what could not be kept. Gives the
     /// error of the first failure in a row.
-    pub(super) fn keep<E: Display>(
+    pub(super) fn keep<E>(
         &mut self,
         fresh: Option<T>,
         now: Instant,

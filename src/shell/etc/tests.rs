@@ -155,3 +155,56 @@ fn the_files_of_this_host_are_not_changed_for_a_process() {
     });
     assert_eq!(fs::read_to_string("/etc/hosts").unwrap(), ours);
 }
+
+#[test]
+fn files_of_a_named_namespace_are_beside_it() {
+    with_private_etc(|_| {
+        let place = Place::Named("c1".into());
+        let made = set(&place, None, "one").unwrap();
+        assert_eq!(fs::read_to_string("/etc/netns/c1/hosts").unwrap(), "one");
+        restore(&place, &made).unwrap();
+        assert!(!Path::new("/etc/netns/c1").exists());
+    });
+}
+
+#[test]
+fn a_place_follows_from_the_path_of_a_namespace() {
+    let of = |path: &str| Place::of(Path::new(path));
+    assert_eq!(of("/run/netns/c1"), Some(Place::Named("c1".into())));
+    assert_eq!(of("/proc/42/ns/net"), Some(Place::Process(42)));
+    for other in [
+        "/run/netns",
+        "/run/netns/a/b",
+        "/proc/x/ns/net",
+        "/tmp/ns",
+        "/run/netns/..",
+    ] {
+        assert_eq!(of(other), None, "{other}");
+    }
+}
+
+#[test]
+fn a_host_name_is_read_and_set_only_where_it_is_its_own() {
+    let own = std::process::id();
+    assert_eq!(host_name(own), None);
+    assert_eq!(set_host_name(own, "never", None).unwrap(), None);
+    on_own_thread(|| {
+        unshare(CloneFlags::CLONE_NEWUTS)?;
+        let tid = u32::try_from(nix::unistd::gettid().as_raw())?;
+        let before = host_name(tid);
+        let first = set_host_name(tid, "mine", None)?.expect("it has one of its own");
+        assert_eq!(host_name(tid).as_deref(), Some("mine"));
+        let again = set_host_name(tid, "other", Some(&first))?.expect("it has one of its own");
+        assert_eq!(again.before, first.before);
+        restore(&Place::Process(tid), &first)?;
+        assert_eq!(
+            host_name(tid).as_deref(),
+            Some("other"),
+            "not ours to change"
+        );
+        restore(&Place::Process(tid), &again)?;
+        assert_eq!(host_name(tid), before);
+        Ok(())
+    })
+    .unwrap();
+}

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr};
 use std::process::Command;
+use std::thread;
 
 use hickory_proto::rr::RecordType::{A, AAAA, PTR};
 use ipnet::IpNet;
@@ -205,6 +206,44 @@ fn several_subnets_come_and_go_together() {
     ensure(text.contains("broadcast"), &text);
     let text = usage("net:10.33.1.0");
     ensure(text.contains("net:CIDR"), &text);
+}
+
+#[test]
+fn an_address_goes_to_one_of_those_who_ask_for_it_at_once() {
+    let lab = Lab::new();
+    let a = lab.host("a");
+    a.launch(&[]);
+    let containers = [1, 2, 3, 4].map(Container::new);
+    for round in 1..=5 {
+        let address = format!("10.32.7.{round}/12");
+        let attach = |container: &Container| {
+            let output = a.cli(&["attach", "--netns", &container.path(), &address]);
+            let why = String::from_utf8_lossy(&output.stderr).into_owned();
+            output.status.success().then_some(()).ok_or(why)
+        };
+        let answers: Vec<_> = thread::scope(|scope| {
+            let asking = containers.each_ref().map(|c| scope.spawn(|| attach(c)));
+            let answers = asking.map(|thread| thread.join().expect("it answers"));
+            answers.into_iter().collect()
+        });
+        let (done, refused): (Vec<_>, Vec<_>) = containers
+            .iter()
+            .zip(&answers)
+            .partition(|(_, a)| a.is_ok());
+        let [(winner, _)] = done[..] else {
+            panic!("{address}: {answers:?}");
+        };
+        for (_, answer) in refused {
+            let why = answer.as_ref().unwrap_err();
+            let is_said = why.contains("is in use by") || why.contains("is being given to");
+            ensure(is_said, why);
+        }
+        ensure(
+            a.ok(&["ps"]).contains(&address),
+            "the others did not take it away",
+        );
+        a.ok(&["detach", "--netns", &winner.path()]);
+    }
 }
 
 #[test]

@@ -1,10 +1,11 @@
 //! Kernel ESP below VXLAN: what leaves, what is let in, and what is left behind.
 //!
-//! Here are two hosts without daemons, in [`daemons`] those with. Under a kernel
+//! Here are two hosts without daemons, in [`daemons`] and [`strangers`] those with. Under a kernel
 //! without ESP all run in one virtual machine (`tests/vm/run`), which the first
 //! of them starts.
 
 mod daemons;
+mod strangers;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::net::{IpAddr, Ipv4Addr};

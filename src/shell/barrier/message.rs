@@ -5,7 +5,10 @@ use std::net::IpAddr;
 
 use zeroize::Zeroizing;
 
-use super::super::netlink::wire::{Message, NESTED, Request, attributes};
+use super::{
+    super::netlink::wire::{Message, NESTED, Request, attributes},
+    DEVICE_PRIORITY,
+};
 
 const SUBSYSTEM: u16 = 10 << 8;
 const BATCH_BEGIN: u16 = 0x10;
@@ -39,6 +42,7 @@ const ELEMENTS: u16 = 3;
 const ELEMENT_KEY: u16 = 1;
 const DATA_VALUE: u16 = 1;
 
+const META_PRIORITY: u32 = 2;
 const META_NFPROTO: u32 = 15;
 const META_L4PROTO: u32 = 16;
 const META_SECPATH: u32 = 25;
@@ -53,20 +57,34 @@ const AT_ONCE: usize = 1000;
 /// After what other programs have: nobody sends it elsewhere after this.
 const PRIORITY: i32 = 300;
 
-/// Which way packets go.
+/// Where packets are looked at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Way {
+pub(super) enum Chain {
+    /// What comes to this host.
     In,
+    /// What this host sends.
     Out,
+    /// What leaves, forwarded or sent, with the addresses that NAT gave it.
+    Post,
 }
 
-impl Way {
-    const BOTH: [Self; 2] = [Self::In, Self::Out];
+impl Chain {
+    const ALL: [Self; 3] = [Self::In, Self::Out, Self::Post];
 
-    fn chain(self) -> &'static str {
+    fn name(self) -> &'static str {
         match self {
             Self::In => "in",
             Self::Out => "out",
+            Self::Post => "post",
+        }
+    }
+
+    /// `NF_INET_LOCAL_IN`, `NF_INET_LOCAL_OUT`, `NF_INET_POST_ROUTING`.
+    fn hook(self) -> u32 {
+        match self {
+            Self::In => 1,
+            Self::Out => 3,
+            Self::Post => 4,
         }
     }
 }
@@ -98,11 +116,14 @@ impl<'a> Batch<'a> {
         for (family, id) in [(IPV4, 1), (IPV6, 2)] {
             self.add_set(family, id);
         }
-        for way in Way::BOTH {
-            self.add_chain(way);
-            for family in [IPV4, IPV6] {
-                self.add_rule(way, family, port);
-            }
+        for chain in Chain::ALL {
+            self.add_chain(chain);
+        }
+        self.forbid_strangers(Chain::Out, port);
+        self.forbid_strangers(Chain::Post, port);
+        for family in [IPV4, IPV6] {
+            self.forbid_clear(Chain::Out, family, port);
+            self.forbid_clear(Chain::In, family, port);
         }
     }
 
@@ -183,47 +204,64 @@ impl<'a> Batch<'a> {
         });
     }
 
-    fn add_chain(&mut self, way: Way) {
-        // NF_INET_LOCAL_IN, NF_INET_LOCAL_OUT
-        let hook = match way {
-            Way::In => 1,
-            Way::Out => 3,
-        };
+    fn add_chain(&mut self, chain: Chain) {
         self.push(NEWCHAIN, CREATE, |request| {
-            text(request, 3, way.chain());
+            text(request, 3, chain.name());
             request.attribute(4 | NESTED, |request| {
-                number(request, 1, hook);
+                number(request, 1, chain.hook());
                 number(request, 2, PRIORITY.cast_unsigned());
             });
             text(request, 7, "filter");
         });
     }
 
+    /// What is VXLAN, and not of the VXLAN device: dropped. Of what leaves only
+    /// what goes into ESP: a host may forward the VXLAN of others.
+    fn forbid_strangers(&mut self, chain: Chain, port: u16) {
+        self.add_rule(chain, port, |request| {
+            meta(request, META_PRIORITY);
+            differs(request, &DEVICE_PRIORITY.to_ne_bytes());
+            if chain == Chain::Post {
+                load(request, "rt", RT_XFRM);
+                equals(request, &[1]);
+            }
+        });
+    }
+
     /// What is VXLAN, in clear, and not to or from an address of the set: dropped.
-    fn add_rule(&mut self, way: Way, family: u8, port: u16) {
-        // Offsets of destination and source in the IP header.
-        let (offset, length) = match (way, family) {
-            (Way::Out, IPV4) => (16, 4),
-            (Way::In, IPV4) => (12, 4),
-            (Way::Out, _) => (24, 16),
-            (Way::In, _) => (8, 16),
+    fn forbid_clear(&mut self, chain: Chain, family: u8, port: u16) {
+        let is_source = chain == Chain::In;
+        // Offsets in the IP header.
+        let (offset, length) = match (is_source, family) {
+            (false, IPV4) => (16, 4),
+            (true, IPV4) => (12, 4),
+            (false, _) => (24, 16),
+            (true, _) => (8, 16),
         };
+        self.add_rule(chain, port, |request| {
+            if is_source {
+                meta(request, META_SECPATH);
+            } else {
+                load(request, "rt", RT_XFRM);
+            }
+            equals(request, &[0]);
+            meta(request, META_NFPROTO);
+            equals(request, &[family]);
+            payload(request, NETWORK, offset, length);
+            is_not_in(request, set_name(family));
+        });
+    }
+
+    /// VXLAN of which this holds, too, is dropped.
+    fn add_rule(&mut self, chain: Chain, port: u16, condition: impl FnOnce(&mut Request)) {
         self.push(NEWRULE, CREATE | APPEND, |request| {
-            text(request, 2, way.chain());
+            text(request, 2, chain.name());
             request.attribute(4 | NESTED, |request| {
                 meta(request, META_L4PROTO);
                 equals(request, &[UDP]);
                 payload(request, TRANSPORT, 2, 2);
                 equals(request, &port.to_be_bytes());
-                match way {
-                    Way::Out => load(request, "rt", RT_XFRM),
-                    Way::In => meta(request, META_SECPATH),
-                }
-                equals(request, &[0]);
-                meta(request, META_NFPROTO);
-                equals(request, &[family]);
-                payload(request, NETWORK, offset, length);
-                is_not_in(request, set_name(family));
+                condition(request);
                 drop_it(request);
             });
         });
@@ -237,12 +275,13 @@ pub(super) fn get_table(table: &str, sequence: u32) -> Zeroizing<Vec<u8>> {
 
 /// What the table has but for the addresses, each a question of
 /// its own, and whether it is a list.
-pub(super) fn get_parts(table: &str) -> [(u16, u16, [Option<&str>; 3]); 4] {
-    let chain = |way: Way| [Some(table), None, Some(way.chain())];
+pub(super) fn get_parts(table: &str) -> [(u16, u16, [Option<&str>; 3]); 5] {
+    let chain = |chain: Chain| (GETCHAIN, ACK, [Some(table), None, Some(chain.name())]);
     [
         (GETTABLE, ACK, [Some(table), None, None]),
-        (GETCHAIN, ACK, chain(Way::In)),
-        (GETCHAIN, ACK, chain(Way::Out)),
+        chain(Chain::In),
+        chain(Chain::Out),
+        chain(Chain::Post),
         (GETRULE, DUMP, [Some(table), None, None]),
     ]
 }
@@ -383,9 +422,17 @@ fn payload(request: &mut Request, base: u32, offset: u32, length: u32) {
 }
 
 fn equals(request: &mut Request, value: &[u8]) {
+    compare(request, 0, value); // NFT_CMP_EQ
+}
+
+fn differs(request: &mut Request, value: &[u8]) {
+    compare(request, 1, value); // NFT_CMP_NEQ
+}
+
+fn compare(request: &mut Request, how: u32, value: &[u8]) {
     step(request, "cmp", |request| {
         number(request, 1, REGISTER);
-        number(request, 2, 0); // NFT_CMP_EQ
+        number(request, 2, how);
         request.attribute(3 | NESTED, |request| {
             request.attribute(DATA_VALUE, |request| request.bytes(value));
         });

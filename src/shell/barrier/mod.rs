@@ -1,12 +1,16 @@
 //! The second barrier against VXLAN in clear, beside the policies of `xfrm`: a
 //! table of nftables that drops all of it, but to and from addresses with which
-//! frames in clear were agreed.
+//! frames in clear were agreed. And the only one against VXLAN that users of
+//! this host make, and their containers: the kernel would encrypt it as ours.
 //!
 //! ```text
 //! table inet wove-vx {
 //!     set clear4 { type ipv4_addr; }
 //!     chain out { type filter hook output priority 300;
+//!         udp dport 6784 meta priority != 776f:0 drop
 //!         udp dport 6784 rt ipsec missing ip daddr != @clear4 drop }
+//!     chain post { type filter hook postrouting priority 300;
+//!         udp dport 6784 meta priority != 776f:0 rt ipsec exists drop }
 //!     chain in { type filter hook input priority 300;
 //!         udp dport 6784 meta secpath missing ip saddr != @clear4 drop }
 //! }                                                    and the same for IPv6
@@ -24,6 +28,11 @@ use anyhow::{Context, Result, bail};
 
 use super::netlink::{Connection, unless};
 use message::Batch;
+
+/// The priority (`SO_PRIORITY`) of what the VXLAN device sends: a program on it
+/// sets that. Users without `CAP_NET_RAW` or `CAP_NET_ADMIN` get none above 6.
+/// Not a mark: those lead to other routes, and are restored from connections.
+const DEVICE_PRIORITY: u32 = 0x776f_0000;
 
 /// The table, kept as it should be.
 pub struct Barrier {

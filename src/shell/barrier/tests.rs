@@ -5,6 +5,7 @@
 use std::{net::UdpSocket, thread, time::Duration};
 
 use proptest::prelude::*;
+use socket2::SockRef;
 
 use super::{
     super::{
@@ -20,10 +21,16 @@ fn clear(addresses: &[&str]) -> BTreeSet<IpAddr> {
     addresses.iter().map(|ip| ip.parse().unwrap()).collect()
 }
 
-/// Whether a datagram to itself comes to a port of this namespace.
+/// Whether a datagram to itself comes to a port of this namespace, if the VXLAN
+/// device sends it.
 fn passes(address: &str, port: u16) -> bool {
+    passes_with(DEVICE_PRIORITY, address, port)
+}
+
+fn passes_with(priority: u32, address: &str, port: u16) -> bool {
     let address: IpAddr = address.parse().unwrap();
     let socket = UdpSocket::bind((address, port)).unwrap();
+    SockRef::from(&socket).set_priority(priority).unwrap();
     let sent = socket.send_to(b"clear", (address, port));
     // The kernel says at once if it may not leave.
     sent.is_ok() && socket.recv(&mut [0; 8]).is_ok()
@@ -47,6 +54,9 @@ fn nothing_passes_in_clear_but_what_is_allowed() {
         }
         barrier.allow(clear(&["127.0.0.1"])).unwrap();
         assert!(passes("127.0.0.1", PORT) && !passes("::1", PORT));
+        assert!(!passes_with(0, "127.0.0.1", PORT), "a user's");
+        assert!(!passes_with(6, "127.0.0.1", PORT), "a user's");
+        assert!(passes_with(0, "127.0.0.1", PORT + 1));
         barrier.allow(clear(&["::1", "192.0.2.7"])).unwrap();
         assert!(!passes("127.0.0.1", PORT) && passes("::1", PORT));
         assert!(!barrier.check().unwrap(), "nobody changed it");

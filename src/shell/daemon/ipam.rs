@@ -1,51 +1,40 @@
 //! Addresses that the mesh gives out: who waits for them, and what is kept.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     net::{IpAddr, Ipv4Addr},
     path::{Path, PathBuf},
-    sync::Arc,
     time::{Duration, Instant},
 };
 
 use anyhow::Result;
 use gossip::space::Saved;
 use ipnet::{IpNet, Ipv4Net};
-use proto::ShortId;
 use tokio::sync::oneshot;
 
 use super::{
-    Daemon, Ending, MIN_MTU,
+    Daemon, MIN_MTU,
     keeper::Keeper,
     turns,
-    work::{Answer, Done, HOST, failure},
+    work::{Answer, HOST},
 };
 use crate::{
-    engine::{Failure, Naming, Ranges, Reply, Status, TakenOver, Wanted},
+    engine::{Failure, Naming, Ranges, Status, Wanted},
     shell::{host::NoIpv6, store::Store},
 };
 
 /// How long a client waits for an address. Below the patience of the control socket.
-const PATIENCE: Duration = Duration::from_secs(25);
-/// How long it waits for a takeover.
-const TAKEOVER: Duration = Duration::from_secs(8);
-/// How long leaving for good may take.
-const LEAVE: Duration = Duration::from_secs(10);
-/// How long the others have to hear that all was given back.
-const FAREWELL: Duration = Duration::from_millis(300);
+pub(super) const PATIENCE: Duration = Duration::from_secs(25);
 
-/// Everybody who waits for the address space.
+/// Everybody who waits for an address.
 #[derive(Default)]
 pub(super) struct Waiting {
     next: u64,
     orders: Vec<Order>,
-    takeovers: Vec<Takeover>,
-    primes: Vec<(Instant, oneshot::Sender<Answer>)>,
-    leaving: Option<(Instant, oneshot::Sender<Answer>)>,
-    /// All was given back.
-    left: bool,
+    /// Addresses given by hand that a namespace is getting just now.
+    pledged: BTreeMap<String, Vec<IpAddr>>,
     /// Why addresses of the ranges are not given out here.
-    overlap: Option<String>,
+    pub(super) overlap: Option<String>,
     /// What the next launch must know.
     space: Keeper<Saved>,
 }
@@ -108,14 +97,7 @@ impl Given {
     }
 }
 
-/// A client that waits for takeovers.
-struct Takeover {
-    peers: Vec<(String, ShortId, u32)>,
-    until: Instant,
-    reply: oneshot::Sender<Answer>,
-}
-
-fn refusal(message: impl Into<String>) -> Answer {
+pub(super) fn refusal(message: impl Into<String>) -> Answer {
     Err(Failure {
         message: message.into(),
     })
@@ -247,6 +229,8 @@ impl Daemon {
         fresh
             .iter()
             .for_each(|ip| self.router.hold_address(*ip, now));
+        let (netns, _) = place.key();
+        self.waiting.pledged.insert(netns, fresh.clone());
         let mut order = Order {
             place,
             given: Given {
@@ -298,16 +282,30 @@ impl Daemon {
             !is_here && (other.netns == HOST || Path::new(&other.netns).exists())
         });
         let mut used = others.flat_map(|other| other.addresses.iter().map(move |net| (other, net)));
-        let (other, net) = used.find(|(_, net)| {
-            let is_same = |wanted: &IpNet| wanted.addr() == net.addr();
-            ranges.offset(net.addr()).is_some() && given.iter().any(is_same)
-        })?;
+        let is_given = |ip: IpAddr| {
+            ranges.offset(ip).is_some() && given.iter().any(|wanted| wanted.addr() == ip)
+        };
+        if let Some((other, net)) = used.find(|(_, net)| is_given(net.addr())) {
+            return Some(format!(
+                "{} is in use by {} of {}: detach it there first, or give another",
+                net.addr(),
+                other.ifname,
+                other.netns
+            ));
+        }
+        let pledged = self.waiting.pledged.iter();
+        let mut pledged = pledged
+            .filter(|(other, _)| **other != netns)
+            .flat_map(|(other, ips)| ips.iter().map(move |ip| (other, *ip)));
+        let (other, ip) = pledged.find(|(_, ip)| is_given(*ip))?;
         Some(format!(
-            "{} is in use by {} of {}: detach it there first, or give another",
-            net.addr(),
-            other.ifname,
-            other.netns
+            "{ip} is being given to {other} just now: give another"
         ))
+    }
+
+    /// What was to be given to a namespace is its own by now, or is not.
+    pub(super) fn end_pledge(&mut self, netns: &str) {
+        self.waiting.pledged.remove(netns);
     }
 
     /// Doing it twice is the same as doing it once: the addresses that a place has
@@ -454,143 +452,20 @@ impl Daemon {
         }
     }
 
-    pub(super) fn prime(&mut self, reply: oneshot::Sender<Answer>) {
-        if self.router.ranges().is_none() {
-            let _ = reply.send(refusal("this peer was launched without an address range"));
-            return;
-        }
-        if let Some(why) = &self.waiting.overlap {
-            let _ = reply.send(refusal(why));
-            return;
-        }
-        let now = Instant::now();
-        self.router.prime(now);
-        self.waiting.primes.push((now + PATIENCE, reply));
-    }
-
-    pub(super) fn take_over(
-        &mut self,
-        peers: Vec<String>,
-        force: bool,
-        reply: oneshot::Sender<Answer>,
-    ) {
-        let now = Instant::now();
-        let mut taken = Vec::new();
-        for name in peers {
-            match self.router.take_over(&name, force, now) {
-                Ok(peer) => taken.push((name, peer, self.router.owned_by(peer))),
-                Err(why) => {
-                    let _ = reply.send(refusal(why));
-                    return;
-                }
-            }
-        }
-        self.waiting.takeovers.push(Takeover {
-            peers: taken,
-            until: now + TAKEOVER,
-            reply,
-        });
-    }
-
-    /// Takes everything from the containers, gives back what this peer owns, then ends.
-    pub(super) fn leave_for_good(&mut self, reply: oneshot::Sender<Answer>) {
-        let (host, done) = (Arc::clone(&self.host), self.done_tx.clone());
-        let files = self.all_files();
-        tokio::spawn(async move {
-            files.restore_all().await;
-            let result = host.empty().await;
-            let _ = done.send(Done::Emptied { result, reply }).await;
-        });
-    }
-
-    /// Nobody here has an address any more: others may give them out.
-    pub(super) fn handle_emptied(&mut self, result: Result<()>, reply: oneshot::Sender<Answer>) {
-        if let Err(error) = result {
-            let error = error.context("nothing was given back");
-            let _ = reply.send(Err(failure(&error)));
-            return;
-        }
-        let now = Instant::now();
-        if self.router.leave_space(now) {
-            self.waiting.leaving = Some((now + LEAVE, reply));
-        } else {
-            self.ending = Some((Ending::Reset, Some(reply)));
-        }
-    }
-
     /// Answers those whose time has come.
-    pub(super) fn look_after_waiting(&mut self) {
+    pub(super) fn look_after_orders(&mut self) {
         let now = Instant::now();
-        while let Some(at) = self
-            .waiting
-            .orders
-            .iter()
-            .position(|order| order.until <= now)
-        {
-            let state = self
-                .router
-                .status(now)
-                .ipam
-                .map(|ipam| ipam.state)
-                .unwrap_or_default();
-            self.give_up(
-                at,
-                &format!(
-                    "no address after {} s: {state}; see `wove status ipam`",
-                    PATIENCE.as_secs()
-                ),
-            );
+        let is_late = |order: &Order| order.until <= now;
+        while let Some(at) = self.waiting.orders.iter().position(is_late) {
+            let (state, limit) = (self.space_state(), PATIENCE.as_secs());
+            let why = format!("no address after {limit} s: {state}; see `wove status ipam`");
+            self.give_up(at, &why);
         }
-        let ready = self.router.is_primed();
-        for (until, reply) in std::mem::take(&mut self.waiting.primes) {
-            if ready {
-                let _ = reply.send(Ok(Reply::Done));
-            } else if until <= now {
-                let state = self
-                    .router
-                    .status(now)
-                    .ipam
-                    .map(|ipam| ipam.state)
-                    .unwrap_or_default();
-                let _ = reply.send(refusal(format!("the range is not divided yet: {state}")));
-            } else {
-                self.waiting.primes.push((until, reply));
-            }
-        }
-        for takeover in std::mem::take(&mut self.waiting.takeovers) {
-            let left = |peer: ShortId| self.router.owned_by(peer);
-            let done = takeover
-                .peers
-                .iter()
-                .all(|(_, peer, before)| *before == 0 || left(*peer) < *before);
-            if done || takeover.until <= now {
-                let taken = takeover.peers.iter().map(|(name, peer, before)| TakenOver {
-                    peer: name.clone(),
-                    addresses: before.saturating_sub(left(*peer)),
-                });
-                let taken = taken.collect();
-                let _ = takeover.reply.send(match done {
-                    true => Ok(Reply::TakenOver { taken }),
-                    false => refusal("not enough of the peers that decide have agreed yet: it goes on; see `wove status ipam`"),
-                });
-            } else {
-                self.waiting.takeovers.push(takeover);
-            }
-        }
-        if let Some((until, reply)) = self.waiting.leaving.take() {
-            if until <= now {
-                self.ending = Some((Ending::Reset, Some(reply)));
-            } else {
-                // The farewell goes out before the daemon ends.
-                let left = self.router.has_left_space() && !self.waiting.left;
-                self.waiting.left |= left;
-                let until = if left {
-                    until.min(now + FAREWELL)
-                } else {
-                    until
-                };
-                self.waiting.leaving = Some((until, reply));
-            }
-        }
+    }
+
+    /// How the address space is, in words.
+    pub(super) fn space_state(&self) -> String {
+        let ipam = self.router.status(Instant::now()).ipam;
+        ipam.map(|ipam| ipam.state).unwrap_or_default()
     }
 }

@@ -21,6 +21,7 @@ mod keeper;
 mod kept;
 mod names;
 mod network;
+mod space;
 mod turns;
 mod work;
 
@@ -145,6 +146,7 @@ struct Daemon {
     /// The data threads have ended and could not be started again.
     stalled: bool,
     waiting: ipam::Waiting,
+    space: space::Waiting,
     turns: turns::Turns,
     ending: Option<(Ending, Option<oneshot::Sender<work::Answer>>)>,
     _servers: oneshot::Sender<()>,
@@ -235,6 +237,7 @@ impl Daemon {
             damaged: false,
             stalled: false,
             waiting: ipam::Waiting::default(),
+            space: space::Waiting::default(),
             turns: turns::Turns::default(),
             ending: None,
             _servers: serve(control, web, &handle),
@@ -314,7 +317,8 @@ impl Daemon {
                 _ = care.tick() => self.care().await,
             }
             self.drain();
-            self.look_after_waiting();
+            self.look_after_orders();
+            self.look_after_space();
         }
         Ok(self
             .ending

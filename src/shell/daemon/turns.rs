@@ -121,6 +121,7 @@ impl Daemon {
     }
 
     pub(super) fn end_turn(&mut self, netns: &str) {
+        self.end_pledge(netns);
         let next = self.turns.get_mut(netns).and_then(VecDeque::pop_front);
         match next.and_then(|next| Some((place_of(&next.command)?, next))) {
             Some((place, next)) => self.begin_turn(place, next),

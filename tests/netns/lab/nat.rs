@@ -148,7 +148,7 @@ impl Gate {
 
     fn set_rules(&self) {
         let rules = self.nat.rules(self.inside.v4(), self.outside);
-        nft(&self.gateway.netns, &rules);
+        self.gateway.netns.nft(&rules);
     }
 }
 
@@ -179,19 +179,22 @@ fn forget_connections(netns: &Netns) {
     assert!(matches!(answer, Ok(0)), "connections stay: {answer:?}");
 }
 
-fn nft(netns: &Netns, rules: &str) {
-    static INSTALLED: Once = Once::new();
-    INSTALLED.call_once(install);
-    let mut command = Command::new("nft");
-    command.args(["-f", "-"]).stdin(Stdio::piped());
-    netns.place(&mut command, None);
-    let spawned = command.spawn();
-    let mut child = spawned.unwrap_or_else(|e| panic!("nft does not start: {e}"));
-    let mut input = child.stdin.take().expect("stdin is a pipe");
-    input.write_all(rules.as_bytes()).expect("nft reads");
-    drop(input);
-    let status = child.wait().expect("nft is our child");
-    assert!(status.success(), "nft refuses, {status}:\n{rules}");
+impl Netns {
+    /// Carries out what is written in the language of `nft`.
+    pub(crate) fn nft(&self, rules: &str) {
+        static INSTALLED: Once = Once::new();
+        INSTALLED.call_once(install);
+        let mut command = Command::new("nft");
+        command.args(["-f", "-"]).stdin(Stdio::piped());
+        self.place(&mut command, None);
+        let spawned = command.spawn();
+        let mut child = spawned.unwrap_or_else(|e| panic!("nft does not start: {e}"));
+        let mut input = child.stdin.take().expect("stdin is a pipe");
+        input.write_all(rules.as_bytes()).expect("nft reads");
+        drop(input);
+        let status = child.wait().expect("nft is our child");
+        assert!(status.success(), "nft refuses, {status}:\n{rules}");
+    }
 }
 
 // As `tests/vm/run` does for its programs.

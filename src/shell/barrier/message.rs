@@ -64,27 +64,23 @@ pub(super) enum Chain {
     In,
     /// What this host sends.
     Out,
-    /// What leaves, forwarded or sent, with the addresses that NAT gave it.
-    Post,
 }
 
 impl Chain {
-    const ALL: [Self; 3] = [Self::In, Self::Out, Self::Post];
+    const ALL: [Self; 2] = [Self::In, Self::Out];
 
     fn name(self) -> &'static str {
         match self {
             Self::In => "in",
             Self::Out => "out",
-            Self::Post => "post",
         }
     }
 
-    /// `NF_INET_LOCAL_IN`, `NF_INET_LOCAL_OUT`, `NF_INET_POST_ROUTING`.
+    /// `NF_INET_LOCAL_IN`, `NF_INET_LOCAL_OUT`.
     fn hook(self) -> u32 {
         match self {
             Self::In => 1,
             Self::Out => 3,
-            Self::Post => 4,
         }
     }
 }
@@ -119,8 +115,7 @@ impl<'a> Batch<'a> {
         for chain in Chain::ALL {
             self.add_chain(chain);
         }
-        self.forbid_strangers(Chain::Out, port);
-        self.forbid_strangers(Chain::Post, port);
+        self.forbid_users(port);
         for family in [IPV4, IPV6] {
             self.forbid_clear(Chain::Out, family, port);
             self.forbid_clear(Chain::In, family, port);
@@ -215,16 +210,11 @@ impl<'a> Batch<'a> {
         });
     }
 
-    /// What is VXLAN, and not of the VXLAN device: dropped. Of what leaves only
-    /// what goes into ESP: a host may forward the VXLAN of others.
-    fn forbid_strangers(&mut self, chain: Chain, port: u16) {
-        self.add_rule(chain, port, |request| {
+    /// What is VXLAN, and not of the VXLAN device: dropped.
+    fn forbid_users(&mut self, port: u16) {
+        self.add_rule(Chain::Out, port, |request| {
             meta(request, META_PRIORITY);
             differs(request, &DEVICE_PRIORITY.to_ne_bytes());
-            if chain == Chain::Post {
-                load(request, "rt", RT_XFRM);
-                equals(request, &[1]);
-            }
         });
     }
 
@@ -275,13 +265,12 @@ pub(super) fn get_table(table: &str, sequence: u32) -> Zeroizing<Vec<u8>> {
 
 /// What the table has but for the addresses, each a question of
 /// its own, and whether it is a list.
-pub(super) fn get_parts(table: &str) -> [(u16, u16, [Option<&str>; 3]); 5] {
+pub(super) fn get_parts(table: &str) -> [(u16, u16, [Option<&str>; 3]); 4] {
     let chain = |chain: Chain| (GETCHAIN, ACK, [Some(table), None, Some(chain.name())]);
     [
         (GETTABLE, ACK, [Some(table), None, None]),
         chain(Chain::In),
         chain(Chain::Out),
-        chain(Chain::Post),
         (GETRULE, DUMP, [Some(table), None, None]),
     ]
 }

@@ -1,7 +1,8 @@
 //! The second barrier against VXLAN in clear, beside the policies of `xfrm`: a
 //! table of nftables that drops all of it, but to and from addresses with which
 //! frames in clear were agreed. And the only one against VXLAN that users of
-//! this host make, and their containers: the kernel would encrypt it as ours.
+//! this host make: the kernel would encrypt it as ours. What it forwards it
+//! does not: policies are for all sources, keys for this host's address alone.
 //!
 //! ```text
 //! table inet wove-vx {
@@ -9,8 +10,6 @@
 //!     chain out { type filter hook output priority 300;
 //!         udp dport 6784 meta priority != 776f:0 drop
 //!         udp dport 6784 rt ipsec missing ip daddr != @clear4 drop }
-//!     chain post { type filter hook postrouting priority 300;
-//!         udp dport 6784 meta priority != 776f:0 rt ipsec exists drop }
 //!     chain in { type filter hook input priority 300;
 //!         udp dport 6784 meta secpath missing ip saddr != @clear4 drop }
 //! }                                                    and the same for IPv6

@@ -54,7 +54,7 @@ fn found(host: &Host) -> Found {
 }
 
 /// Packets that the XFRM of a host refused, by reason: each counter is of an error.
-fn errors(host: &Host) -> String {
+pub(super) fn errors(host: &Host) -> String {
     let read = || fs::read_to_string("/proc/thread-self/net/xfrm_stat");
     host.netns.run(read).expect("a kernel that counts")
 }

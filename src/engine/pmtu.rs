@@ -7,8 +7,8 @@
 //! ```text
 //!            some acked               gap small
 //!  Ladder ───────────────▶ Search ───────────────▶ Settled
-//!    ▲ │ none acked: again                         │   │ every minute
-//!    └─┘                                           │   └──▶ Search (upwards)
+//!    ▲ │ none acked: again │                       │   │ every minute
+//!    └─┘                   │                       │   └──▶ Search (upwards)
 //!    └──────────── size in use unanswered 4 times ─┘
 //! ```
 
@@ -47,8 +47,12 @@ pub struct Pmtu {
     proven: usize,
     limit: usize,
     phase: Phase,
+    /// Unanswered probes for a larger size, and when the next is due.
     tries: u8,
     deadline: Instant,
+    /// The same for the size in use.
+    doubts: u8,
+    prove_at: Instant,
     raise_at: Instant,
     outstanding: BTreeMap<u64, usize>,
 }
@@ -69,6 +73,8 @@ impl Pmtu {
             phase: Phase::Ladder,
             tries: 0,
             deadline: now,
+            doubts: 0,
+            prove_at: now + VERIFY,
             raise_at: now + RAISE,
             outstanding: BTreeMap::new(),
         }
@@ -79,7 +85,6 @@ impl Pmtu {
         let mut given = Self::new(size, now);
         given.proven = given.limit;
         given.phase = Phase::Settled;
-        given.deadline = now + VERIFY;
         given
     }
 
@@ -91,29 +96,40 @@ impl Pmtu {
     /// The sizes to probe now. The caller sends each with a token and reports
     /// it by [`Pmtu::sent`]. `active` says whether frames flow.
     pub fn probes(&mut self, now: Instant, rtt: Duration, active: bool) -> Vec<usize> {
-        if now < self.deadline {
-            return Vec::new();
-        }
         let patience = PATIENCE.max(rtt * 3);
+        let mut sizes = Vec::new();
         match self.phase {
-            Phase::Ladder => self.climb(now, patience),
-            Phase::Search { .. } => self.search(now, patience),
-            Phase::Settled => self.verify(now, rtt, active),
+            Phase::Ladder if now < self.deadline => return Vec::new(),
+            Phase::Ladder => return self.climb(now, patience),
+            Phase::Search { .. } if now < self.deadline => {}
+            Phase::Search { .. } => sizes.extend(self.search(now, patience)),
+            Phase::Settled if self.doubts == 0 && now >= self.raise_at => {
+                self.raise_at = now + RAISE;
+                self.narrow(self.limit, now);
+                sizes.extend(self.search(now, patience));
+            }
+            Phase::Settled => {}
         }
+        if self.doubts >= LOST && now >= self.prove_at {
+            *self = Self::new(self.limit, now);
+            return self.climb(now, patience);
+        }
+        sizes.extend(self.prove(now, rtt, active));
+        sizes
     }
 
     /// Frames may not arrive: the size in use is proven now, and not when that
     /// would be due.
     pub fn doubt(&mut self, now: Instant) {
-        if self.phase == Phase::Settled && self.tries == 0 {
-            self.deadline = now;
+        if self.phase != Phase::Ladder && self.doubts == 0 {
+            self.prove_at = now;
         }
     }
 
     fn climb(&mut self, now: Instant, patience: Duration) -> Vec<usize> {
         if self.tries > 0 && self.largest_answered() {
             self.narrow(self.next_rung(), now);
-            return self.search(now, patience);
+            return self.search(now, patience).into_iter().collect();
         }
         self.tries = self.tries.saturating_add(1);
         self.deadline = now + patience;
@@ -138,8 +154,7 @@ impl Pmtu {
         self.tries = 0;
         self.deadline = now;
         self.phase = if self.proven + EXACT >= failed || self.proven >= self.limit {
-            self.outstanding.clear();
-            self.deadline = now + VERIFY;
+            self.outstanding.retain(|_, size| *size == self.proven);
             Phase::Settled
         } else {
             Phase::Search {
@@ -149,9 +164,9 @@ impl Pmtu {
         };
     }
 
-    fn search(&mut self, now: Instant, patience: Duration) -> Vec<usize> {
+    fn search(&mut self, now: Instant, patience: Duration) -> Option<usize> {
         let Phase::Search { trying, .. } = self.phase else {
-            return Vec::new();
+            return None;
         };
         if self.tries >= TOO_LARGE {
             self.narrow(trying, now);
@@ -159,26 +174,21 @@ impl Pmtu {
         }
         self.tries += 1;
         self.deadline = now + patience;
-        vec![trying]
+        Some(trying)
     }
 
-    fn verify(&mut self, now: Instant, rtt: Duration, active: bool) -> Vec<usize> {
-        if self.tries >= LOST {
-            *self = Self::new(self.limit, now);
-            return self.probes(now, Duration::ZERO, active);
+    /// The size in use, when it is to be probed.
+    fn prove(&mut self, now: Instant, rtt: Duration, active: bool) -> Option<usize> {
+        if now < self.prove_at {
+            return None;
         }
-        if now >= self.raise_at && self.proven < self.limit {
-            self.raise_at = now + RAISE;
-            self.narrow(self.limit, now);
-            return self.search(now, PATIENCE.max(rtt * 3));
+        if !active && self.doubts == 0 {
+            self.prove_at = now + VERIFY;
+            return None;
         }
-        if !active && self.tries == 0 {
-            self.deadline = now + VERIFY;
-            return Vec::new();
-        }
-        self.tries += 1;
-        self.deadline = now + PROMPT.max(rtt * 3);
-        vec![self.proven]
+        self.doubts += 1;
+        self.prove_at = now + PROMPT.max(rtt * 3);
+        Some(self.proven)
     }
 
     /// A probe of `size` left under `token`.
@@ -193,16 +203,15 @@ impl Pmtu {
         };
         let grown = size > self.proven;
         self.proven = self.proven.max(size);
-        match self.phase {
-            Phase::Ladder => {}
-            Phase::Search { failed, trying } if size >= trying => self.narrow(failed, now),
-            Phase::Search { .. } => {}
-            Phase::Settled if size == self.proven => {
-                self.tries = 0;
-                self.deadline = now + VERIFY;
-                self.outstanding.clear();
-            }
-            Phase::Settled => {}
+        if size == self.proven && self.phase != Phase::Ladder {
+            self.doubts = 0;
+            self.prove_at = now + VERIFY;
+            self.outstanding.retain(|_, size| *size > self.proven);
+        }
+        if let Phase::Search { failed, trying } = self.phase
+            && size >= trying
+        {
+            self.narrow(failed, now);
         }
         grown
     }
@@ -269,6 +278,23 @@ mod tests {
         pmtu.doubt(now);
         settle(&mut pmtu, &mut now, 1400, 5);
         assert!(pmtu.datagram() <= 1400, "{}", pmtu.datagram());
+    }
+
+    #[test]
+    #[expect(clippy::disallowed_methods, reason = "any instant will do as origin")]
+    fn a_path_that_shrinks_while_a_larger_size_is_searched_is_noticed_as_soon() {
+        let mut now = Instant::now();
+        let mut pmtu = Pmtu::new(8972, now);
+        settle(&mut pmtu, &mut now, 1472, 120);
+        while pmtu.phase == Phase::Settled {
+            settle(&mut pmtu, &mut now, 1472, 1);
+        }
+        settle(&mut pmtu, &mut now, 1472, 1);
+        // A second until it would be proven again, and four probes without an answer.
+        settle(&mut pmtu, &mut now, 1400, 18);
+        assert!(pmtu.datagram() <= 1400, "{}", pmtu.datagram());
+        settle(&mut pmtu, &mut now, 1400, 150);
+        assert!(pmtu.datagram() + EXACT > 1400, "{}", pmtu.datagram());
     }
 
     #[test]

@@ -43,6 +43,7 @@ pub mod standing;
 pub mod status;
 pub mod text;
 pub mod timing;
+pub mod warnings;
 
 pub use coalesce::Coalescer;
 pub use command::{

@@ -18,6 +18,7 @@ use super::{
         output::Origin,
         seal::{send_content, send_relay},
         snapshot::{Path, Route, Straight},
+        warnings::Recurrence,
     },
     Event, Queue, Router, Transmit,
 };
@@ -128,10 +129,10 @@ impl Router {
             MeshEvent::StationsChanged => self.dirty.stations = true,
             MeshEvent::NamesChanged => self.dirty.names = true,
             MeshEvent::TargetsChanged => self.events.push_back(Event::TargetsChanged),
-            MeshEvent::Warning(warning) => self.warn(warning.to_string()),
+            MeshEvent::Warning(warning) => self.warn(warning.to_string(), Recurrence::Once, now),
             MeshEvent::PeerRestarted { peer } => self.heed_restart(peer, now),
             MeshEvent::Space(outcome) => self.handle_outcome_of_space(outcome),
-            MeshEvent::SpaceWarning(text) => self.warn(text),
+            MeshEvent::SpaceWarning(text) => self.warn(text, Recurrence::Once, now),
             MeshEvent::PeerAppeared(_) => {}
             MeshEvent::CloseSession(peer) => self.lose_direct(peer, now),
         }

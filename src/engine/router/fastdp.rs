@@ -17,6 +17,7 @@ use super::{
         peers::Peer,
         seal::send_content,
         snapshot::{FastPeer, FastTable, Path, Route, Straight},
+        warnings::Recurrence,
     },
     Router,
     paths::padding,
@@ -284,13 +285,14 @@ impl Router {
             }
             if u32::from(offer.room) < self.config.mtu.min(u32::from(u16::MAX)) {
                 let name = self.nickname(id);
-                self.warn(format!(
+                let text = format!(
                     "{} ({name}) takes packets of {} bytes and this host sends {}: \
                      give all hosts the same --mtu",
                     id.short(),
                     offer.room,
                     self.config.mtu
-                ));
+                );
+                self.warn(text, Recurrence::Once, now);
             }
             self.send_offer(id);
             self.tend_fast(id, now);

@@ -24,7 +24,7 @@ pub use fastdp::{FastSetup, Tunnelled};
 pub use space::SpaceSetup;
 
 use std::{
-    collections::{BTreeMap, BTreeSet, VecDeque},
+    collections::{BTreeMap, VecDeque},
     net::{IpAddr, SocketAddr},
     sync::Arc,
     time::{Duration, Instant},
@@ -50,6 +50,7 @@ use super::{
     peers::Peer,
     snapshot::{Shared, Snapshot},
     timing::TICK,
+    warnings::{Recurrence, Warnings},
 };
 
 /// How a router is set up; parsed once, by the shell.
@@ -169,8 +170,7 @@ pub struct Router {
     esp: BTreeMap<PeerId, esp::Protection>,
     esp_orders: VecDeque<EspOrder>,
     events: VecDeque<Event>,
-    warnings: VecDeque<String>,
-    said: BTreeSet<String>,
+    warnings: Warnings,
     notices: TokenBucket,
     /// Addresses named by others that may yet be probed.
     named: TokenBucket,
@@ -197,13 +197,9 @@ struct Dirty {
     wanted: bool,
 }
 
-/// Warnings kept for the status.
-const MAX_WARNINGS: usize = 32;
 /// Addresses a second, and at once, that are probed because others named them.
 const NAMED_RATE: u64 = 256;
 const NAMED_BURST: u64 = 1024;
-/// Distinct warnings remembered, so that each is said once.
-const MAX_SAID: usize = 1024;
 
 impl Router {
     /// A router with the given identity and network secrets, the preferred first.
@@ -269,8 +265,7 @@ impl Router {
             esp: BTreeMap::new(),
             esp_orders: VecDeque::new(),
             events: VecDeque::new(),
-            warnings: VecDeque::new(),
-            said: BTreeSet::new(),
+            warnings: Warnings::default(),
             notices: TokenBucket::new(100, 100),
             named: TokenBucket::new(NAMED_RATE, NAMED_BURST),
             observed: Observed::default(),
@@ -357,7 +352,8 @@ impl Router {
             Ok(addresses) => self.dial_target(dial, addresses, now),
             Err(reason) => {
                 if let Some(target) = self.dials.remove(&dial) {
-                    self.warn(format!("{target}: {reason}; it is tried again"));
+                    let text = format!("{target}: {reason}; it is tried again");
+                    self.warn(text, Recurrence::Again, now);
                 }
                 self.mesh.dial_failed(dial, reason, false, now);
             }
@@ -489,15 +485,10 @@ impl Router {
     }
 
     /// Says something to a person, once.
-    fn warn(&mut self, text: String) {
-        if self.said.len() >= MAX_SAID || !self.said.insert(text.clone()) {
-            return;
+    fn warn(&mut self, text: String, recurrence: Recurrence, now: Instant) {
+        if self.warnings.say(&text, recurrence, now) {
+            self.events.push_back(Event::Warning(text));
         }
-        if self.warnings.len() >= MAX_WARNINGS {
-            self.warnings.pop_front();
-        }
-        self.warnings.push_back(text.clone());
-        self.events.push_back(Event::Warning(text));
     }
 
     fn announce_endpoints(&mut self, now: Instant) {

@@ -36,7 +36,7 @@ impl Router {
             peers: self.peer_status(),
             stations: self.station_status(),
             ipam: self.ipam_status(),
-            warnings: self.warnings.iter().cloned().collect(),
+            warnings: self.warnings.current(now).map(str::to_owned).collect(),
             counters: self.counters(),
             dns: DnsStatus {
                 names: self.name_status(),

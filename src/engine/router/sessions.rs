@@ -16,6 +16,7 @@ use super::{
         output::Origin,
         peers::{Direct, Held, Peer},
         timing::{RETRANSMIT, TCP_DELAY},
+        warnings::Recurrence,
     },
     Event, Router,
     roaming::handicap,
@@ -105,7 +106,8 @@ impl Router {
                     Origin::Relayed(peer) => peer.short(),
                     Origin::Tunnel(_) => "the fast path".to_owned(),
                 };
-                self.warn(format!("refused a handshake from {from}: {reason}"));
+                let text = format!("refused a handshake from {from}: {reason}");
+                self.warn(text, Recurrence::Stranger, now);
             }
         }
     }
@@ -130,7 +132,8 @@ impl Router {
         if let Some(target) = self.dials.remove(&dial)
             && refused
         {
-            self.warn(format!("{target} refused the connection: {reason}"));
+            let text = format!("{target} refused the connection: {reason}");
+            self.warn(text, Recurrence::Again, now);
         }
         self.mesh.dial_failed(dial, reason, refused, now);
     }
@@ -291,7 +294,7 @@ impl Router {
                  stop the copy, and delete its state directory as a whole",
                 id.short()
             );
-            self.warn(text);
+            self.warn(text, Recurrence::Again, now);
             return false;
         }
         (peer.instance, peer.epoch) = (hello.instance, hello.epoch);

@@ -83,7 +83,7 @@ fn compare(options: &Compare, out: &mut dyn Write, progress: &mut dyn Write) -> 
 fn one(way: Way, underlay: stage::Underlay, options: &Compare) -> Result<measure::Figures> {
     let mut stage = Stage::new(underlay, options.topology)?;
     let standing = way.up(&mut stage, options)?;
-    stage.until(Duration::from_secs(20), "a first ping", |stage| {
+    stage.until(Duration::from_secs(20), "first ping", |stage| {
         stage.reaches(standing.far)
     })?;
     measure::all(&stage, &standing, options)

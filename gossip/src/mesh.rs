@@ -57,6 +57,7 @@ use crate::{
     target::Target,
     topology::Graph,
 };
+use space::Withheld;
 use upkeep::Timers;
 
 /// What the choice of neighbours depends on. A macro, so that the borrow checker
@@ -114,6 +115,7 @@ pub struct Mesh<A> {
     // The address space; none if this peer takes no part in it.
     space: Option<Box<Space>>,
     space_saved: Option<Saved>,
+    withheld: Option<Withheld>,
     /// Changes of names that may yet be published one by one.
     names_told: TokenBucket,
     stations_pace: TokenBucket,
@@ -267,6 +269,7 @@ impl<A: Authority> Mesh<A> {
             names: LocalNames::new(),
             space: None,
             space_saved: None,
+            withheld: None,
             names_told: TokenBucket::full(names::NAMES_BURST, now),
             stations_pace: TokenBucket::full(publish::STATIONS_BURST, now),
             sessions: BTreeMap::new(),

@@ -18,6 +18,7 @@ mod churn;
 mod failover;
 mod fastdp;
 mod faults;
+mod hang;
 mod hostile;
 mod ipam;
 mod ipam_families;

@@ -20,6 +20,7 @@ mod invariants;
 mod mesh_convergence;
 mod mesh_faults;
 mod mesh_names;
+mod mesh_space;
 mod mesh_stations;
 mod mesh_topology;
 mod netem;

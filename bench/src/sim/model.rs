@@ -120,7 +120,10 @@ impl Host {
     /// Carries out what the mesh asks for, and arms its timer.
     pub(crate) fn drain(&mut self, net: &mut Net<'_>) {
         while let Some(mesh) = &mut self.mesh {
-            if let Some((to, message)) = mesh.poll_transmit() {
+            // Disks keep everything at once here.
+            if mesh.take_space_saved().is_some() {
+                mesh.space_kept(net.instant());
+            } else if let Some((to, message)) = mesh.poll_transmit() {
                 self.transmit(&to, message, net);
             } else if let Some(event) = mesh.poll_event() {
                 self.act(event, net);

@@ -20,7 +20,7 @@ use crate::{
     event::Event,
     replica::Replica,
     routes::{Routes, Ways},
-    space::{Peers, Saved, Space, SpaceConfig, SpaceView, Span},
+    space::{Outcome, Peers, Saved, Space, SpaceConfig, SpaceView, Span},
 };
 
 /// What was heard waits so long for more...
@@ -71,6 +71,15 @@ impl Stranger {
         }
         (said.range6 != config.range6).then_some(Self::Range6(said.range6))
     }
+}
+
+/// What the space said in a run, which waits until what it must not forget is kept.
+#[derive(Clone, Debug)]
+pub(super) struct Withheld {
+    said: Vec<(Topic, Body)>,
+    outcomes: Vec<Outcome>,
+    /// The space was to be looked at meanwhile.
+    overdue: bool,
 }
 
 /// A macro, so that the borrow checker sees that the space is not borrowed.
@@ -228,9 +237,26 @@ impl<A: Authority> Mesh<A> {
         strangers
     }
 
-    /// What is to be saved before what [`Mesh::poll_transmit`] gives is sent.
+    /// What is to be kept over a restart. Nothing that follows from it is said before
+    /// [`Mesh::space_kept`] is called; all else goes on.
     pub fn take_space_saved(&mut self) -> Option<Saved> {
         self.space_saved.take()
+    }
+
+    /// What was to be kept is kept: says what follows from it.
+    pub fn space_kept(&mut self, now: Instant) {
+        let Some(withheld) = self.withheld.take() else {
+            return;
+        };
+        self.say_of_space(withheld.said, withheld.outcomes, now);
+        if withheld.overdue {
+            self.run_space(now);
+        }
+    }
+
+    /// Whether something waits for [`Mesh::space_kept`].
+    pub fn is_space_withheld(&self) -> bool {
+        self.withheld.is_some()
     }
 
     /// The peer whose id starts so.
@@ -312,30 +338,45 @@ impl<A: Authority> Mesh<A> {
 
     pub(super) fn run_space(&mut self, now: Instant) {
         self.timers.space = None;
+        if let Some(withheld) = &mut self.withheld {
+            withheld.overdue = true;
+            return;
+        }
         let view = view!(self);
         let Some(space) = &mut self.space else {
             return;
         };
         space.run(&view, now);
-        let saved = space.take_saved();
+        self.space_saved = space.take_saved();
         let said = [
             (Topic::Space, space.take_space().map(Body::Space)),
             (Topic::Guard, space.take_guard().map(Body::Guard)),
             (Topic::Division, space.take_division().map(Body::Division)),
         ];
-        while let Some(outcome) = space.poll_outcome() {
-            self.events.push_back(Event::Space(outcome));
-        }
+        let said = said
+            .into_iter()
+            .filter_map(|(topic, body)| Some((topic, body?)))
+            .collect();
+        let outcomes = std::iter::from_fn(|| space.poll_outcome()).collect();
         while let Some(text) = space.poll_warning() {
             self.events.push_back(Event::SpaceWarning(text));
         }
-        if saved.is_some() {
-            self.space_saved = saved;
+        if self.space_saved.is_some() {
+            self.withheld = Some(Withheld {
+                said,
+                outcomes,
+                overdue: false,
+            });
+        } else {
+            self.say_of_space(said, outcomes, now);
         }
+    }
+
+    fn say_of_space(&mut self, said: Vec<(Topic, Body)>, outcomes: Vec<Outcome>, now: Instant) {
+        let outcomes = outcomes.into_iter().map(Event::Space);
+        self.events.extend(outcomes);
         for (topic, body) in said {
-            if let Some(body) = body {
-                self.publish(topic, body, now);
-            }
+            self.publish(topic, body, now);
         }
         self.space_soon(now);
     }

@@ -154,14 +154,22 @@ impl Router {
         leaving
     }
 
-    /// Whether all was given back.
+    /// Whether all was given back, and it was said.
     pub fn has_left_space(&self) -> bool {
-        self.mesh.space().is_none_or(gossip::space::Space::has_left)
+        let space = self.mesh.space();
+        space.is_none_or(gossip::space::Space::has_left) && !self.mesh.is_space_withheld()
     }
 
-    /// What is to be saved before anything that [`Router::poll_transmit`] gives is sent.
+    /// What is to be kept over a restart. Nothing that follows from it is said before
+    /// [`Router::space_kept`] is called; all else goes on.
     pub fn take_space_saved(&mut self) -> Option<Saved> {
         self.mesh.take_space_saved()
+    }
+
+    /// What was to be kept is kept.
+    pub fn space_kept(&mut self, now: Instant) {
+        self.mesh.space_kept(now);
+        self.drain(now);
     }
 
     pub(super) fn handle_outcome_of_space(&mut self, outcome: Outcome) {

@@ -9,7 +9,7 @@ use std::{
 
 use anyhow::Result;
 
-use super::{Daemon, DataPlane, Tap};
+use super::{Daemon, DataPlane, Tap, work::Done};
 
 impl Daemon {
     /// Looks after what no event tells.
@@ -30,6 +30,7 @@ impl Daemon {
         if self.damaged && !self.repairing {
             self.repair();
         }
+        self.keeper.watch();
         self.care_for_fast().await;
         self.follow_strayed();
     }
@@ -53,10 +54,8 @@ impl Daemon {
     }
 
     /// The kernel reports a change of links or addresses.
-    pub(super) async fn care_for_host(&mut self) {
-        // First what loses frames until it is mended.
-        self.check_fast().await;
-        self.update_endpoints().await;
+    pub(super) fn care_for_host(&mut self) {
+        self.survey();
         self.look_for_vanished();
         if self.repairing {
             self.repair_again = true;
@@ -65,8 +64,36 @@ impl Daemon {
         }
     }
 
-    pub(super) async fn update_endpoints(&mut self) {
-        let addresses = match self.host.local_addresses().await {
+    /// Looks at the tunnel and at the addresses of this host. On a busy host the kernel
+    /// may take seconds to answer.
+    fn survey(&mut self) {
+        if std::mem::replace(&mut self.surveying, true) {
+            self.survey_again = true;
+            return;
+        }
+        let (host, done) = (Arc::clone(&self.host), self.done_tx.clone());
+        let tunnel = self.tunnel();
+        self.beside.spawn(async move {
+            // First what loses frames until it is mended.
+            if let Some((config, tunnel)) = tunnel {
+                let fault = host.tunnel_fault(&config, tunnel).await;
+                let _ = done.send(Done::Tunnel { tunnel, fault }).await;
+            }
+            let addresses = host.local_addresses().await;
+            let _ = done.send(Done::Surveyed { addresses }).await;
+        });
+    }
+
+    pub(super) fn handle_surveyed(&mut self, addresses: Result<Vec<IpAddr>>) {
+        self.surveying = false;
+        self.update_endpoints(addresses);
+        if std::mem::take(&mut self.survey_again) {
+            self.survey();
+        }
+    }
+
+    pub(super) fn update_endpoints(&mut self, addresses: Result<Vec<IpAddr>>) {
+        let addresses = match addresses {
             Ok(addresses) => addresses,
             Err(error) => {
                 return tracing::warn!("cannot list the addresses of this host: {error:#}");

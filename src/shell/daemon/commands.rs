@@ -72,6 +72,7 @@ impl Daemon {
             Command::Rmpeer { peers, force } => return self.take_over(peers, force, reply),
             Command::Stop => return self.ending = Some((Ending::Stop, Some(reply))),
             Command::Reset => return self.leave_for_good(reply),
+            Command::Dns(command) => return self.dns(command, reply),
             Command::Connect { peers, replace } => self.connect(&peers, replace),
             Command::Forget { peers } => self.forget(&peers),
             Command::Status => Ok(Reply::Status(Box::new(self.status()))),
@@ -79,7 +80,6 @@ impl Daemon {
             Command::Ps => Ok(Reply::Attachments {
                 attachments: self.attachments.clone(),
             }),
-            Command::Dns(command) => self.dns(command),
             Command::Token(command) => self.token(&command).map_err(|error| failure(&error)),
             Command::LogLevel { filter } => match self.log.set(&filter) {
                 Ok(()) => Ok(Reply::Done),

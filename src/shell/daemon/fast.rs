@@ -187,17 +187,20 @@ impl Daemon {
         self.router.set_fastdp(setup, Instant::now());
     }
 
-    /// The kernel reports a change: is everything still there?
-    pub(super) async fn check_fast(&mut self) {
-        let State::Ready(ready) = &self.fast.state else {
-            return;
-        };
-        let fault = self
-            .host
-            .tunnel_fault(&self.fast.config, ready.tunnel)
-            .await;
+    /// The tunnel that is to be there, and how.
+    pub(super) fn tunnel(&self) -> Option<(TunnelConfig, Tunnel)> {
+        match &self.fast.state {
+            State::Ready(ready) => Some((self.fast.config.clone(), ready.tunnel)),
+            State::Failed { .. } | State::Off => None,
+        }
+    }
+
+    /// It was looked whether everything of a tunnel is still there.
+    pub(super) async fn handle_fault(&mut self, tunnel: Tunnel, fault: Result<Option<String>>) {
         match fault {
             Ok(None) => {}
+            // Another was made meanwhile.
+            Ok(Some(_)) if self.tunnel().is_none_or(|(_, known)| known != tunnel) => {}
             Ok(Some(what)) => {
                 self.make_fast().await;
                 if let State::Ready(_) = self.fast.state {

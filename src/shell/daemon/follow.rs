@@ -63,7 +63,7 @@ impl Daemon {
         let known: Vec<Attachment> = known.cloned().collect();
         let (host, done) = (Arc::clone(&self.host), self.done_tx.clone());
         self.following = true;
-        tokio::spawn(async move {
+        self.beside.spawn(async move {
             let found = host.follow(&known).await.map(moves);
             let search = Box::new(Search {
                 strayed,
@@ -109,9 +109,7 @@ impl Daemon {
             attachment.netns = to.clone().into_owned();
         }
         self.move_door(from, &to);
-        if let Err(error) = self.store.save_attachments(&self.attachments) {
-            tracing::warn!("what is attached will not survive a restart: {error}");
-        }
+        self.save_attachments(|_| {});
     }
 
     /// The same at a launch: puts the paths of a list right.

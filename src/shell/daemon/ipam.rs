@@ -13,9 +13,7 @@ use ipnet::{IpNet, Ipv4Net};
 use tokio::sync::oneshot;
 
 use super::{
-    Daemon, MIN_MTU,
-    keeper::Keeper,
-    turns,
+    Daemon, MIN_MTU, turns,
     work::{Answer, HOST},
 };
 use crate::{
@@ -35,8 +33,6 @@ pub(super) struct Waiting {
     pledged: BTreeMap<String, Vec<IpAddr>>,
     /// Why addresses of the ranges are not given out here.
     pub(super) overlap: Option<String>,
-    /// What the next launch must know.
-    space: Keeper<Saved>,
 }
 
 /// Where addresses go.
@@ -121,15 +117,11 @@ pub(super) fn load(store: &Store, range: Ipv4Net) -> Result<Option<Saved>> {
 }
 
 impl Daemon {
-    /// Keeps what must not be forgotten, before anything that follows from it is sent.
-    /// Where the disk does not take it the mesh goes on: others keep it in mind, too.
+    /// Keeps what must not be forgotten; what follows from it is said after that.
     pub(super) fn save_space(&mut self) {
-        let (fresh, now) = (self.router.take_space_saved(), Instant::now());
-        let save = |saved: &Saved| self.store.save_space(saved);
-        if let Some(error) = self.waiting.space.keep(fresh, now, save) {
-            tracing::error!(
-                "what this peer owns of the address space is not kept, and tried again every second: {error:#}"
-            );
+        if let Some(saved) = self.router.take_space_saved() {
+            self.keeper
+                .keep_space(move |store| Ok(store.save_space(&saved)?));
         }
     }
 
@@ -465,6 +457,10 @@ impl Daemon {
 
     /// How the address space is, in words.
     pub(super) fn space_state(&self) -> String {
+        if let Some(stuck) = self.keeper.stuck() {
+            let seconds = stuck.as_secs();
+            return format!("the disk of the state directory has not answered for {seconds} s");
+        }
         let ipam = self.router.status(Instant::now()).ipam;
         ipam.map(|ipam| ipam.state).unwrap_or_default()
     }

@@ -30,11 +30,12 @@ pub(super) use kept::restore_from;
 use std::{
     collections::BTreeSet,
     net::{IpAddr, SocketAddr},
+    path::PathBuf,
     sync::Arc,
     time::{Duration, Instant},
 };
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, anyhow};
 use rand::{SeedableRng, TryRngCore, rngs::OsRng};
 use rand_chacha::ChaCha20Rng;
 use tokio::{
@@ -61,6 +62,7 @@ use crate::engine::{
 };
 use fast::Fast;
 use gossip::space::{Init, SpaceConfig};
+use keeper::{Document, Keeper};
 use names::{Names, VIGIL};
 use network::Network;
 use proto::{Endpoint, MacAddr};
@@ -68,6 +70,9 @@ use work::Done;
 
 /// Upcalls handled before anything else gets a turn.
 const UPCALLS_AT_ONCE: usize = 64;
+/// Threads for what may have to wait: clients, and the kernel where it sets up devices,
+/// which holds up everybody as long as another program changes many of them.
+const BESIDE: usize = 2;
 /// How often the host is looked after without any news from the kernel.
 const CARE: Duration = Duration::from_secs(1);
 /// Bytes between the MTU of the underlay and that of the overlay: what VXLAN
@@ -86,8 +91,14 @@ pub fn run(config: Config) -> Result<()> {
         .enable_all()
         .build();
     let runtime = runtime.context("cannot start the control thread")?;
+    let beside = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(BESIDE)
+        .thread_name("wove-beside")
+        .enable_all()
+        .build();
+    let beside = beside.context("cannot start the threads beside the control thread")?;
     let ended = runtime.block_on(async {
-        let mut daemon = Daemon::launch(config, log).await?;
+        let mut daemon = Daemon::launch(config, log, beside.handle().clone()).await?;
         match daemon.live().await {
             Ok(ending) => daemon.end(ending).await,
             Err(error) => {
@@ -98,6 +109,7 @@ pub fn run(config: Config) -> Result<()> {
     });
     // Dropped, it would wait for name servers and file systems that never answer.
     runtime.shutdown_timeout(Duration::from_secs(1));
+    beside.shutdown_timeout(Duration::from_secs(1));
     ended
 }
 
@@ -113,7 +125,10 @@ enum Ending {
 struct Daemon {
     config: Config,
     log: LogControl,
+    /// Where work is done that may have to wait.
+    beside: tokio::runtime::Handle,
     store: Arc<Store>,
+    keeper: Keeper,
     network: Network,
     router: Router,
     host: Arc<Host>,
@@ -139,6 +154,9 @@ struct Daemon {
     done_tx: mpsc::Sender<Done>,
     batch: SendBatch,
     endpoints: BTreeSet<IpAddr>,
+    /// Tunnel and addresses are being looked at.
+    surveying: bool,
+    survey_again: bool,
     repairing: bool,
     /// Something changed while the host was put in order.
     repair_again: bool,
@@ -153,7 +171,11 @@ struct Daemon {
 }
 
 impl Daemon {
-    async fn launch(mut config: Config, log: LogControl) -> Result<Self> {
+    async fn launch(
+        mut config: Config,
+        log: LogControl,
+        beside: tokio::runtime::Handle,
+    ) -> Result<Self> {
         config.nickname = config.nickname.or_else(host_name);
         let store = Arc::new(Store::open(&config.state_dir)?);
         let mut rng = ChaCha20Rng::from_os_rng();
@@ -161,19 +183,18 @@ impl Daemon {
         let network = Network::load(&store, &config.secrets, &mut rng)?;
         let space = space_setup(&config, &store)?;
         let epoch = store.next_epoch()?;
-        let control = ControlSocket::bind(&config.socket).await?;
-        let web = match config.http_addr {
-            Some(address) => Some(
-                web::bind(address)
-                    .await
-                    .with_context(|| format!("cannot serve http on {address}"))?,
-            ),
-            None => None,
-        };
+        let keeper = Keeper::start(Arc::clone(&store)).context("cannot start a thread")?;
+        let (handle, requests) = Handle::channel();
+        let (socket, http) = (config.socket.clone(), config.http_addr);
+        let servers = beside.spawn(serve(socket, http, handle));
+        let servers = servers.await??;
         let udp = Arc::new(UdpSocket::bind(config.host, config.port)?);
         let (streams, hung_up) = Streams::start(config.host, config.port)?;
         let streams = Arc::new(streams);
-        let host = Arc::new(Host::new()?);
+        let host = {
+            let _beside = beside.enter();
+            Arc::new(Host::new()?)
+        };
         let underlay = host.underlay_mtu().await?;
         let mtu = config
             .mtu
@@ -185,14 +206,12 @@ impl Daemon {
         };
         let tap = Arc::new(Tap::open(&host_config.tap)?);
         let interfaces = host.set_up(host_config.clone()).await?;
-        let router = Router::new(
+        let mut router = Router::new(
             router_config(&config, space, epoch, (underlay, mtu))?,
             identity,
             network.secrets().to_vec(),
             Instant::now(),
         );
-        let (handle, requests) = Handle::channel();
-        let mut router = router;
         let snapshot = router
             .take_snapshot()
             .context("the router has no first snapshot")?;
@@ -209,7 +228,9 @@ impl Daemon {
         let fast = Fast::new(tunnel, config.fastdp, Instant::now());
         Ok(Self {
             log,
+            beside,
             store,
+            keeper,
             network,
             router,
             host,
@@ -232,6 +253,8 @@ impl Daemon {
             done_tx,
             batch: SendBatch::new(),
             endpoints: BTreeSet::new(),
+            surveying: false,
+            survey_again: false,
             repairing: false,
             repair_again: false,
             damaged: false,
@@ -240,7 +263,7 @@ impl Daemon {
             space: space::Waiting::default(),
             turns: turns::Turns::default(),
             ending: None,
-            _servers: serve(control, web, &handle),
+            _servers: servers,
             config,
         })
     }
@@ -255,7 +278,7 @@ impl Daemon {
         self.make_fast().await;
         self.look_for_overlaps().await;
         self.restore_attachments().await?;
-        self.update_endpoints().await;
+        self.update_endpoints(self.host.local_addresses().await);
         self.restore_names().await;
         // Read in any case, so that a damaged file is said before it is replaced.
         let saved = self.store.targets()?;
@@ -287,7 +310,10 @@ impl Daemon {
 
     async fn run(&mut self) -> Result<Ending> {
         let mut signals = Signals::new()?;
-        let changes = self.host.watch()?;
+        let changes = {
+            let _beside = self.beside.enter();
+            self.host.watch()?
+        };
         let mut care = tokio::time::interval(CARE);
         let mut vigil = tokio::time::interval(VIGIL);
         vigil.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -311,8 +337,9 @@ impl Daemon {
                     self.router.handle_hang_up(address, Instant::now());
                 }
                 Some(request) = self.requests.recv() => self.take_turn(request),
-                Some(done) = self.done.recv() => self.handle_done(done),
-                _ = changes.changed() => self.care_for_host().await,
+                Some(done) = self.done.recv() => self.handle_done(done).await,
+                () = self.keeper.space_kept() => self.router.space_kept(Instant::now()),
+                _ = changes.changed() => self.care_for_host(),
                 _ = vigil.tick(), if self.names.has_doors() => self.keep_vigil(),
                 _ = care.tick() => self.care().await,
             }
@@ -390,9 +417,9 @@ impl Daemon {
             Event::Resolve { dial, target } => self.resolve(dial, target),
             Event::HangUp(address) => self.streams.hang_up(address),
             Event::TargetsChanged => {
-                if let Err(error) = self.store.save_targets(&self.router.targets()) {
-                    tracing::warn!("the targets are not kept: {error:#}");
-                }
+                let targets = self.router.targets();
+                let write = move |store: &Store| Ok(store.save_targets(&targets)?);
+                self.keeper.keep(Document::Targets, write, |_| {});
             }
             Event::Address { id, result } => self.take_address(id, result),
             Event::Warning(text) => tracing::warn!("{text}"),
@@ -440,6 +467,9 @@ impl Daemon {
         self.drain();
         self.remove_fast().await;
         self.plane.stop();
+        if let Err(error) = self.keeper.end().await {
+            tracing::error!("{error:#}");
+        }
     }
 
     async fn end(mut self, ending: Ending) -> Result<()> {
@@ -458,9 +488,13 @@ impl Daemon {
             }
         };
         let result = match (ending, result) {
-            (Ending::Reset, Ok(())) => Arc::into_inner(self.store)
-                .map_or(Ok(()), Store::erase)
-                .map_err(anyhow::Error::from),
+            (Ending::Reset, Ok(())) => match Arc::into_inner(self.store) {
+                Some(store) => store.erase().map_err(anyhow::Error::from),
+                None => Err(anyhow!(
+                    "the state directory stays, for its disk does not answer: \
+                     run `wove reset --force` when it does"
+                )),
+            },
             (_, result) => result,
         };
         if let Some(answer) = answer {
@@ -473,20 +507,23 @@ impl Daemon {
 }
 
 /// Serves clients until the sender is dropped.
-fn serve(
-    control: ControlSocket,
-    web: Option<tokio::net::TcpListener>,
-    handle: &Handle,
-) -> oneshot::Sender<()> {
+async fn serve(
+    socket: PathBuf,
+    http: Option<SocketAddr>,
+    handle: Handle,
+) -> Result<oneshot::Sender<()>> {
+    let control = ControlSocket::bind(&socket).await?;
     let (stop, stopped) = oneshot::channel::<()>();
     let stopped = futures_util::FutureExt::shared(async move {
         let _ = stopped.await;
     });
     tokio::spawn(control.serve(handle.clone(), stopped.clone()));
-    if let Some(listener) = web {
-        tokio::spawn(web::serve(listener, handle.clone(), stopped));
+    if let Some(address) = http {
+        let listener = web::bind(address).await;
+        let listener = listener.with_context(|| format!("cannot serve http on {address}"))?;
+        tokio::spawn(web::serve(listener, handle, stopped));
     }
-    stop
+    Ok(stop)
 }
 
 /// How this peer takes part in the address space; none without a range.

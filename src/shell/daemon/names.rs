@@ -11,12 +11,14 @@ use std::{
 
 use anyhow::{Context, Result, bail, ensure};
 use ipnet::IpNet;
+use tokio::sync::oneshot;
 
 use super::{
     Daemon,
     dress::{Dressed, Dressing, Inside},
+    keeper::Document,
     kept::{Kept, Key, restore},
-    work::{Answer, Done, failure},
+    work::{Answer, Done, done, failure},
 };
 use crate::{
     engine::{Attachment, DnsCommand, Naming, Reply, Snapshot, status::DnsStatus},
@@ -295,7 +297,7 @@ impl Daemon {
         let container = gone.naming.container.as_deref();
         let dressing = self.dressing_without(netns, &gone.ifname, container);
         let (attachment, done) = (gone.clone(), self.done_tx.clone());
-        tokio::spawn(async move {
+        self.beside.spawn(async move {
             match dressing.put_on().await {
                 Ok(dressed) => {
                     let dressed = Box::new(dressed);
@@ -330,9 +332,13 @@ impl Daemon {
     }
 
     fn save_names(&self) {
-        if let Err(error) = self.names.kept.save(&self.store) {
-            tracing::warn!("names will not survive a restart: {error:#}");
-        }
+        self.save_names_then(|_| {});
+    }
+
+    fn save_names_then(&self, then: impl FnOnce(&Result<()>) + Send + 'static) {
+        let kept = self.names.kept.clone();
+        let write = move |store: &Store| kept.save(store);
+        self.keeper.keep(Document::Names, write, then);
     }
 
     /// Opens what was open before the last stop, and tells the names.
@@ -417,7 +423,7 @@ impl Daemon {
             return;
         }
         let (host, done) = (Arc::clone(&self.host), self.done_tx.clone());
-        tokio::spawn(async move {
+        self.beside.spawn(async move {
             let result = host.vanished(&containers).await;
             let _ = done.send(Done::Vanished { result }).await;
         });
@@ -456,9 +462,7 @@ impl Daemon {
                         addresses: Vec::new(),
                         ..attachment
                     };
-                    if let Err(error) = self.record(empty, &gone) {
-                        tracing::warn!("{error}");
-                    }
+                    self.record(empty, &gone, None);
                 }
             }
             Err(error) => tracing::debug!("attached containers cannot be listed: {error:#}"),
@@ -469,8 +473,19 @@ impl Daemon {
     }
 
     /// What an operator asks about names.
-    pub(super) fn dns(&mut self, command: DnsCommand) -> Answer {
-        self.do_dns(command).map_err(|error| failure(&error))
+    pub(super) fn dns(&mut self, command: DnsCommand, reply: oneshot::Sender<Answer>) {
+        match self.do_dns(command) {
+            // What changed is to be kept first.
+            Ok(Reply::Done) => {
+                self.tell_names();
+                self.save_names_then(|kept| {
+                    let _ = reply.send(done(kept, Reply::Done));
+                });
+            }
+            answer => {
+                let _ = reply.send(answer.map_err(|error| failure(&error)));
+            }
+        }
     }
 
     fn do_dns(&mut self, command: DnsCommand) -> Result<Reply> {
@@ -493,11 +508,6 @@ impl Daemon {
             DnsCommand::Remove { name, addresses } => self.remove_by_hand(&name, &addresses)?,
             DnsCommand::Lookup { name } => return self.look_up(name),
         }
-        self.tell_names();
-        self.names
-            .kept
-            .save(&self.store)
-            .context("done, but it will not survive a restart")?;
         Ok(Reply::Done)
     }
 

@@ -86,7 +86,7 @@ impl Daemon {
     pub(super) fn leave_for_good(&mut self, reply: oneshot::Sender<Answer>) {
         let (host, done) = (Arc::clone(&self.host), self.done_tx.clone());
         let files = self.all_files();
-        tokio::spawn(async move {
+        self.beside.spawn(async move {
             files.restore_all().await;
             let result = host.empty().await;
             let _ = done.send(Done::Emptied { result, reply }).await;

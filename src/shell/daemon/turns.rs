@@ -99,7 +99,7 @@ impl Daemon {
         let (reply, mut answer) = oneshot::channel();
         let mut client = request.reply;
         let done = self.done_tx.clone();
-        tokio::spawn(async move {
+        self.beside.spawn(async move {
             let answered = tokio::select! {
                 biased;
                 answered = &mut answer => answered,

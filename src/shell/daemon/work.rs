@@ -12,10 +12,13 @@ use gossip::{DialId, Target};
 use ipnet::IpNet;
 use tokio::{sync::oneshot, time::timeout};
 
-use super::{Daemon, dress::Dressed, follow::Search, ipam::Given, turns::Place};
+use super::{Daemon, dress::Dressed, follow::Search, ipam::Given, keeper::Document, turns::Place};
 use crate::{
     engine::{Attachment, Failure, Naming, Reply},
-    shell::host::{Host, Stays},
+    shell::{
+        host::{Host, Stays, Tunnel},
+        store::Store,
+    },
 };
 
 /// What a client gets.
@@ -66,6 +69,13 @@ pub(super) enum Done {
         unused: Vec<IpAddr>,
         reply: oneshot::Sender<Answer>,
     },
+    /// It was looked whether everything of a tunnel is there.
+    Tunnel {
+        tunnel: Tunnel,
+        fault: Result<Option<String>>,
+    },
+    /// The host's addresses were listed.
+    Surveyed { addresses: Result<Vec<IpAddr>> },
     /// The host was put in order.
     Repaired { result: Result<Vec<String>> },
 }
@@ -87,6 +97,18 @@ pub(super) fn ended(result: &Result<()>) -> Answer {
     match result {
         Ok(()) => Ok(Reply::Done),
         Err(error) => Err(failure(error)),
+    }
+}
+
+/// What is answered when something was done, which may not be kept.
+pub(super) fn done(kept: &Result<()>, reply: Reply) -> Answer {
+    match kept {
+        Ok(()) => Ok(reply),
+        Err(error) => Err(Failure {
+            message: format!(
+                "done, but it will not survive a restart unless the disk takes it soon: {error:#}"
+            ),
+        }),
     }
 }
 
@@ -120,7 +142,7 @@ async fn undo_attach(
 impl Daemon {
     pub(super) fn resolve(&self, dial: DialId, target: Target) {
         let done = self.done_tx.clone();
-        tokio::spawn(async move {
+        self.beside.spawn(async move {
             let lookup = timeout(
                 RESOLVE,
                 tokio::net::lookup_host(target.authority().to_owned()),
@@ -138,7 +160,7 @@ impl Daemon {
     pub(super) fn repair(&mut self) {
         self.repairing = true;
         let (host, done) = (Arc::clone(&self.host), self.done_tx.clone());
-        tokio::spawn(async move {
+        self.beside.spawn(async move {
             tokio::time::sleep(SETTLE).await;
             let result = host
                 .repair()
@@ -160,7 +182,7 @@ impl Daemon {
             Ok(naming) => naming,
             Err(error) => {
                 let done = self.done_tx.clone();
-                tokio::spawn(async move {
+                self.beside.spawn(async move {
                     let unused = given.fresh;
                     let failed = Done::Failed {
                         error,
@@ -180,7 +202,7 @@ impl Daemon {
             self.host_config.clone(),
             self.done_tx.clone(),
         );
-        tokio::spawn(async move {
+        self.beside.spawn(async move {
             let attach = |addresses: Vec<IpNet>| {
                 let (host, netns, ifname) = (&host, &netns, &ifname);
                 async move { host.attach(netns, ifname, &addresses, config.mtu).await }
@@ -240,7 +262,7 @@ impl Daemon {
         let container = known.as_ref().and_then(|a| a.naming.container.as_deref());
         let undressing = Some(self.dressing_without(netns.clone(), &ifname, container));
         let undressing = undressing.filter(|dressing| !dressing.inside.is_empty());
-        tokio::spawn(async move {
+        self.beside.spawn(async move {
             let outcome = match host.detach(&netns, &ifname, &addresses).await {
                 Ok(left) => {
                     let dressing = match left.is_empty() {
@@ -316,7 +338,7 @@ impl Daemon {
         );
         let ifname = self.host_config.bridge.clone();
         let before = self.exposed().map(|a| a.addresses.clone());
-        tokio::spawn(async move {
+        self.beside.spawn(async move {
             let (changed, unused) = match change.await {
                 // In use from now on, even if that cannot be seen.
                 Ok(()) => (host.exposed().await, Vec::new()),
@@ -344,7 +366,7 @@ impl Daemon {
         });
     }
 
-    pub(super) fn handle_done(&mut self, done: Done) {
+    pub(super) async fn handle_done(&mut self, done: Done) {
         match done {
             Done::Resolved { dial, result } => {
                 self.router.handle_resolved(dial, result, Instant::now())
@@ -358,8 +380,7 @@ impl Daemon {
                 if let Some(dressed) = dressed {
                     self.keep_dressed(&attachment, *dressed);
                 }
-                let answer = self.record(attachment, &gone);
-                let _ = reply.send(answer);
+                self.record(attachment, &gone, Some(reply));
             }
             Done::Turn(netns) => self.end_turn(&netns),
             Done::Deserted(place) => self.give_up_at(&place, "nobody waits for it any more"),
@@ -378,6 +399,8 @@ impl Daemon {
                 self.release(&unused);
                 let _ = reply.send(Err(failure(&error)));
             }
+            Done::Tunnel { tunnel, fault } => self.handle_fault(tunnel, fault).await,
+            Done::Surveyed { addresses } => self.handle_surveyed(addresses),
             Done::Repaired { result } => {
                 self.repairing = false;
                 if std::mem::take(&mut self.repair_again) {
@@ -397,8 +420,13 @@ impl Daemon {
         }
     }
 
-    /// Keeps what was attached, and tells the mesh.
-    pub(super) fn record(&mut self, attachment: Attachment, gone: &[IpNet]) -> Answer {
+    /// Keeps what was attached, tells the mesh, and whoever asked for it.
+    pub(super) fn record(
+        &mut self,
+        attachment: Attachment,
+        gone: &[IpNet],
+        reply: Option<oneshot::Sender<Answer>>,
+    ) {
         let now = Instant::now();
         let same = |a: &Attachment| a.netns == attachment.netns && a.ifname == attachment.ifname;
         if let Some(old) = self
@@ -423,12 +451,17 @@ impl Daemon {
         let gone: Vec<IpAddr> = gone.iter().map(IpNet::addr).collect();
         self.release(&gone);
         self.tell_names();
-        match self.store.save_attachments(&self.attachments) {
-            Ok(()) => Ok(Reply::Attached(attachment)),
-            Err(error) => Err(failure(
-                &anyhow::Error::from(error).context("done, but it will not survive a restart"),
-            )),
-        }
+        self.save_attachments(|kept| {
+            if let Some(reply) = reply {
+                let _ = reply.send(done(kept, Reply::Attached(attachment)));
+            }
+        });
+    }
+
+    pub(super) fn save_attachments(&self, then: impl FnOnce(&Result<()>) + Send + 'static) {
+        let attachments = self.attachments.clone();
+        let write = move |store: &Store| Ok(store.save_attachments(&attachments)?);
+        self.keeper.keep(Document::Attachments, write, then);
     }
 
     /// Finds again what was attached before the last stop. An interface that is

@@ -6,7 +6,7 @@
 use std::net::{IpAddr, Ipv4Addr};
 
 use futures_util::TryStreamExt;
-use netlink_packet_route::address::AddressAttribute;
+use netlink_packet_route::address::{AddressAttribute, AddressHeaderFlags};
 use netlink_packet_route::link::{LinkAttribute, LinkMessage};
 use netlink_packet_route::tc::TcHandle;
 use rtnetlink::{
@@ -142,7 +142,13 @@ impl Netns {
     pub(crate) fn add_address(&self, name: &str, address: IpAddr, prefix: u8) {
         let index = self.index(name);
         self.netlink("add an address", async move |h| {
-            h.address().add(index, address, prefix).execute().await
+            let mut request = h.address().add(index, address, prefix);
+            if address.is_ipv6() {
+                // Until it is known that nobody else has it datagrams would leave from
+                // another, on a busy machine for long enough to stay there.
+                request.message_mut().header.flags |= AddressHeaderFlags::Nodad;
+            }
+            request.execute().await
         });
     }
 

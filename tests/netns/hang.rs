@@ -1,0 +1,123 @@
+//! A disk that does not answer, and a kernel that takes no orders about devices: links
+//! and frames must not wait for either.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+    thread,
+};
+
+use tempfile::TempDir;
+
+use crate::ipam::{PASSWORD, attach};
+use crate::lab::probe::ping_within;
+use crate::lab::{Container, Host, Lab, ensure, secs};
+
+/// Longer than a silent link lives.
+const HANGS: u64 = 12;
+
+/// What makes a daemon's disk or kernel hang (`lab/hang.c`).
+struct Hang {
+    folder: TempDir,
+}
+
+impl Hang {
+    fn new() -> Self {
+        let folder = tempfile::tempdir().expect("there is a place for files");
+        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/netns/lab/hang.c");
+        let built = Command::new("cc")
+            .args(["-shared", "-fPIC", "-O1", "-Wall", "-Werror", "-o"])
+            .args([&folder.path().join("hang.so"), &source])
+            .status();
+        let built = built.expect("cc runs: Rust needs it, too");
+        assert!(built.success(), "{} is not compiled", source.display());
+        Self { folder }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    fn launch(&self, host: &Host, arguments: &[&str]) {
+        host.start_with(arguments, |command| {
+            command.env("LD_PRELOAD", self.path("hang.so"));
+            command.env("WOVE_HANG", self.folder.path());
+        });
+        host.wait_ready();
+    }
+
+    fn begin(&self, what: &str) {
+        fs::write(self.path(what), "").expect("the folder can be written");
+    }
+
+    fn end(&self, what: &str) {
+        fs::remove_file(self.path(what)).expect("it was made before");
+    }
+}
+
+/// Two hosts with a container each; the first one's disk and kernel can hang.
+fn pair(lab: &Lab, hang: &Hang) -> ([Host; 2], [Container; 2]) {
+    let hosts = ["hangs", "other"].map(|name| lab.host(name));
+    let seed = hosts[1].endpoint().to_string();
+    hosts[1].launch(PASSWORD);
+    hang.launch(&hosts[0], &[PASSWORD, &[seed.as_str()]].concat());
+    let containers = [1, 2].map(Container::new);
+    let addresses = [0, 1].map(|at| attach(&hosts[at], &containers[at], &[]));
+    ping_within(secs(20), &containers[0].netns, addresses[1]);
+    (hosts, containers)
+}
+
+/// What both daemons know of the link between them.
+fn links(hosts: &[Host; 2]) -> [usize; 2] {
+    [0, 1].map(|at| hosts[at].log.count("link down"))
+}
+
+#[test]
+fn a_disk_that_hangs_costs_no_link_and_no_address_is_given_out_twice() {
+    let (lab, hang) = (Lab::new(), Hang::new());
+    lab.tolerate("the disk of the state directory");
+    let (hosts, containers) = pair(&lab, &hang);
+    let (new, before) = (Container::new(3), links(&hosts));
+    hang.begin("disk");
+    thread::scope(|scope| {
+        let attaching = scope.spawn(|| attach(&hosts[0], &new, &[]));
+        hosts[0]
+            .log
+            .wait_for(secs(30), "the disk of the state directory has not answered");
+        thread::sleep(secs(HANGS));
+        assert_eq!(links(&hosts), before, "a link went down");
+        ensure(!attaching.is_finished(), "it is answered, and not kept");
+        hang.end("disk");
+        let address = attaching.join().expect("the address comes at last");
+        ping_within(secs(10), &containers[1].netns, address);
+    });
+    hosts[0]
+        .log
+        .wait_for(secs(10), "the disk of the state directory answers again");
+    hosts[0].kill();
+    hosts[0].relaunch();
+    let known = hosts[0].json(&["ps"]).expect("ps answers");
+    assert_eq!(known.as_array().map(Vec::len), Some(2), "{known}");
+}
+
+#[test]
+fn a_kernel_that_takes_no_orders_costs_no_link() {
+    let (lab, hang) = (Lab::new(), Hang::new());
+    let (hosts, containers) = pair(&lab, &hang);
+    let (new, before) = (Container::new(3), links(&hosts));
+    hang.begin("kernel");
+    // A change that it looks at, and a wish.
+    hosts[0].also_at([10, 99, 0, 201].into());
+    thread::scope(|scope| {
+        let attaching = scope.spawn(|| attach(&hosts[0], &new, &[]));
+        thread::sleep(secs(HANGS));
+        assert_eq!(links(&hosts), before, "a link went down");
+        ensure(!attaching.is_finished(), "the kernel takes no orders");
+        hang.end("kernel");
+        let address = attaching.join().expect("the address comes at last");
+        ping_within(secs(10), &containers[1].netns, address);
+    });
+    let known = hosts[0].json(&["ps"]).expect("ps answers");
+    assert_eq!(known.as_array().map(Vec::len), Some(2), "{known}");
+}

@@ -9,6 +9,11 @@ use proto::{
 
 use super::{Entry, Space};
 
+/// Of more wards than this those that the mesh has forgotten are not kept in mind: a
+/// member that comes by ever new names would fill memory and disk. A peer guards some
+/// dozen, and what its dead wards had others know, too.
+pub(super) const WARDS: usize = 1024;
+
 impl Space {
     /// What a peer says of its space; `from` may be ourselves, when others bring
     /// us what we said before.
@@ -195,10 +200,12 @@ impl Space {
         self.early.remove(&peer);
         self.misled.remove(&peer);
         self.divisions.remove(&peer);
-        let is_ward = self.wards.contains(&peer);
-        if !is_ward {
+        self.foreign.remove(&peer);
+        let is_kept = self.wards.contains(&peer) && self.wards.len() <= WARDS;
+        if !is_kept {
+            self.wards.remove(&peer);
             self.table.remove(&peer);
         }
-        self.concern.forget(peer, !is_ward);
+        self.concern.forget(peer, !is_kept);
     }
 }

@@ -14,6 +14,7 @@ use rand_chacha::ChaCha8Rng;
 
 use super::{
     Init,
+    hear::WARDS,
     world::{World, id},
 };
 use crate::limits;
@@ -266,4 +267,31 @@ fn what_heirs_may_take_is_remembered_for_so_many_lives() {
     }
     let lives: Vec<u32> = space.mine.ceded.iter().map(|(_, life, _)| *life).collect();
     assert_eq!(lives, (371..499).collect::<Vec<_>>());
+}
+
+/// A member comes by ever new names, each of which takes us for its guard or allocates
+/// from another range, and is forgotten by the mesh.
+#[test]
+fn of_members_that_come_and_go_only_so_many_are_kept_in_mind() {
+    let mut world = world();
+    let said = truth(&world).unwrap();
+    let space = world.nodes[0].space.as_mut().unwrap();
+    let (known, wards) = (space.table.len(), space.wards.len());
+    for n in 0..2 * WARDS as u64 {
+        let name = ShortId(n.to_be_bytes());
+        let mut ward = said.clone();
+        ward.guards = vec![id(0)];
+        space.hear_space(name, &ward);
+        space.forget(name);
+        let name = ShortId((n + (1 << 32)).to_be_bytes());
+        let mut foreign = said.clone();
+        foreign.ring.prefix = 8;
+        space.hear_space(name, &foreign);
+        space.forget(name);
+    }
+    assert_eq!(space.wards.len(), WARDS);
+    assert_eq!(space.table.len(), known + WARDS - wards);
+    assert!(space.foreign.is_empty());
+    // Those that we guarded before are among them.
+    assert!((1..=HONEST).all(|peer| space.table.contains_key(&id(peer))));
 }

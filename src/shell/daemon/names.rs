@@ -18,7 +18,7 @@ use super::{
     dress::{Dressed, Dressing, Inside},
     keeper::Document,
     kept::{Kept, Key, restore},
-    work::{Answer, Done, done, failure},
+    work::{Answer, Done, answer_of, failure},
 };
 use crate::{
     engine::{Attachment, DnsCommand, Naming, Reply, Snapshot, status::DnsStatus},
@@ -479,7 +479,7 @@ impl Daemon {
             Ok(Reply::Done) => {
                 self.tell_names();
                 self.save_names_then(|kept| {
-                    let _ = reply.send(done(kept, Reply::Done));
+                    let _ = reply.send(answer_of(kept, Reply::Done));
                 });
             }
             answer => {

@@ -101,7 +101,7 @@ pub(super) fn ended(result: &Result<()>) -> Answer {
 }
 
 /// What is answered when something was done, which may not be kept.
-pub(super) fn done(kept: &Result<()>, reply: Reply) -> Answer {
+pub(super) fn answer_of(kept: &Result<()>, reply: Reply) -> Answer {
     match kept {
         Ok(()) => Ok(reply),
         Err(error) => Err(Failure {
@@ -453,7 +453,7 @@ impl Daemon {
         self.tell_names();
         self.save_attachments(|kept| {
             if let Some(reply) = reply {
-                let _ = reply.send(done(kept, Reply::Attached(attachment)));
+                let _ = reply.send(answer_of(kept, Reply::Attached(attachment)));
             }
         });
     }

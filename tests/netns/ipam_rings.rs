@@ -6,7 +6,7 @@ use std::thread;
 
 use hickory_proto::rr::RecordType::A;
 
-use crate::ipam::{PASSWORD, attach, ipam, owned_by};
+use crate::ipam::{PASSWORD, attach, ipam, owned_by, refused};
 use crate::lab::probe::{ping_within, resolve};
 use crate::lab::{Container, Host, Lab, ensure, eventually, secs};
 
@@ -161,4 +161,17 @@ fn seeds_divide_without_a_vote() {
         .map(|(at, n)| attach([&a, &b][at % 2], n, &[]));
     let all: BTreeSet<Ipv4Addr> = given.chain([x, y]).collect();
     assert_eq!(all.len(), 8);
+}
+
+#[test]
+fn who_resumes_divides_no_more_alone_than_at_first() {
+    let lab = Lab::new();
+    let host = lab.host("a");
+    let seeds = ["10.99.200.1", "10.99.200.2"];
+    host.launch(&[PASSWORD, &seeds[..]].concat());
+    host.kill();
+    host.launch(&[PASSWORD, &["--resume"][..]].concat());
+    assert_eq!(host.targets().len(), seeds.len());
+    refused(&host, &["prime"]);
+    assert!(ipam(&host)["ring"].is_null());
 }

@@ -534,8 +534,12 @@ fn space_setup(config: &Config, store: &Store) -> Result<Option<SpaceSetup>> {
     let ranges = Ranges::new(range, config.ipalloc_range6).map_err(anyhow::Error::msg)?;
     let init = match &config.ipalloc_init {
         config::IpallocInit::Consensus(count) => {
-            let targets = config.peers.len() + 1;
-            Init::Consensus(count.map_or(targets, |count| count as usize))
+            // Whoever resumes is no more alone than at the launch before.
+            let seeds = match config.resume {
+                true => store.targets()?.map_or(0, |targets| targets.len()),
+                false => config.peers.len(),
+            };
+            Init::Consensus(count.map_or(seeds + 1, |count| count as usize))
         }
         config::IpallocInit::Seeds(seeds) => {
             Init::Seeds(seeds.iter().map(proto::PeerId::short_id).collect())

@@ -87,6 +87,7 @@ fn a_disk_that_hangs_costs_no_link_and_no_address_is_given_out_twice() {
             .wait_for(secs(30), "the disk of the state directory has not answered");
         thread::sleep(secs(HANGS));
         assert_eq!(links(&hosts), before, "a link went down");
+        hosts[0].status().expect("clients are served");
         ensure(!attaching.is_finished(), "it is answered, and not kept");
         hang.end("disk");
         let address = attaching.join().expect("the address comes at last");
@@ -113,6 +114,7 @@ fn a_kernel_that_takes_no_orders_costs_no_link() {
         let attaching = scope.spawn(|| attach(&hosts[0], &new, &[]));
         thread::sleep(secs(HANGS));
         assert_eq!(links(&hosts), before, "a link went down");
+        hosts[0].status().expect("clients are served");
         ensure(!attaching.is_finished(), "the kernel takes no orders");
         hang.end("kernel");
         let address = attaching.join().expect("the address comes at last");

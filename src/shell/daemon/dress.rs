@@ -18,6 +18,7 @@ use super::{
 use crate::{
     engine::Naming,
     shell::{
+        config::check_name,
         dns::{Door, INSIDE},
         etc::{self, Changed, Place},
         netns::Identity,
@@ -246,6 +247,23 @@ fn hosts(before: &str, inside: &[&Inside], domain: &str) -> String {
         out += "# Written by wove\n";
     }
     out + &lines
+}
+
+/// What a namespace is called unless the operator says: the name that it has for
+/// `ip netns`, or the host name of a process that has one of its own.
+pub(super) fn default_name(netns: &Path) -> Option<String> {
+    let name = match Place::of(netns)? {
+        Place::Named(name) => name,
+        Place::Process(pid) => etc::host_name(pid)?,
+    };
+    let canonical = check_name(&name).ok();
+    if canonical.is_none() {
+        tracing::info!(
+            name,
+            "a container's own name cannot be told: give it one with --name"
+        );
+    }
+    canonical
 }
 
 #[cfg(test)]

@@ -21,6 +21,7 @@ mod keeper;
 mod kept;
 mod names;
 mod network;
+mod setup;
 mod space;
 mod turns;
 mod work;
@@ -36,7 +37,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, anyhow};
-use rand::{SeedableRng, TryRngCore, rngs::OsRng};
+use rand::SeedableRng;
 use rand_chacha::ChaCha20Rng;
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
@@ -57,11 +58,8 @@ use super::{
     udp::{SendBatch, UdpSocket},
     web,
 };
-use crate::engine::{
-    Attachment, CAPABILITIES, Event, Origin, Ranges, Router, RouterConfig, SpaceSetup, Upcall,
-};
+use crate::engine::{Attachment, Event, Origin, Router, Upcall};
 use fast::Fast;
-use gossip::space::{Init, SpaceConfig};
 use keeper::{Document, Keeper};
 use names::{Names, VIGIL};
 use network::Network;
@@ -176,12 +174,12 @@ impl Daemon {
         log: LogControl,
         beside: tokio::runtime::Handle,
     ) -> Result<Self> {
-        config.nickname = config.nickname.or_else(host_name);
+        config.nickname = config.nickname.or_else(setup::host_name);
         let store = Arc::new(Store::open(&config.state_dir)?);
         let mut rng = ChaCha20Rng::from_os_rng();
         let identity = network::identity(&store, &mut rng)?;
         let network = Network::load(&store, &config.secrets, &mut rng)?;
-        let space = space_setup(&config, &store)?;
+        let space = setup::space_setup(&config, &store)?;
         let epoch = store.next_epoch()?;
         let keeper = Keeper::start(Arc::clone(&store)).context("cannot start a thread")?;
         let (handle, requests) = Handle::channel();
@@ -207,7 +205,7 @@ impl Daemon {
         let tap = Arc::new(Tap::open(&host_config.tap)?);
         let interfaces = host.set_up(host_config.clone()).await?;
         let mut router = Router::new(
-            router_config(&config, space, epoch, (underlay, mtu))?,
+            setup::router_config(&config, space, epoch, (underlay, mtu))?,
             identity,
             network.secrets().to_vec(),
             Instant::now(),
@@ -524,91 +522,6 @@ async fn serve(
         tokio::spawn(web::serve(listener, handle, stopped));
     }
     Ok(stop)
-}
-
-/// How this peer takes part in the address space; none without a range.
-fn space_setup(config: &Config, store: &Store) -> Result<Option<SpaceSetup>> {
-    let Some(range) = config.ipalloc_range else {
-        return Ok(None);
-    };
-    let ranges = Ranges::new(range, config.ipalloc_range6).map_err(anyhow::Error::msg)?;
-    let init = match &config.ipalloc_init {
-        config::IpallocInit::Consensus(count) => {
-            // Whoever resumes is no more alone than at the launch before.
-            let seeds = match config.resume {
-                true => store.targets()?.map_or(0, |targets| targets.len()),
-                false => config.peers.len(),
-            };
-            Init::Consensus(count.map_or(seeds + 1, |count| count as usize))
-        }
-        config::IpallocInit::Seeds(seeds) => {
-            Init::Seeds(seeds.iter().map(proto::PeerId::short_id).collect())
-        }
-        config::IpallocInit::Observer => Init::Observer,
-    };
-    Ok(Some(SpaceSetup {
-        config: SpaceConfig {
-            base: range.network(),
-            prefix: range.prefix_len(),
-            range6: ranges.range6(),
-            init,
-            dead_after: config.ipalloc_dead_after,
-        },
-        saved: ipam::load(store, range)?,
-    }))
-}
-
-fn router_config(
-    config: &Config,
-    space: Option<SpaceSetup>,
-    epoch: u64,
-    (underlay, mtu): (u32, u32),
-) -> Result<RouterConfig> {
-    let mut mesh = gossip::Config {
-        discovery: config.discovery,
-        ..gossip::Config::default()
-    };
-    if let Some(limit) = config.conn_limit {
-        mesh.link_limit = usize::try_from(limit).unwrap_or(usize::MAX).min(320);
-    }
-    Ok(RouterConfig {
-        nickname: config.nickname.clone().unwrap_or_default(),
-        port: config.port,
-        encrypt: config.encrypt,
-        rekey_after: config.rekey_after,
-        epoch,
-        datagram_limit: datagram_limit(underlay),
-        mtu,
-        bridge: config.bridge.clone(),
-        mesh,
-        space,
-        seed: {
-            let mut seed = [0; 32];
-            OsRng
-                .try_fill_bytes(&mut seed)
-                .context("the kernel gives no randomness")?;
-            seed
-        },
-        version: env!("CARGO_PKG_VERSION").to_owned(),
-        capabilities: CAPABILITIES,
-    })
-}
-
-/// The host's name, at most 64 bytes of it.
-fn host_name() -> Option<String> {
-    let name = std::fs::read_to_string("/proc/sys/kernel/hostname").ok()?;
-    Some(
-        name.trim()
-            .chars()
-            .filter(char::is_ascii)
-            .take(64)
-            .collect(),
-    )
-}
-
-/// The largest UDP payload over IPv4 on an underlay of that MTU.
-fn datagram_limit(underlay: u32) -> usize {
-    usize::try_from(underlay).unwrap_or(1500).saturating_sub(28)
 }
 
 struct Signals {

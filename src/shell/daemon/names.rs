@@ -15,7 +15,7 @@ use tokio::sync::oneshot;
 
 use super::{
     Daemon,
-    dress::{Dressed, Dressing, Inside},
+    dress::{Dressed, Dressing, Inside, default_name},
     keeper::Document,
     kept::{Kept, Key, restore},
     work::{Answer, Done, answer_of, failure},
@@ -25,7 +25,7 @@ use crate::{
     shell::{
         config::{DnsConfig, check_name},
         dns::{Door, Resolver, Settings, Surroundings},
-        etc::{self, Place},
+        etc::Place,
         netns::{self, Identity, Namespace},
         store::Store,
     },
@@ -583,21 +583,4 @@ impl Daemon {
 pub(super) async fn open_door(netns: &Path) -> Result<(Door, Identity)> {
     let namespace = Namespace::open(netns)?;
     Ok((Door::inside(&namespace).await?, namespace.identity()))
-}
-
-/// What a namespace is called unless the operator says: the name that it has for
-/// `ip netns`, or the host name of a process that has one of its own.
-fn default_name(netns: &Path) -> Option<String> {
-    let name = match Place::of(netns)? {
-        Place::Named(name) => name,
-        Place::Process(pid) => etc::host_name(pid)?,
-    };
-    let canonical = check_name(&name).ok();
-    if canonical.is_none() {
-        tracing::info!(
-            name,
-            "a container's own name cannot be told: give it one with --name"
-        );
-    }
-    canonical
 }

@@ -73,53 +73,50 @@ fn links(hosts: &[Host; 2]) -> [usize; 2] {
     [0, 1].map(|at| hosts[at].log.count("link down"))
 }
 
-#[test]
-fn a_disk_that_hangs_costs_no_link_and_no_address_is_given_out_twice() {
-    let (lab, hang) = (Lab::new(), Hang::new());
-    lab.tolerate("the disk of the state directory");
-    let (hosts, containers) = pair(&lab, &hang);
+/// Attaches one more container to the host of which this hangs: longer than a silent
+/// link lives, and until `noticed`.
+fn attach_late(lab: &Lab, what: &str, noticed: impl FnOnce(&Host)) -> (Host, Vec<Container>) {
+    let hang = Hang::new();
+    let (hosts, containers) = pair(lab, &hang);
     let (new, before) = (Container::new(3), links(&hosts));
-    hang.begin("disk");
+    hang.begin(what);
     thread::scope(|scope| {
         let attaching = scope.spawn(|| attach(&hosts[0], &new, &[]));
-        hosts[0]
-            .log
-            .wait_for(secs(30), "the disk of the state directory has not answered");
+        noticed(&hosts[0]);
         thread::sleep(secs(HANGS));
         assert_eq!(links(&hosts), before, "a link went down");
         hosts[0].status().expect("clients are served");
-        ensure(!attaching.is_finished(), "it is answered, and not kept");
-        hang.end("disk");
+        ensure(!attaching.is_finished(), "it is done already");
+        hang.end(what);
         let address = attaching.join().expect("the address comes at last");
         ping_within(secs(10), &containers[1].netns, address);
     });
-    hosts[0]
-        .log
-        .wait_for(secs(10), "the disk of the state directory answers again");
-    hosts[0].kill();
-    hosts[0].relaunch();
     let known = hosts[0].json(&["ps"]).expect("ps answers");
     assert_eq!(known.as_array().map(Vec::len), Some(2), "{known}");
+    let [host, _] = hosts;
+    (host, containers.into_iter().chain([new]).collect())
+}
+
+#[test]
+fn a_disk_that_hangs_costs_no_link_and_no_attachment() {
+    let lab = Lab::new();
+    lab.tolerate("the disk of the state directory");
+    let (host, _containers) = attach_late(&lab, "disk", |host| {
+        let said = "the disk of the state directory has not answered";
+        host.log.wait_for(secs(30), said);
+    });
+    let said = "the disk of the state directory answers again";
+    host.log.wait_for(secs(10), said);
+    let known = host.json(&["ps"]).expect("ps answers");
+    host.kill();
+    host.relaunch();
+    assert_eq!(host.json(&["ps"]).expect("ps answers"), known);
 }
 
 #[test]
 fn a_kernel_that_takes_no_orders_costs_no_link() {
-    let (lab, hang) = (Lab::new(), Hang::new());
-    let (hosts, containers) = pair(&lab, &hang);
-    let (new, before) = (Container::new(3), links(&hosts));
-    hang.begin("kernel");
-    // A change that it looks at, and a wish.
-    hosts[0].also_at([10, 99, 0, 201].into());
-    thread::scope(|scope| {
-        let attaching = scope.spawn(|| attach(&hosts[0], &new, &[]));
-        thread::sleep(secs(HANGS));
-        assert_eq!(links(&hosts), before, "a link went down");
-        hosts[0].status().expect("clients are served");
-        ensure(!attaching.is_finished(), "the kernel takes no orders");
-        hang.end("kernel");
-        let address = attaching.join().expect("the address comes at last");
-        ping_within(secs(10), &containers[1].netns, address);
-    });
-    let known = hosts[0].json(&["ps"]).expect("ps answers");
-    assert_eq!(known.as_array().map(Vec::len), Some(2), "{known}");
+    let lab = Lab::new();
+    // A change that it looks at.
+    let change = |host: &Host| host.also_at([10, 99, 0, 201].into());
+    attach_late(&lab, "kernel", change);
 }

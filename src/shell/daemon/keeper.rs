@@ -13,7 +13,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::Result;
+use anyhow::{Result, anyhow};
 use tokio::{
     sync::{Notify, oneshot},
     time::timeout,
@@ -25,6 +25,8 @@ use crate::shell::store::Store;
 const AGAIN: Duration = Duration::from_secs(1);
 /// A disk that takes longer is said to be slow.
 const SLOW: Duration = Duration::from_secs(3);
+/// How many may wait for one document; more have the first ones turned away.
+const WAITING: usize = 64;
 /// How long the disk has for what still waits when the daemon ends.
 const FAREWELL: Duration = Duration::from_secs(5);
 
@@ -115,14 +117,18 @@ impl Keeper {
         then: impl FnOnce(&Result<()>) + Send + 'static,
     ) {
         let mut desk = self.shared.desk();
-        let waiting = desk.orders.remove(&document);
-        let mut waiting = waiting.map_or_else(Vec::new, |order| order.then);
+        let before = desk.orders.remove(&document);
+        let again = before.as_ref().is_some_and(|order| order.again);
+        let mut waiting = before.map_or_else(Vec::new, |order| order.then);
+        if waiting.len() >= WAITING {
+            waiting.remove(0)(&Err(anyhow!("the disk of the state directory is too slow")));
+        }
         waiting.push(Box::new(then));
         let order = Order {
             write: Box::new(write),
             then: waiting,
             due: Instant::now(),
-            again: false,
+            again,
         };
         desk.orders.insert(document, order);
         self.shared.changed.notify_all();
@@ -311,7 +317,8 @@ mod tests {
         });
         begun.recv_timeout(LONG).unwrap();
         let (tell, told) = mpsc::channel();
-        for n in 0..1000 {
+        let count = 10 * WAITING;
+        for n in 0..count {
             let tell = tell.clone();
             keeper.keep(
                 Document::Targets,
@@ -319,7 +326,13 @@ mod tests {
                 move |result| tell.send((n, result.is_ok())).unwrap(),
             );
         }
-        assert!(keeper.shared.desk().orders.len() == 1 && told.try_recv().is_err());
+        assert_eq!(keeper.shared.desk().orders.len(), 1);
+        let turned_away: Vec<_> = told.try_iter().collect();
+        assert!(
+            turned_away
+                .into_iter()
+                .eq((0..count - WAITING).map(|n| (n, false)))
+        );
         go_on.send(()).unwrap();
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
@@ -330,8 +343,14 @@ mod tests {
             keeper.end().await.unwrap();
         });
         // Everybody who waited hears of it.
-        assert!(told.try_iter().eq((0..1000).map(|n| (n, true))));
-        assert_eq!(store.targets().unwrap().unwrap(), ["h:999"]);
+        assert!(
+            told.try_iter()
+                .eq((count - WAITING..count).map(|n| (n, true)))
+        );
+        assert_eq!(
+            store.targets().unwrap().unwrap(),
+            [format!("h:{}", count - 1)]
+        );
         assert!(Arc::into_inner(store).is_some(), "the thread has ended");
     }
 }

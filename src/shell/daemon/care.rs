@@ -31,7 +31,7 @@ impl Daemon {
             self.repair();
         }
         self.keeper.watch();
-        self.care_for_fast().await;
+        self.care_for_fast();
         self.follow_strayed();
     }
 
@@ -49,7 +49,7 @@ impl Daemon {
             tap = self.host_config.tap,
             "repaired: the data threads had ended: started again on a new TAP device"
         );
-        self.make_fast().await;
+        self.remake_fast(None);
         Ok(())
     }
 
@@ -66,7 +66,7 @@ impl Daemon {
 
     /// Looks at the tunnel and at the addresses of this host. On a busy host the kernel
     /// may take seconds to answer.
-    fn survey(&mut self) {
+    pub(super) fn survey(&mut self) {
         if std::mem::replace(&mut self.surveying, true) {
             self.survey_again = true;
             return;

@@ -2,17 +2,14 @@
 
 use std::time::Instant;
 
-use anyhow::Result;
 use gossip::Target;
-use rand::SeedableRng;
-use rand_chacha::ChaCha20Rng;
 
 use super::{
     Daemon, Ending,
-    work::{Answer, HOST, failure},
+    work::{Answer, HOST},
 };
 use crate::{
-    engine::{Command, Failure, Reply, Status, TokenCommand},
+    engine::{Command, Failure, Reply, Status},
     shell::{api::Request, config::DEFAULT_PORT},
 };
 
@@ -73,6 +70,7 @@ impl Daemon {
             Command::Stop => return self.ending = Some((Ending::Stop, Some(reply))),
             Command::Reset => return self.leave_for_good(reply),
             Command::Dns(command) => return self.dns(command, reply),
+            Command::Token(command) => return self.token(&command, reply),
             Command::Connect { peers, replace } => self.connect(&peers, replace),
             Command::Forget { peers } => self.forget(&peers),
             Command::Status => Ok(Reply::Status(Box::new(self.status()))),
@@ -80,7 +78,6 @@ impl Daemon {
             Command::Ps => Ok(Reply::Attachments {
                 attachments: self.attachments.clone(),
             }),
-            Command::Token(command) => self.token(&command).map_err(|error| failure(&error)),
             Command::LogLevel { filter } => match self.log.set(&filter) {
                 Ok(()) => Ok(Reply::Done),
                 Err(error) => Err(Failure {
@@ -156,30 +153,6 @@ impl Daemon {
             },
         });
         Ok(Reply::Report { report })
-    }
-
-    fn token(&mut self, command: &TokenCommand) -> Result<Reply> {
-        let host = self.join_host();
-        match command {
-            TokenCommand::Show => {}
-            TokenCommand::Add { token } => {
-                let mut rng = ChaCha20Rng::from_os_rng();
-                let secret = self.network.add(token.as_deref(), &self.store, &mut rng)?;
-                self.router.set_secrets(self.network.secrets().to_vec());
-                let Reply::Token { join, accepted, .. } = self.network.show(&host) else {
-                    return Ok(Reply::Done);
-                };
-                return Ok(Reply::Token {
-                    token: secret.token(),
-                    join,
-                    accepted,
-                });
-            }
-            TokenCommand::Prefer { token } => self.network.prefer(token, &self.store)?,
-            TokenCommand::Remove { token } => self.network.remove(token, &self.store)?,
-        }
-        self.router.set_secrets(self.network.secrets().to_vec());
-        Ok(self.network.show(&host))
     }
 }
 

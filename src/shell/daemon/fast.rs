@@ -1,10 +1,18 @@
 //! The fast path of this host: made at launch, put right, fed and read.
 //!
-//! What goes wrong here is a reason in `status`, never the end of the daemon:
-//! sleeve carries everything.
+//! ```text
+//! Failed ──after a pause──▶ Making ──it stands──▶ Ready
+//!    ▲                        │  ▲                  │
+//!    └──── the kernel refuses ┘  └── it is damaged ─┘
+//! ```
+//!
+//! It is made beside the loop, for the kernel may take seconds. What goes wrong
+//! here is a reason in `status`, never the end of the daemon: sleeve carries
+//! everything.
 
 use std::{
     collections::BTreeSet,
+    mem,
     net::IpAddr,
     sync::Arc,
     thread::{self, JoinHandle},
@@ -12,14 +20,15 @@ use std::{
 };
 
 use anyhow::{Context, Result};
+use tokio::task::{self, block_in_place};
 
-use super::Daemon;
+use super::{Daemon, work::Done};
 use crate::{
     engine::{FastSetup, Router, Upcall, fastdp::Bar},
     shell::{
         esp::{self, Checked, KernelEsp},
         fastdp::FastDp,
-        host::{Tunnel, TunnelConfig},
+        host::{Host, Tunnel, TunnelConfig},
         tunnel::TunnelSocket,
         xfrm,
     },
@@ -43,6 +52,8 @@ const ESP_RETRY: Duration = Duration::from_secs(60);
 pub(super) struct Fast {
     config: TunnelConfig,
     state: State,
+    /// What makes it.
+    making: Option<task::JoinHandle<()>>,
     /// Its encryption, or why there is none.
     esp: Result<Box<KernelEsp>, String>,
     /// Whether the kernel has ESP by now is being asked: it may look for modules
@@ -61,6 +72,15 @@ enum State {
         why: String,
         retry_at: Instant,
     },
+    /// It is being made.
+    Making {
+        /// Why there was none before, as it was told.
+        told: String,
+        /// What was wrong with the former one.
+        fault: Option<String>,
+        /// Something changed meanwhile: it is to be made once more.
+        again: bool,
+    },
     Ready(Box<Ready>),
 }
 
@@ -68,6 +88,60 @@ struct Ready {
     kernel: FastDp,
     tunnel: Tunnel,
     socket: Arc<TunnelSocket>,
+}
+
+/// What it takes to make it.
+struct Maker {
+    host: Arc<Host>,
+    config: TunnelConfig,
+    bound: Option<IpAddr>,
+    /// The programs of the former one.
+    kernel: Option<FastDp>,
+    /// Whether there is no encryption yet.
+    clear: bool,
+}
+
+/// What came of it.
+pub(super) struct Made {
+    ready: Result<Ready>,
+    /// The encryption, if it was tried.
+    esp: Option<Result<Box<KernelEsp>, String>>,
+}
+
+impl Maker {
+    async fn make(self) -> Made {
+        let mut esp = None;
+        let ready = self.try_make(&mut esp).await;
+        Made { ready, esp }
+    }
+
+    async fn try_make(self, esp: &mut Option<Result<Box<KernelEsp>, String>>) -> Result<Ready> {
+        let (host, config, bound) = (&self.host, &self.config, self.bound);
+        let is_first = self.kernel.is_none();
+        let mut kernel = match self.kernel {
+            Some(kernel) => kernel,
+            None => {
+                let loaded = block_in_place(|| FastDp::load(bound));
+                loaded.context("the kernel refuses BPF")?
+            }
+        };
+        let made = host.make_tunnel(config).await;
+        let tunnel = made.context("the kernel refuses VXLAN")?;
+        if is_first && self.clear {
+            let raised = block_in_place(|| KernelEsp::raise(config, bound));
+            *esp = Some(raised.map(Box::new));
+        }
+        let attached = block_in_place(|| kernel.attach(config, tunnel));
+        attached.context("the kernel refuses BPF")?;
+        host.raise_tunnel(config).await?;
+        let socket = block_in_place(|| TunnelSocket::open(tunnel.device));
+        let socket = socket.context("no packet socket: wove needs CAP_NET_RAW")?;
+        Ok(Ready {
+            kernel,
+            tunnel,
+            socket: Arc::new(socket),
+        })
+    }
 }
 
 impl Fast {
@@ -84,6 +158,7 @@ impl Fast {
         Self {
             config,
             state,
+            making: None,
             esp: Err("kernel's ESP is not set up".to_owned()),
             esp_asked: None,
             esp_at: now,
@@ -101,22 +176,78 @@ impl Daemon {
             self.remove_fast().await;
             return self.tell_fast();
         }
-        let now = Instant::now();
-        let before = std::mem::replace(
-            &mut self.fast.state,
-            State::Failed {
-                why: String::new(),
-                retry_at: now + RETRY,
-            },
-        );
-        let (kernel, told) = match before {
-            State::Ready(ready) => (Some(ready.kernel), String::new()),
-            State::Failed { why, .. } => (None, why),
-            State::Off => return,
+        let Some(maker) = self.begin_fast(None) else {
+            return;
         };
-        self.fast.state = match self.try_fast(kernel).await {
-            Ok(ready) => {
+        let made = self.beside.spawn(maker.make()).await;
+        self.handle_made(made.unwrap_or_else(|error| Made {
+            ready: Err(error.into()),
+            esp: None,
+        }));
+    }
+
+    /// Makes it anew beside the loop, for this fault of the former one if there was one.
+    pub(super) fn remake_fast(&mut self, fault: Option<String>) {
+        let Some(maker) = self.begin_fast(fault) else {
+            return;
+        };
+        let done = self.done_tx.clone();
+        self.fast.making = Some(self.beside.spawn(async move {
+            let made = maker.make().await;
+            let _ = done.send(Done::Fast(Box::new(made))).await;
+        }));
+    }
+
+    /// From now on it is being made. None if it is not wanted, or is being made already.
+    fn begin_fast(&mut self, fault: Option<String>) -> Option<Maker> {
+        let (kernel, told) = match mem::replace(&mut self.fast.state, State::Off) {
+            State::Off => return None,
+            State::Making { told, fault, .. } => {
+                self.fast.state = State::Making {
+                    told,
+                    fault,
+                    again: true,
+                };
+                return None;
+            }
+            State::Failed { why, .. } => (None, why),
+            State::Ready(mut ready) => {
+                // Frames would go nowhere while there is no device.
+                ready.kernel.hold(true);
+                (Some(ready.kernel), String::new())
+            }
+        };
+        self.fast.state = State::Making {
+            told,
+            fault,
+            again: false,
+        };
+        Some(Maker {
+            host: Arc::clone(&self.host),
+            config: self.fast.config.clone(),
+            bound: self.config.host,
+            kernel,
+            clear: self.fast.esp.is_err(),
+        })
+    }
+
+    /// It stands, or cannot be made.
+    pub(super) fn handle_made(&mut self, made: Made) {
+        let State::Making { told, fault, again } = &mut self.fast.state else {
+            return;
+        };
+        let (told, fault, again) = (mem::take(told), fault.take(), *again);
+        let now = Instant::now();
+        if let Some(esp) = made.esp {
+            (self.fast.esp, self.fast.esp_at) = (esp, now + CHECK);
+        }
+        self.fast.state = match made.ready {
+            Ok(mut ready) => {
+                ready.kernel.hold(false);
                 self.plane.listen_to(Some(Arc::clone(&ready.socket)));
+                if let Some(what) = fault {
+                    tracing::warn!("repaired: {what}: made again");
+                }
                 State::Ready(Box::new(ready))
             }
             Err(error) => {
@@ -133,37 +264,12 @@ impl Daemon {
         };
         self.apply_fast();
         self.tell_fast();
-    }
-
-    async fn try_fast(&mut self, kernel: Option<FastDp>) -> Result<Ready> {
-        let config = &self.fast.config;
-        let is_first = kernel.is_none();
-        let mut kernel = match kernel {
-            Some(mut kernel) => {
-                kernel.hold(true);
-                kernel
-            }
-            None => FastDp::load(self.config.host).context("the kernel refuses BPF")?,
-        };
-        let made = self.host.make_tunnel(config).await;
-        let tunnel = made.context("the kernel refuses VXLAN")?;
-        if is_first && self.fast.esp.is_err() {
-            self.fast.esp = KernelEsp::raise(config, self.config.host).map(Box::new);
-            self.fast.esp_at = Instant::now() + CHECK;
+        if again {
+            self.remake_fast(None);
+        } else {
+            // What became of it meanwhile was not looked at.
+            self.survey();
         }
-        kernel
-            .attach(config, tunnel)
-            .context("the kernel refuses BPF")?;
-        self.host.raise_tunnel(config).await?;
-        let socket = TunnelSocket::open(tunnel.device)
-            .context("no packet socket: wove needs CAP_NET_RAW")?;
-        kernel.hold(false);
-        kernel.apply(&self.router.snapshot());
-        Ok(Ready {
-            kernel,
-            tunnel,
-            socket: Arc::new(socket),
-        })
     }
 
     fn tell_fast(&mut self) {
@@ -173,7 +279,7 @@ impl Daemon {
                 why: "--no-fastdp given".to_owned(),
                 disabled: true,
             }),
-            State::Failed { why, .. } => Err(Bar::Host {
+            State::Failed { why, .. } | State::Making { told: why, .. } => Err(Bar::Host {
                 why: why.clone(),
                 disabled: false,
             }),
@@ -191,32 +297,27 @@ impl Daemon {
     pub(super) fn tunnel(&self) -> Option<(TunnelConfig, Tunnel)> {
         match &self.fast.state {
             State::Ready(ready) => Some((self.fast.config.clone(), ready.tunnel)),
-            State::Failed { .. } | State::Off => None,
+            State::Failed { .. } | State::Making { .. } | State::Off => None,
         }
     }
 
     /// It was looked whether everything of a tunnel is still there.
-    pub(super) async fn handle_fault(&mut self, tunnel: Tunnel, fault: Result<Option<String>>) {
+    pub(super) fn handle_fault(&mut self, tunnel: Tunnel, fault: Result<Option<String>>) {
         match fault {
             Ok(None) => {}
             // Another was made meanwhile.
             Ok(Some(_)) if self.tunnel().is_none_or(|(_, known)| known != tunnel) => {}
-            Ok(Some(what)) => {
-                self.make_fast().await;
-                if let State::Ready(_) = self.fast.state {
-                    tracing::warn!("repaired: {what}: made again");
-                }
-            }
+            Ok(Some(what)) => self.remake_fast(Some(what)),
             Err(error) => tracing::debug!("the fast path cannot be looked at: {error:#}"),
         }
     }
 
     /// What has to be done now and then.
-    pub(super) async fn care_for_fast(&mut self) {
+    pub(super) fn care_for_fast(&mut self) {
         let now = Instant::now();
         match &self.fast.state {
-            State::Failed { retry_at, .. } if now >= *retry_at => self.make_fast().await,
-            State::Failed { .. } | State::Off => {}
+            State::Failed { retry_at, .. } if now >= *retry_at => self.remake_fast(None),
+            State::Failed { .. } | State::Making { .. } | State::Off => {}
             State::Ready(_) => {
                 self.report_awake(now);
                 self.care_for_esp(now);
@@ -334,6 +435,11 @@ impl Daemon {
     /// Takes everything off the host again.
     pub(super) async fn remove_fast(&mut self) {
         self.plane.listen_to(None);
+        if let Some(making) = self.fast.making.take() {
+            making.abort();
+            // It ends where it waits, and must not make anything any more.
+            let _ = making.await;
+        }
         self.fast.esp = Err("kernel's ESP was taken out".to_owned());
         if let Err(error) = esp::take_down(&self.host, &self.fast.config).await {
             tracing::warn!("something of the fast path stays: {error:#}");

@@ -335,7 +335,7 @@ impl Daemon {
                     self.router.handle_hang_up(address, Instant::now());
                 }
                 Some(request) = self.requests.recv() => self.take_turn(request),
-                Some(done) = self.done.recv() => self.handle_done(done).await,
+                Some(done) = self.done.recv() => self.handle_done(done),
                 () = self.keeper.space_kept() => self.router.space_kept(Instant::now()),
                 _ = changes.changed() => self.care_for_host(),
                 _ = vigil.tick(), if self.names.has_doors() => self.keep_vigil(),

@@ -1,12 +1,20 @@
 //! The peer's identity and the secrets of its network: from the command line,
 //! from the state directory, or made now.
 
-use anyhow::{Context, Result, bail};
-use crypto::{Identity, Secret};
-use rand::CryptoRng;
+use std::sync::Arc;
 
+use anyhow::{Context, Result, anyhow, bail, ensure};
+use crypto::{Identity, Secret};
+use rand::{CryptoRng, SeedableRng};
+use rand_chacha::ChaCha20Rng;
+use tokio::{sync::oneshot, task::spawn_blocking};
+
+use super::{
+    Daemon,
+    work::{Answer, Done, failure},
+};
 use crate::{
-    engine::Reply,
+    engine::{Reply, TokenCommand},
     shell::{config::Secrets, store::Store},
 };
 
@@ -28,6 +36,15 @@ pub(super) fn identity(store: &Store, rng: &mut impl CryptoRng) -> Result<Identi
 pub(super) struct Network {
     secrets: Vec<Secret>,
     new: bool,
+    /// Others are on their way to the disk.
+    changing: bool,
+}
+
+/// What the accepted secrets become.
+pub(super) struct Change {
+    secrets: Vec<Secret>,
+    /// The one that was asked to be added.
+    added: Option<Secret>,
 }
 
 impl Network {
@@ -61,20 +78,15 @@ impl Network {
             new = true;
         }
         save(&secrets, store)?;
-        Ok(Self { secrets, new })
+        Ok(Self {
+            secrets,
+            new,
+            changing: false,
+        })
     }
 
     pub(super) fn secrets(&self) -> &[Secret] {
         &self.secrets
-    }
-
-    /// What cannot be kept is not done either: it would be undone by the next launch.
-    fn change(&mut self, store: &Store, change: impl FnOnce(&mut Vec<Secret>)) -> Result<()> {
-        let mut secrets = self.secrets.clone();
-        change(&mut secrets);
-        save(&secrets, store)?;
-        self.secrets = secrets;
-        Ok(())
     }
 
     /// Says how to join a network that was just made.
@@ -94,55 +106,50 @@ impl Network {
         }
     }
 
-    pub(super) fn show(&self, host: &str) -> Reply {
-        let token = self.secrets.first().and_then(Secret::token);
+    /// What a client is shown: the secret that was just added, else the preferred one.
+    fn show(&self, added: Option<&Secret>, host: &str) -> Reply {
+        let shown = added.or(self.secrets.first());
         Reply::Token {
-            token,
+            token: shown.and_then(Secret::token),
             join: self.join(host),
             accepted: self.secrets.len(),
         }
     }
 
-    /// Accepts one more secret, as the last choice.
-    pub(super) fn add(
-        &mut self,
-        token: Option<&str>,
-        store: &Store,
-        rng: &mut impl CryptoRng,
-    ) -> Result<Secret> {
-        let secret = match token {
-            Some(text) => Secret::from_token(text)?,
-            None => Secret::generate(rng),
-        };
-        if self.secrets.contains(&secret) {
-            return Ok(secret);
+    /// What a command makes of the accepted secrets.
+    fn plan(&self, command: &TokenCommand, rng: &mut impl CryptoRng) -> Result<Change> {
+        let mut secrets = self.secrets.clone();
+        let mut added = None;
+        match command {
+            TokenCommand::Show => {}
+            TokenCommand::Add { token } => {
+                let secret = match token {
+                    Some(text) => Secret::from_token(text)?,
+                    None => Secret::generate(rng),
+                };
+                // As the last choice.
+                if !secrets.contains(&secret) {
+                    ensure!(
+                        secrets.len() < MAX_SECRETS,
+                        "{MAX_SECRETS} secrets are accepted already: \
+                         remove one with `wove token remove`"
+                    );
+                    secrets.push(secret.clone());
+                }
+                added = Some(secret);
+            }
+            TokenCommand::Prefer { token } => secrets[..=self.find(token)?].rotate_right(1),
+            TokenCommand::Remove { token } => {
+                let at = self.find(token)?;
+                ensure!(
+                    secrets.len() > 1,
+                    "this is the only secret of the network: \
+                     add another first with `wove token add`"
+                );
+                secrets.remove(at);
+            }
         }
-        if self.secrets.len() >= MAX_SECRETS {
-            bail!(
-                "{MAX_SECRETS} secrets are accepted already: remove one with `wove token remove`"
-            );
-        }
-        self.change(store, |secrets| secrets.push(secret.clone()))?;
-        Ok(secret)
-    }
-
-    /// Makes an accepted secret the first choice.
-    pub(super) fn prefer(&mut self, token: &str, store: &Store) -> Result<()> {
-        let at = self.find(token)?;
-        self.change(store, |secrets| secrets[..=at].rotate_right(1))
-    }
-
-    /// Accepts a secret no longer.
-    pub(super) fn remove(&mut self, token: &str, store: &Store) -> Result<()> {
-        let at = self.find(token)?;
-        if self.secrets.len() == 1 {
-            bail!(
-                "this is the only secret of the network: add another first with `wove token add`"
-            );
-        }
-        self.change(store, |secrets| {
-            secrets.remove(at);
-        })
+        Ok(Change { secrets, added })
     }
 
     fn find(&self, token: &str) -> Result<usize> {
@@ -155,4 +162,55 @@ impl Network {
 fn save(secrets: &[Secret], store: &Store) -> Result<()> {
     let lines: Vec<String> = secrets.iter().map(Secret::line).collect();
     Ok(store.save_network(&lines)?)
+}
+
+impl Daemon {
+    /// Shows or changes the secrets. What cannot be kept is not done either, for the
+    /// next launch would undo it: so they are in force once the disk has taken them.
+    pub(super) fn token(&mut self, command: &TokenCommand, reply: oneshot::Sender<Answer>) {
+        let change = match self.network.plan(command, &mut ChaCha20Rng::from_os_rng()) {
+            Ok(change) => change,
+            Err(error) => return drop(reply.send(Err(failure(&error)))),
+        };
+        if change.secrets == self.network.secrets {
+            let shown = self.network.show(change.added.as_ref(), &self.join_host());
+            return drop(reply.send(Ok(shown)));
+        }
+        if std::mem::replace(&mut self.network.changing, true) {
+            let error = anyhow!("another change of the secrets waits for the disk: try again");
+            return drop(reply.send(Err(failure(&error))));
+        }
+        let (store, done) = (Arc::clone(&self.store), self.done_tx.clone());
+        self.beside.spawn(async move {
+            let secrets = change.secrets.clone();
+            let kept = spawn_blocking(move || save(&secrets, &store)).await;
+            let kept = kept.unwrap_or_else(|error| Err(error.into()));
+            let _ = done
+                .send(Done::Secrets {
+                    change,
+                    kept,
+                    reply,
+                })
+                .await;
+        });
+    }
+
+    pub(super) fn handle_secrets(
+        &mut self,
+        change: Change,
+        kept: Result<()>,
+        reply: oneshot::Sender<Answer>,
+    ) {
+        self.network.changing = false;
+        let answer = match kept {
+            Ok(()) => {
+                self.network.secrets = change.secrets;
+                self.router.set_secrets(self.network.secrets.clone());
+                Ok(self.network.show(change.added.as_ref(), &self.join_host()))
+            }
+            Err(error) => Err(failure(&error)),
+        };
+        // A client that went away needs no answer.
+        let _ = reply.send(answer);
+    }
 }

@@ -12,7 +12,10 @@ use gossip::{DialId, Target};
 use ipnet::IpNet;
 use tokio::{sync::oneshot, time::timeout};
 
-use super::{Daemon, dress::Dressed, follow::Search, ipam::Given, keeper::Document, turns::Place};
+use super::{
+    Daemon, dress::Dressed, fast::Made, follow::Search, ipam::Given, keeper::Document,
+    network::Change, turns::Place,
+};
 use crate::{
     engine::{Attachment, Failure, Naming, Reply},
     shell::{
@@ -73,6 +76,14 @@ pub(super) enum Done {
     Tunnel {
         tunnel: Tunnel,
         fault: Result<Option<String>>,
+    },
+    /// The fast path was made, or not.
+    Fast(Box<Made>),
+    /// The disk has taken other secrets, or not.
+    Secrets {
+        change: Change,
+        kept: Result<()>,
+        reply: oneshot::Sender<Answer>,
     },
     /// The host's addresses were listed.
     Surveyed { addresses: Result<Vec<IpAddr>> },
@@ -366,7 +377,7 @@ impl Daemon {
         });
     }
 
-    pub(super) async fn handle_done(&mut self, done: Done) {
+    pub(super) fn handle_done(&mut self, done: Done) {
         match done {
             Done::Resolved { dial, result } => {
                 self.router.handle_resolved(dial, result, Instant::now())
@@ -399,7 +410,13 @@ impl Daemon {
                 self.release(&unused);
                 let _ = reply.send(Err(failure(&error)));
             }
-            Done::Tunnel { tunnel, fault } => self.handle_fault(tunnel, fault).await,
+            Done::Tunnel { tunnel, fault } => self.handle_fault(tunnel, fault),
+            Done::Fast(made) => self.handle_made(*made),
+            Done::Secrets {
+                change,
+                kept,
+                reply,
+            } => self.handle_secrets(change, kept, reply),
             Done::Surveyed { addresses } => self.handle_surveyed(addresses),
             Done::Repaired { result } => {
                 self.repairing = false;

@@ -128,12 +128,9 @@ fn restart(run: &mut Run<'_>, peer: u32) {
 /// [`MEASURED`] without that, `difference` what they have to learn, in bytes.
 fn meet(run: &mut Run<'_>, dead: &[u32], idle: u64, difference: Option<u64>) {
     let running = run.world.running();
-    let everybody = Numbers::new(&running);
     run.world.shared.wan.heal();
     let (begun, before) = (run.world.now, received(run.world));
-    let mut suspect = 0;
-    let all_reach = |world: &World| world.all_reach(&running, &everybody, &mut suspect);
-    let healed = run.world.run_until(PATIENCE, LOOK, all_reach);
+    let healed = heal(run.world, &running);
     let heal_s = healed.unwrap_or(PATIENCE).as_secs_f64();
     if healed.is_none() {
         run.violated(format!("not one mesh {heal_s} s after the heal"));
@@ -161,6 +158,27 @@ fn meet(run: &mut Run<'_>, dead: &[u32], idle: u64, difference: Option<u64>) {
         run.figures
             .set("heal_bytes_ratio", beyond as f64 / difference as f64);
     }
+}
+
+/// Goes on until everybody reaches everybody. Says how long that took, if it came to it.
+fn heal(world: &mut World, running: &[u32]) -> Option<Duration> {
+    let (begun, everybody) = (world.now, Numbers::new(running));
+    let mut suspect = 0;
+    while !world.all_reach(running, &everybody, &mut suspect) {
+        if world.now.since(begun) >= PATIENCE {
+            return None;
+        }
+        let reaches_all = |peer: &&u32| {
+            let view = world.view(**peer);
+            view.is_some_and(|view| view.reachable_count() + 1 >= running.len())
+        };
+        let (count, all) = (running.iter().filter(reaches_all).count(), running.len());
+        world
+            .progress
+            .phase(format!("partition, {count} of {all} reach all"));
+        world.run_for(LOOK);
+    }
+    Some(world.now - begun)
 }
 
 /// What all peers received so far, in bytes.

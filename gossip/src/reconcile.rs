@@ -21,6 +21,7 @@ use proto::{
 
 use crate::{
     hash::{digest, position},
+    outbox::WAITING,
     replica::Replica,
     sums::Scope,
 };
@@ -191,7 +192,8 @@ pub struct Given {
 }
 
 impl Given {
-    const LIMIT: usize = 512;
+    /// As many as wait to be sent.
+    const LIMIT: usize = WAITING;
     const PAUSE: Duration = Duration::from_millis(400);
 
     /// Notes that a list is given. Says whether it was not given a moment ago.
@@ -306,7 +308,8 @@ struct Want {
 }
 
 impl Wants {
-    const WINDOW: usize = 256;
+    /// Over the longest way each of them takes a third of a second: some thousands a second.
+    const WINDOW: usize = 2048;
     const TRIES: u8 = 3;
     const RETRY: Duration = Duration::from_millis(600);
 

@@ -23,10 +23,8 @@ const RANGES: usize = 28;
 const WANTS: usize = 48;
 /// Digests asked for in one message.
 const GRAFTS: usize = 200;
-/// Sums, lists, backlogs and wants waiting; more are left to the next round. Where two
-/// halves of ten thousand meet, every range of a few records differs: one round has so
-/// many.
-pub(crate) const WAITING: usize = 4096;
+/// Sums, lists, backlogs and wants waiting; more are left to the next round.
+const WAITING: usize = reconcile::ROUND;
 /// Keys kept in backlogs that wait.
 const KEPT: usize = 8192;
 /// Tags and counts around the records of a push.

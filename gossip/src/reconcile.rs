@@ -21,7 +21,6 @@ use proto::{
 
 use crate::{
     hash::{digest, position},
-    outbox::WAITING,
     replica::Replica,
     sums::Scope,
 };
@@ -30,6 +29,8 @@ use crate::{
 pub const FEW: u32 = 12;
 /// Records listed in one message.
 pub const LIST: usize = 22;
+/// Ranges of one round, at most: so many differ where two halves of ten thousand meet.
+pub(crate) const ROUND: usize = 4096;
 /// Into how many parts a range is split.
 const SPLIT: u64 = 8;
 
@@ -192,8 +193,7 @@ pub struct Given {
 }
 
 impl Given {
-    /// As many as wait to be sent.
-    const LIMIT: usize = WAITING;
+    const LIMIT: usize = ROUND;
     const PAUSE: Duration = Duration::from_millis(400);
 
     /// Notes that a list is given. Says whether it was not given a moment ago.

@@ -163,6 +163,11 @@ pub(crate) fn is_guard(said: &Guard) -> bool {
         && said.gone.len() <= space::GONE
         && said.votes.iter().all(|vote| vote.life < space::EPOCH_MAX)
         && said.acks.iter().all(|ack| ack.life <= space::EPOCH_MAX)
+        && said.counted.len() <= space::COUNTED
+        && said.counted.iter().all(|run| {
+            let end = run.start.checked_add(run.len);
+            run.len > 0 && end.is_some() && run.epoch <= space::EPOCH_MAX
+        })
 }
 
 pub(crate) fn is_division(said: &Division) -> bool {

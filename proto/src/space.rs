@@ -43,6 +43,8 @@ pub const FOUNDERS: usize = 48;
 pub const ROLL: usize = 24;
 /// Runs that a census is about.
 pub const CENSUS: usize = 8;
+/// Runs that were counted once, as far as one peer says.
+pub const COUNTED: usize = 16;
 /// The highest epoch of a block, and the highest life, that are believed.
 pub const EPOCH_MAX: u32 = 1 << 30;
 
@@ -191,6 +193,20 @@ pub struct Guard {
     pub votes: Vec<Vote>,
     /// Peers that are gone, by an operator's word.
     pub gone: Vec<ShortId>,
+    /// What all agreed once, with it, that nobody owns: who had some of that has it no more.
+    #[serde(default)]
+    pub counted: Vec<Counted>,
+}
+
+/// A run of which all who were left agreed once that nobody owned it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Counted {
+    /// Offset of its first address.
+    pub start: u32,
+    /// How many addresses.
+    pub len: u32,
+    /// The epoch in the new hands.
+    pub epoch: u32,
 }
 
 /// "I keep this record in mind."
@@ -287,6 +303,13 @@ pub struct Division {
     pub call: Option<Call>,
     /// The census it agrees with, or proposes.
     pub census: Option<Census>,
+    /// The latest census that it proposed, by its id; 0 if none.
+    #[serde(default)]
+    pub begun: u64,
+    /// The latest of its own that it carried out; what it proposed and neither carried out
+    /// nor proposes any more, it gave up.
+    #[serde(default)]
+    pub done: u64,
 }
 
 /// A peer was launched, and asks those who keep its record in mind what they know.
@@ -309,7 +332,7 @@ pub struct Census {
     pub ring: u64,
     /// Who proposes it.
     pub proposer: ShortId,
-    /// Random: tells this census from all others.
+    /// Rises with every census of its proposer.
     pub id: u64,
     /// The epoch in the new hands.
     pub epoch: u32,

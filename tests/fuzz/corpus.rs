@@ -23,8 +23,8 @@ use proto::{
         Topic, Version,
     },
     space::{
-        Ack, Ask, Ballot, Began, Block, Call, Census, Division, Founding, Gift, Guard, Lost,
-        Range6, Ring, Space, Taken, Verdict, Vote,
+        Ack, Ask, Ballot, Began, Block, Call, Census, Counted, Division, Founding, Gift, Guard,
+        Lost, Range6, Ring, Space, Taken, Verdict, Vote,
     },
 };
 
@@ -360,6 +360,11 @@ pub(crate) fn bodies() -> Vec<Vec<u8>> {
             accepted: Some((ballot, Verdict::Lives)),
         }],
         gone: vec![peer],
+        counted: vec![Counted {
+            start: 64,
+            len: 64,
+            epoch: 128,
+        }],
     };
     let division = Division {
         base: 0x0a20_0000,
@@ -387,6 +392,8 @@ pub(crate) fn bodies() -> Vec<Vec<u8>> {
             epoch: 64,
             runs: vec![(16, 8)],
         }),
+        begun: 11,
+        done: 7,
     };
     let name = Name {
         name: "web.api".into(),

@@ -6,15 +6,15 @@
 //! only the others can tell what is *not* lost: what they own. So one of them says
 //! "nobody owns this"; each that is left looks at its own part, and agrees, and from
 //! then on gets nothing of it in any way but from the one that asked. That one takes
-//! it when everybody agrees: all whom any of them ever met and who are not gone.
+//! it when everybody agrees: all whom any of them ever met and who are not gone. It
+//! says so, or that it gave up: those who agreed keep in mind what was taken (`counted`).
 
 use std::collections::BTreeSet;
 
 use proto::{
     ShortId,
-    space::{self as wire, Block, Call, Census, Gift, Verdict, Vote},
+    space::{self as wire, Call, Census, Gift, Verdict, Vote},
 };
-use rand::Rng;
 
 use super::{
     Peers, Space,
@@ -24,8 +24,6 @@ use super::{
 
 /// Far above what anybody who is left may have missed.
 const EPOCH_STEP: u32 = 64;
-/// So many runs that were counted are kept in mind.
-const COUNTED: usize = 128;
 
 impl Space {
     /// Keeps in mind whom we ever met; of too many it matters only that they are.
@@ -115,15 +113,9 @@ impl Space {
     pub(super) fn count(&mut self, peers: &impl Peers) {
         self.strip_the_dead(peers);
         let before = self.census.clone();
-        match &self.census {
+        match &before {
             Some(census) if census.proposer == self.me => self.conduct(peers),
-            Some(census) => {
-                let theirs = self.divisions.get(&census.proposer);
-                let stands = theirs.is_some_and(|theirs| theirs.census.as_ref() == Some(census));
-                if !stands || self.is_dead(census.proposer, peers) {
-                    self.census = None;
-                }
-            }
+            Some(census) => self.follow(census, peers),
             None => {
                 self.agree(peers);
                 if self.census.is_none() {
@@ -155,12 +147,20 @@ impl Space {
         able.min_by_key(|other| key(*other)) == Some(peer)
     }
 
-    /// Whether everybody whom we ever met is there, or dead.
+    /// Whether everybody whom we ever met is there, or dead. Whoever was just launched is not
+    /// there yet: it knows what it owns when its guards have answered.
     fn is_complete(&self, peers: &impl Peers) -> bool {
+        let calls = |peer: &ShortId| {
+            let said = self.divisions.get(peer);
+            said.is_some_and(|said| said.call.is_some())
+        };
         let mut all = self.roll.iter();
         self.recovered
             && self.roll.len() <= wire::ROLL
-            && all.all(|peer| peers.reaches(*peer) || self.is_gone(*peer))
+            && all.all(|peer| match peers.reaches(*peer) {
+                true => !calls(peer),
+                false => self.is_gone(*peer),
+            })
     }
 
     /// What none of the living is known to own.
@@ -193,8 +193,15 @@ impl Space {
     }
 
     fn ask_all(&mut self, peers: &impl Peers) {
-        let somebody_died = self.roll.iter().any(|peer| self.is_dead(*peer, peers));
-        if !somebody_died || !self.is_complete(peers) || !self.is_asker(self.me, peers) {
+        if !self.is_complete(peers) || !self.is_asker(self.me, peers) {
+            return;
+        }
+        // A census that was given up, for somebody came back, leaves things nobody's, too.
+        let mut divisions = self.divisions.values().chain(&self.division);
+        let mut roll = self.roll.iter();
+        let may_lack = roll.any(|peer| self.is_dead(*peer, peers))
+            || divisions.any(|division| division.begun > 0);
+        if !may_lack {
             return;
         }
         let Some(ring) = self.ring else {
@@ -208,11 +215,15 @@ impl Space {
             return;
         }
         let epoch = self.top_epoch(&runs) / EPOCH_STEP + 1;
+        let epoch = epoch.saturating_mul(EPOCH_STEP).min(wire::EPOCH_MAX);
+        let own = self.own_division();
+        own.begun = own.begun.saturating_add(1);
+        let id = own.begun;
         self.census = Some(Census {
             ring: ring.id,
             proposer: self.me,
-            id: self.rng.random(),
-            epoch: epoch.saturating_mul(EPOCH_STEP).min(wire::EPOCH_MAX),
+            id,
+            epoch,
             runs: runs.iter().map(|run| (run.start, run.len())).collect(),
         });
     }
@@ -227,9 +238,11 @@ impl Space {
         let blocks = blocks.chain(ceded).filter(|block| meets(Span::of(block)));
         let gifts = gifts.chain(&self.mine.gifts);
         let gifts = gifts.filter(|gift| meets(Span::new(gift.start, gift.len)));
+        let counted = self.counted.iter().filter(|(run, _)| meets(*run));
         let epochs = blocks.map(|block| block.epoch);
         epochs
             .chain(gifts.map(|gift| gift.epoch))
+            .chain(counted.map(|(_, epoch)| *epoch))
             .max()
             .unwrap_or(0)
     }
@@ -257,14 +270,36 @@ impl Space {
             return;
         }
         self.census = None;
+        self.own_division().done = census.id;
         self.forget_claims_to(&runs, census.epoch, peers);
         for run in &runs {
+            self.note_counted(*run, census.epoch);
             self.gain(*run, census.epoch);
         }
         let count: u32 = runs.iter().map(Span::len).sum();
         self.warn(format!(
             "took {count} addresses that nobody who is left owns, as all of them agreed"
         ));
+    }
+
+    /// What became of a census that we agreed with: its proposer says that, and if it is not
+    /// there to say, the census may have been carried out.
+    fn follow(&mut self, census: &Census, peers: &impl Peers) {
+        let theirs = self.divisions.get(&census.proposer);
+        let is_done = match theirs {
+            _ if !peers.reaches(census.proposer) => true,
+            // We heard nothing, or what was said before.
+            None => return,
+            Some(theirs) if theirs.begun < census.id => return,
+            Some(theirs) if theirs.census.as_ref() == Some(census) => return,
+            Some(theirs) => theirs.done == census.id,
+        };
+        self.census = None;
+        if is_done {
+            for run in runs_of(census) {
+                self.note_counted(run, census.epoch);
+            }
+        }
     }
 
     /// Agrees with a census of another if nothing of it is ours.
@@ -295,9 +330,6 @@ impl Space {
 
     /// From now on nothing of this becomes ours by anything that was said before.
     fn forget_claims_to(&mut self, runs: &[Span], epoch: u32, peers: &impl Peers) {
-        self.counted.extend(runs.iter().map(|run| (*run, epoch)));
-        let surplus = self.counted.len().saturating_sub(COUNTED);
-        self.counted.drain(..surplus);
         let dead: Vec<ShortId> = self.table.keys().copied().collect();
         let dead: Vec<ShortId> = dead
             .into_iter()
@@ -324,38 +356,9 @@ impl Space {
                 let bids = entry.bids.iter_mut();
                 bids.for_each(|(_, blocks)| drop(span::cut(blocks, *run)));
             }
-            let ceded = std::mem::take(&mut self.mine.ceded);
-            self.mine.ceded = ceded
-                .into_iter()
-                .flat_map(|(heir, life, block)| {
-                    Span::of(&block).minus(*run).map(move |span| {
-                        let (start, len) = (span.start, span.len());
-                        (
-                            heir,
-                            life,
-                            Block {
-                                start,
-                                len,
-                                ..block
-                            },
-                        )
-                    })
-                })
-                .collect();
+            self.withdraw_claims_to(*run, epoch);
         }
-        let before = self.mine.gifts.len();
-        self.mine.gifts.retain(|gift| outside(gift.start, gift.len));
-        self.changed |= self.mine.gifts.len() != before;
         self.dirty.saved = true;
-    }
-
-    /// What was counted with a higher epoch than this.
-    pub(super) fn counted_above(&self, epoch: u32) -> impl Iterator<Item = Span> {
-        let above = self
-            .counted
-            .iter()
-            .filter(move |(_, counted)| *counted > epoch);
-        above.map(|(run, _)| *run)
     }
 
     /// The dead own nothing that others have.
@@ -379,7 +382,7 @@ impl Space {
     }
 }
 
-fn runs_of(census: &Census) -> Vec<Span> {
+pub(super) fn runs_of(census: &Census) -> Vec<Span> {
     let runs = census.runs.iter();
     runs.map(|(start, len)| Span::new(*start, *len)).collect()
 }

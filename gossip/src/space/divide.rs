@@ -104,6 +104,8 @@ impl Space {
             roll: Vec::new(),
             call: None,
             census: None,
+            begun: 0,
+            done: 0,
         })
     }
 

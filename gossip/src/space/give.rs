@@ -92,7 +92,7 @@ impl Space {
         };
         let waiting: Vec<Gift> = gifts
             .into_iter()
-            .filter(|gift| !is_taken_up(gift))
+            .filter(|gift| !is_taken_up(gift) && !self.is_refused(gift))
             .collect();
         self.concern.gifts.clone_from(&waiting);
         self.mine.gifts = waiting;
@@ -114,6 +114,10 @@ impl Space {
             return;
         }
         let span = Span::new(gift.start, gift.len);
+        if self.is_counted_above(span, gift.epoch) {
+            // All agreed that it is not ours.
+            return;
+        }
         let passed_on = self.mine.gifts.iter().any(|own| {
             own.epoch > gift.epoch && Span::new(own.start, own.len).meet(span).is_some()
         });
@@ -148,16 +152,21 @@ impl Space {
         };
         for (peer, span) in lost {
             self.lose(span);
-            let in_use = self.used.range(span.start..span.end).count();
-            if in_use > 0 {
-                let (first, last) = (self.address(span.start), self.address(span.end - 1));
-                self.warn(format!(
-                    "{in_use} addresses in use here between {first} and {last} belong to peer {peer:?} now: they keep their traffic and are given to nobody else; \
-                     attach those containers anew when it suits"
-                ));
-            }
+            self.warn_of_use(span, &format!("belong to peer {peer:?} now"));
         }
         self.concern.blocks.clone_from(&self.mine.blocks);
+    }
+
+    /// Addresses of a run that is not ours any more may be in use here.
+    pub(super) fn warn_of_use(&mut self, span: Span, why: &str) {
+        let in_use = self.used.range(span.start..span.end).count();
+        if in_use > 0 {
+            let (first, last) = (self.address(span.start), self.address(span.end - 1));
+            self.warn(format!(
+                "{in_use} addresses in use here between {first} and {last} {why}: they keep their traffic and are given to nobody else; \
+                 attach those containers anew when it suits"
+            ));
+        }
     }
 
     /// What is ours no more, for others own it by a higher epoch.

@@ -186,6 +186,11 @@ impl Space {
             self.division = Some(said.clone());
             self.dirty.saved = true;
         }
+        if from == self.me {
+            let own = self.own_division();
+            own.begun = own.begun.max(said.begun);
+            own.done = own.done.max(said.done);
+        }
         if from == self.me && !self.recovered {
             self.recall_census(said.census.as_ref());
         }

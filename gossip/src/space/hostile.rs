@@ -6,7 +6,8 @@ use std::time::Duration;
 use proto::{
     ShortId,
     space::{
-        self as wire, Ack, Ask, Began, Block, Gift, Guard, Lost, Space as Record, Taken, Vote,
+        self as wire, Ack, Ask, Began, Block, Counted, Gift, Guard, Lost, Space as Record, Taken,
+        Vote,
     },
 };
 use rand::{Rng, SeedableRng, seq::IndexedRandom};
@@ -151,6 +152,11 @@ fn lie(truth: &Record, rng: &mut ChaCha8Rng) -> (Record, Guard) {
         acks: vec![ack],
         votes: vec![vote],
         gone: Vec::new(),
+        counted: vec![Counted {
+            start: rng.random_range(0..1 << 8),
+            len: rng.random_range(1..u32::MAX / 2),
+            epoch: high(rng),
+        }],
     };
     (said, guard)
 }

@@ -461,8 +461,7 @@ impl Space {
             // Of what all agreed on, the living may still tell that it is on its way.
             let counted = |gift: &&Gift| {
                 let span = Span::new(gift.start, gift.len);
-                let mut runs = self.counted_above(gift.epoch);
-                runs.any(|run| run.meet(span).is_some())
+                self.is_counted_above(span, gift.epoch)
             };
             let gifts = gifts.filter(|gift| !counted(gift));
             blocks.extend(gifts.map(|gift| Block {

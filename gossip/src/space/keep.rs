@@ -49,7 +49,7 @@ impl Space {
                 });
             Some(Ack {
                 ward: *ward,
-                instance: peers.instance(*ward).unwrap_or(0),
+                instance: self.launch_of(*ward, peers),
                 life,
                 serial: serial.min(fence.unwrap_or(u64::MAX)),
                 began: entry
@@ -74,18 +74,33 @@ impl Space {
             acks.truncate(wire::WARDS);
             acks.sort_unstable_by_key(|ack| ack.ward);
         }
-        if acks == self.guard.acks {
+        let counted = self.told_counted();
+        if (&acks, &counted) == (&self.guard.acks, &self.guard.counted) {
             self.acks_at = None;
             self.concern.waiting.clear();
             return;
         }
         let at = *self.acks_at.get_or_insert(now + TOGETHER);
         if self.dirty.guard || at <= now || acks.iter().any(|ack| self.is_awaited(ack, peers)) {
-            self.guard.acks = acks;
+            // Together: whoever reads the answer reads what comes with it.
+            (self.guard.acks, self.guard.counted) = (acks, counted);
             self.acks_at = None;
             self.concern.waiting.clear();
             (self.dirty.guard, self.dirty.saved) = (true, true);
         }
+    }
+
+    /// Which launch of a ward we answer; 0 for none. A new one is not answered while we may
+    /// agree, or agree, that what it had is nobody's: the answer says what came of that.
+    fn launch_of(&self, ward: ShortId, peers: &impl Peers) -> u32 {
+        let mut acks = self.guard.acks.iter();
+        let answered = acks
+            .find(|said| said.ward == ward)
+            .map(|said| said.instance);
+        let may_answer = self.census.is_none() && peers.reaches(ward);
+        let launch = peers.instance(ward);
+        let launch = launch.filter(|launch| may_answer || answered == Some(*launch));
+        launch.unwrap_or(0)
     }
 
     /// Whether somebody waits until we say this: for a gift, for more to be held, for

@@ -23,8 +23,9 @@
 //! guards, and just those forget it, nobody is left who could tell. If all who know were
 //! launched anew since they heard it, they say that there were later words, but do not
 //! have them: the peer then uses nothing, for ever. And an operator who says that a peer
-//! is gone is right, and its containers are gone, too. Messages may be lost and late, and
-//! peers cut off, for as long as they like.
+//! is gone is right, and its containers are gone, too; or it was only down, and is launched
+//! where those who were told so can be reached, and most of its guards never went. Messages
+//! may be lost and late, and peers cut off, for as long as they like.
 //!
 //! **Why two live containers never hold one address.** An address is given out
 //! by the peer that has it in a *held* block, once. So it is to be shown that no
@@ -63,7 +64,9 @@
 //! 7. *Restart.* A peer uses nothing until half of its guards have answered its new
 //!    launch. A guard that knows of another life says so, and one that knows a later
 //!    record makes it wait until it has that back. So what was decided about it is known
-//!    to it: more than half of the guards decided, and half of them answered.
+//!    to it: more than half of the guards decided, and half of them answered. What was
+//!    counted is said with the answer (`counted`), and a guard that agreed to a census or to
+//!    a takeover does not answer before it knows what came of it.
 //!
 //! The receiver has a new, higher *epoch* for every run. Whoever sees that
 //! another owns a run of its own with a higher epoch stops using it at once; what
@@ -75,7 +78,7 @@
 //! until the receiver owns it, or was taken over: then the heir says what exactly it
 //! took, the former owner reminds it until it does, and has the rest back. What only the
 //! dead had, or an heir that died before it told of it, comes back by the census, once all
-//! who live are there. Half of a small share and an eighth of a large one is held from the
+//! who live are there; so does what a census left behind that was given up. Half of a small share and an eighth of a large one is held from the
 //! start (see `span::held_share`), so a takeover by time brings back most of what a dead
 //! peer did not use, and `rmpeer` the rest.
 //!
@@ -85,6 +88,7 @@
 mod allot;
 mod census;
 mod concern;
+mod counted;
 mod divide;
 mod give;
 mod hear;
@@ -288,8 +292,7 @@ pub struct Space {
     roll: BTreeSet<ShortId>,
     /// What we agree that nobody owns, or propose.
     census: Option<wire::Census>,
-    /// What we ever agreed on, or took so, and with which epoch: no gift to the dead brings
-    /// it to us with a lower one.
+    /// What we ever agreed on, or took so, and with which epoch.
     counted: Vec<(Span, u32)>,
     founding: Option<Attempt>,
     attempts: BTreeMap<ShortId, Attempt>,

@@ -19,6 +19,7 @@ impl Space {
         self.farewells = saved.farewells;
         // What was said of launches before counts for them alone.
         self.guard.acks.clear();
+        self.guard.counted.clear();
         // Whoever ended before its farewell was carried out is back.
         self.guard.gone.retain(|peer| *peer != self.me);
         self.note_gone();

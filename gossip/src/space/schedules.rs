@@ -7,7 +7,10 @@ use std::time::Duration;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
-use super::{Init, world::World};
+use super::{
+    Init,
+    world::{World, id},
+};
 
 /// Runs in every test run.
 const DEFAULT: u64 = 2000;
@@ -120,6 +123,71 @@ fn schedule(seed: u64) -> World {
     world
 }
 
+/// Operators say that peers are gone which are only down, and those come back at any time:
+/// their containers are gone, what they own may have another owner.
+fn schedule_of_returns(seed: u64) -> World {
+    let mut rng = ChaCha8Rng::seed_from_u64(seed);
+    let count = rng.random_range(3..=5);
+    let founders = match rng.random_bool(0.5) {
+        true => Init::Seeds(vec![id(0)]),
+        false => Init::Seeds((0..count).map(id).collect()),
+    };
+    let mut world = World::new(count, rng.random_range(25..=28), founders);
+    for at in 0..count {
+        ask(&mut world, at);
+        for _ in 0..rng.random_range(1..8) {
+            world.talk();
+        }
+    }
+    for _ in 0..rng.random_range(1..4) {
+        // One at a time: of those who know, more than half must be left.
+        let down = rng.random_range(0..count);
+        world.log.push(format!("{down} is rebooted"));
+        world.nodes[down].containers.clear();
+        world.kill(down);
+        let loss = [0.0, 0.3, 0.6][rng.random_range(0..3)];
+        for at in (0..count).filter(|at| *at != down) {
+            if rng.random_bool(0.8) {
+                world.log.push(format!("rmpeer {down} at {at}"));
+                world.order(at, id(down), false);
+            }
+        }
+        let back = rng.random_range(0..60);
+        for step in 0..rng.random_range(60..200) {
+            let (at, other) = (rng.random_range(0..count), rng.random_range(0..count));
+            match rng.random_range(0..10) {
+                0 => ask(&mut world, at),
+                1 => {
+                    world.now += Duration::from_millis(rng.random_range(20..2000));
+                    (0..count).for_each(|at| world.run(at));
+                }
+                _ => {
+                    world.tell(at, other, || rng.random_bool(loss));
+                    world.run(other);
+                }
+            }
+            if step == back {
+                world.log.push(format!("{down} is launched"));
+                world.launch(down, usize::MAX);
+            }
+            world.check();
+        }
+        world.launch(down, usize::MAX);
+        for _ in 0..rng.random_range(0..20) {
+            world.talk();
+            world.check();
+        }
+    }
+    world
+}
+
+fn ask(world: &mut World, at: usize) {
+    if let Some(space) = &mut world.nodes[at].space {
+        space.allocate(0, space.range());
+    }
+    world.run(at);
+}
+
 /// All that is not destroyed comes up, can reach all, and the operator says who is gone.
 fn calm_down(world: &mut World, seed: u64) {
     let mut rng = ChaCha8Rng::seed_from_u64(seed ^ 0x5eed);
@@ -185,6 +253,16 @@ fn what_went_wrong_once_does_not_again() {
 
 #[test]
 fn no_schedule_gives_an_address_twice_or_loses_space() {
+    all_go_well(schedule);
+}
+
+#[test]
+fn whoever_was_said_to_be_gone_finds_that_out_before_it_gives_anything() {
+    all_go_well(schedule_of_returns);
+}
+
+/// Goes through as many schedules as are wanted, and names those that go wrong.
+fn all_go_well(schedule: fn(u64) -> World) {
     let count = std::env::var("WOVE_SCHEDULES")
         .ok()
         .and_then(|n| n.parse().ok());

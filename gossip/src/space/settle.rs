@@ -116,7 +116,9 @@ impl Space {
         let mine = &self.mine;
         let fresh = |guard: ShortId| {
             let ack = self.ack_of(guard, me)?;
-            (ack.instance == self.instance && ack.life == life).then_some(ack.serial)
+            let answers = ack.instance == self.instance && ack.life == life;
+            // Who agreed that another takes everything may not know yet that it is decided.
+            (answers && !self.is_buried_by(guard, me, life)).then_some(ack.serial)
         };
         // Who answered counts, however little it knows.
         let answered = known_serial(
@@ -127,6 +129,7 @@ impl Space {
         if answered == 0 {
             return;
         }
+        self.yield_to_census();
         self.recovered = true;
         self.stale = true;
         self.mine.serial += LEAP;

@@ -450,6 +450,8 @@ fn the_fullest_division_fits() {
             epoch: 1 << 20,
             runs: vec![((1 << 24) - 1, 1 << 23); wire::CENSUS],
         }),
+        begun: u64::MAX,
+        done: u64::MAX,
     };
     let len = Body::Division(division).encode().len();
     assert!(len <= MAX_BODY, "{len}");

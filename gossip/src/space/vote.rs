@@ -393,6 +393,16 @@ impl Space {
         matches!(accepted, Some((_, Verdict::Inherits { .. })))
     }
 
+    /// Whether a guard accepted that a peer is gone and another takes all it had.
+    pub(super) fn is_buried_by(&self, guard: ShortId, ward: ShortId, life: u32) -> bool {
+        let said = self.heard.get(&guard);
+        let mut votes = said.into_iter().flat_map(|said| &said.votes);
+        votes.any(|vote| {
+            let accepted = vote.accepted.and_then(|(_, verdict)| cause_of(&verdict));
+            (vote.ward, vote.life) == (ward, life) && accepted == Some(Cause::Gone)
+        })
+    }
+
     /// Whether a guard said that it knows later words than a takeover: then it neither
     /// accepted that nor ever will.
     fn knows_better(&self, guard: ShortId, ward: ShortId, life: u32, verdict: &Verdict) -> bool {

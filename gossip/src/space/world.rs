@@ -58,20 +58,22 @@ pub(super) struct World {
 }
 
 struct View {
-    reached: BTreeMap<ShortId, u32>,
+    reached: BTreeSet<ShortId>,
+    /// Launches that were heard of, of those that cannot be reached, too.
+    launches: BTreeMap<ShortId, u32>,
 }
 
 impl Peers for View {
     fn reaches(&self, peer: ShortId) -> bool {
-        self.reached.contains_key(&peer)
+        self.reached.contains(&peer)
     }
 
     fn instance(&self, peer: ShortId) -> Option<u32> {
-        self.reached.get(&peer).copied()
+        self.launches.get(&peer).copied()
     }
 
     fn candidates(&self) -> Vec<ShortId> {
-        self.reached.keys().copied().collect()
+        self.reached.iter().copied().collect()
     }
 
     fn is_seen(&self, _: Ipv4Addr) -> bool {
@@ -119,9 +121,18 @@ impl World {
     }
 
     fn view(&self, at: usize) -> View {
-        let others = (0..self.nodes.len()).filter(|other| self.connected(at, *other));
+        let others = || (0..self.nodes.len()).filter(|other| *other != at);
+        let reached = others().filter(|other| self.connected(at, *other));
+        let is_known = |other: &usize| {
+            let node = &self.nodes[*other];
+            let heard = self.nodes[at].heard.get(&node.id);
+            let said = heard.and_then(|said| said.division.as_ref());
+            self.connected(at, *other) || said.is_some_and(|(said, _)| said.0 == node.epoch)
+        };
         View {
-            reached: others
+            reached: reached.map(|other| self.nodes[other].id).collect(),
+            launches: others()
+                .filter(is_known)
                 .map(|other| (self.nodes[other].id, self.nodes[other].instance))
                 .collect(),
         }
@@ -293,7 +304,7 @@ impl World {
         for (at, node) in self.nodes.iter().enumerate() {
             if let Some(space) = &node.space {
                 story += &format!(
-                    "\n{at}: part {} {} life {} serial {} recovered {} guards {:?} former {:?} blocks {:?} gifts {:?} usable {:?} pending {:?} votes {:?} acks {:?} ask {:?} ordered {:?} roll {:?} census {:?} gone {:?} table {:?}",
+                    "\n{at}: part {} {} life {} serial {} recovered {} guards {:?} former {:?} blocks {:?} gifts {:?} usable {:?} pending {:?} votes {:?} acks {:?} ask {:?} ordered {:?} roll {:?} census {:?} counted {:?} gone {:?} table {:?}",
                     self.part[at],
                     space.view(&self.view(at)).state,
                     space.mine.life,
@@ -311,6 +322,7 @@ impl World {
                     space.ordered,
                     space.roll,
                     space.census,
+                    space.counted,
                     space.guard.gone,
                     space.table
                 );

@@ -17,8 +17,8 @@ use wove_proto::{
         Topic, Version,
     },
     space::{
-        Ack, Ask, Ballot, Began, Block, Call, Cause, Census, Division, Founding, Gift, Guard, Lost,
-        Range6, Ring, Space, Taken, Verdict, Vote,
+        Ack, Ask, Ballot, Began, Block, Call, Cause, Census, Counted, Division, Founding, Gift,
+        Guard, Lost, Range6, Ring, Space, Taken, Verdict, Vote,
     },
 };
 
@@ -236,11 +236,20 @@ pub(crate) fn guard() -> impl Strategy<Value = Guard> {
                 accepted,
             }
         });
-    (vec(ack, 0..29), vec(vote, 0..7), vec(short(), 0..13)).prop_map(|(acks, votes, gone)| Guard {
-        acks,
-        votes,
-        gone,
-    })
+    let counted = any::<(u32, u32, u32)>();
+    let counted = counted.prop_map(|(start, len, epoch)| Counted { start, len, epoch });
+    (
+        vec(ack, 0..29),
+        vec(vote, 0..7),
+        vec(short(), 0..13),
+        vec(counted, 0..17),
+    )
+        .prop_map(|(acks, votes, gone, counted)| Guard {
+            acks,
+            votes,
+            gone,
+            counted,
+        })
 }
 
 pub(crate) fn division() -> impl Strategy<Value = Division> {
@@ -268,7 +277,11 @@ pub(crate) fn division() -> impl Strategy<Value = Division> {
             epoch,
             runs,
         });
-    let later = (prop::option::of(call), prop::option::of(census));
+    let later = (
+        prop::option::of(call),
+        prop::option::of(census),
+        any::<(u64, u64)>(),
+    );
     (
         any::<(u32, u8)>(),
         ballot(),
@@ -277,7 +290,13 @@ pub(crate) fn division() -> impl Strategy<Value = Division> {
         later,
     )
         .prop_map(
-            |((base, prefix), promised, (accepted, decided), roll, (call, census))| Division {
+            |(
+                (base, prefix),
+                promised,
+                (accepted, decided),
+                roll,
+                (call, census, (begun, done)),
+            )| Division {
                 base,
                 prefix,
                 promised,
@@ -286,6 +305,8 @@ pub(crate) fn division() -> impl Strategy<Value = Division> {
                 roll,
                 call,
                 census,
+                begun,
+                done,
             },
         )
 }

@@ -14,12 +14,14 @@ use std::{
     collections::BTreeSet,
     mem,
     net::IpAddr,
+    panic::AssertUnwindSafe,
     sync::Arc,
     thread::{self, JoinHandle},
     time::{Duration, Instant},
 };
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, anyhow};
+use futures_util::FutureExt;
 use tokio::task::{self, block_in_place};
 
 use super::{Daemon, work::Done};
@@ -111,7 +113,13 @@ pub(super) struct Made {
 impl Maker {
     async fn make(self) -> Made {
         let mut esp = None;
-        let ready = self.try_make(&mut esp).await;
+        // Whoever waits for it would wait for ever.
+        let made = AssertUnwindSafe(self.try_make(&mut esp)).catch_unwind();
+        let ready = made.await.unwrap_or_else(|_| {
+            Err(anyhow!(
+                "making it failed unexpectedly: please report what stands in the log before this"
+            ))
+        });
         Made { ready, esp }
     }
 

@@ -12,7 +12,7 @@ use std::{
 
 use gossip::{
     Authority, Config, DialId, DialTarget, Event, LocalPeer, Mesh, Scope, SessionInfo, Target,
-    Warning,
+    Warning, space::Outcome,
 };
 use proto::{
     MacAddr, PeerId, PublicKeys,
@@ -71,6 +71,7 @@ pub struct Slot {
     config: Config,
     targets: Vec<Target>,
     pub warnings: Vec<Warning>,
+    pub outcomes: Vec<Outcome>,
 }
 
 #[derive(Clone, Copy)]
@@ -184,6 +185,7 @@ impl World {
             config: self.config.clone(),
             targets: targets.iter().map(|target| name(*target)).collect(),
             warnings: Vec::new(),
+            outcomes: Vec::new(),
         });
         self.restart(peer);
         peer
@@ -191,8 +193,7 @@ impl World {
 
     /// Launches a peer that does not run, in the next epoch.
     pub fn restart(&mut self, peer: usize) {
-        let epoch = self.slots[peer].epoch + 1;
-        self.restart_in(peer, epoch);
+        self.restart_in(peer, self.slots[peer].epoch + 1);
     }
 
     /// Launches a peer in an epoch of choice.
@@ -496,13 +497,13 @@ impl World {
             Event::CloseSession(other) => {
                 self.slots[peer].sessions.remove(&number(&other));
             }
+            Event::Space(outcome) => self.slots[peer].outcomes.push(outcome),
             Event::Warning(warning) => self.slots[peer].warnings.push(warning),
             Event::LinkUp(_)
             | Event::LinkDown { .. }
             | Event::RoutesChanged
             | Event::StationsChanged
             | Event::NamesChanged
-            | Event::Space(_)
             | Event::SpaceWarning(_)
             | Event::PeerAppeared(_)
             | Event::PeerRestarted { .. }

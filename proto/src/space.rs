@@ -43,8 +43,8 @@ pub const FOUNDERS: usize = 48;
 pub const ROLL: usize = 24;
 /// Runs that a census is about.
 pub const CENSUS: usize = 8;
-/// Runs that were counted once, as far as one peer says.
-pub const COUNTED: usize = 16;
+/// Runs that were counted once, the latest, as far as one peer says.
+pub const COUNTED: usize = 24;
 /// The highest epoch of a block, and the highest life, that are believed.
 pub const EPOCH_MAX: u32 = 1 << 30;
 

@@ -96,10 +96,10 @@ fn an_owner_that_was_said_to_be_gone_gives_out_nothing_of_what_was_taken() {
         let mut rng = ChaCha8Rng::seed_from_u64(seed);
         let mut world = World::new(seed).loss(0.1).reorder(0.3).peers(3);
         world.run_until(20 * SECOND, World::is_one_mesh);
-        let short = config(Init::Seeds(vec![id(0).short_id()]));
+        let founder = config(Init::Seeds(vec![id(0).short_id()]));
         let mut kept = [const { None }; 3];
         world.with(0, |mesh, now| {
-            mesh.open_space(short.clone(), None, now);
+            mesh.open_space(founder.clone(), None, now);
             mesh.prime_space(now);
         });
         for peer in 1..3 {
@@ -125,7 +125,7 @@ fn an_owner_that_was_said_to_be_gone_gives_out_nothing_of_what_was_taken() {
         }
         world.restart(0);
         let saved = kept[0].clone();
-        world.with(0, |mesh, now| mesh.open_space(short, saved, now));
+        world.with(0, |mesh, now| mesh.open_space(founder, saved, now));
         for wish in 0..300 {
             for peer in 0..3 {
                 world.with(peer, |mesh, now| {

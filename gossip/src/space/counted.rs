@@ -52,22 +52,17 @@ impl Space {
         })
     }
 
-    /// What those whom we guard are told of it. Of too many runs to say it is all between
-    /// the first and the last: what nobody took of that comes back by another census.
+    /// What those whom we guard are told of it: the latest, for whoever comes back had what
+    /// was counted since it was there. More has no room beside the acks.
     pub(super) fn told_counted(&self) -> Vec<Counted> {
-        let counted = |(run, epoch): &(Span, u32)| Counted {
+        let older = self.counted.len().saturating_sub(wire::COUNTED);
+        let counted = self.counted.iter().skip(older);
+        let told = counted.map(|(run, epoch)| Counted {
             start: run.start,
             len: run.len(),
             epoch: *epoch,
-        };
-        if self.counted.len() <= wire::COUNTED {
-            return self.counted.iter().map(counted).collect();
-        }
-        let runs = || self.counted.iter().map(|(run, _)| run);
-        let start = runs().map(|run| run.start).min().unwrap_or(0);
-        let end = runs().map(|run| run.end).max().unwrap_or(0);
-        let epoch = self.counted.iter().map(|(_, epoch)| *epoch).max();
-        vec![counted(&(Span { start, end }, epoch.unwrap_or(0)))]
+        });
+        told.collect()
     }
 
     /// Of what the guards that answered this launch say that it was counted nothing is ours:
@@ -100,6 +95,7 @@ impl Space {
         }
     }
 
+    /// Nothing of a run that we gave away or ceded with a lower epoch is told of any more.
     pub(super) fn withdraw_claims_to(&mut self, run: Span, epoch: u32) {
         let mine = &mut self.mine;
         let before = mine.gifts.len();

@@ -242,7 +242,7 @@ pub(crate) fn guard() -> impl Strategy<Value = Guard> {
         vec(ack, 0..29),
         vec(vote, 0..7),
         vec(short(), 0..13),
-        vec(counted, 0..17),
+        vec(counted, 0..25),
     )
         .prop_map(|(acks, votes, gone, counted)| Guard {
             acks,
